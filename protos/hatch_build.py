@@ -1,8 +1,8 @@
 """Compiles the .proto files beside themselves, so that proto path, package and import are the same.
 
-Hatchling runs it as a build hook; `python protos/hatch_build.py` runs it by hand. It writes only files that git ignores:
-`*_pb2.py`, `*_pb2.pyi`, and for files with a service `*_pb2_grpc.py`, `*_pb2_grpc.pyi`. The generated code must never
-be edited, and never be newer than the protobuf runtime: the compiler is pinned in pyproject.toml.
+Hatchling runs it as a build hook; `python protos/hatch_build.py` runs it by hand. It writes only files that git
+ignores: `*_pb2.py`, `*_pb2.pyi`, and for files with a service `*_pb2_grpc.py`, `*_pb2_grpc.pyi`. The generated code
+must never be edited, and never be newer than the protobuf runtime: the compiler is pinned in pyproject.toml.
 """
 
 import os
@@ -17,8 +17,9 @@ PROTOS = Path(__file__).resolve().parent
 def compile_protos() -> list[Path]:
     """Compile every .proto file; return the files that were written. Raises CalledProcessError where protoc fails."""
     sources = sorted(PROTOS.rglob("*.proto"))
-    for stale in PROTOS.rglob("*_pb2*.py*"):
-        stale.unlink()
+    for generated in PROTOS.rglob("*_pb2*.py*"):
+        if not generated.with_name(generated.name.split("_pb2")[0] + ".proto").exists():
+            generated.unlink()
     with_service = [path for path in sources if "\nservice " in path.read_text()]
     _run_protoc(sources, ["--python_out=.", "--mypy_out=readable_stubs:."])
     _run_protoc(with_service, ["--grpc_python_out=.", "--mypy_grpc_out=readable_stubs:."])

@@ -45,13 +45,16 @@ class Principal:
 class Authenticator(Protocol):
     """Tells who calls, from the call's metadata (keys in lower case), or raises Unauthenticated."""
 
-    async def authenticate(self, metadata: Mapping[str, str], *, method: str) -> Principal: ...
+    async def authenticate(self, metadata: Mapping[str, str], *, method: str) -> Principal:
+        """Who makes this call of `method` (`/package.Service/Method`)."""
+        ...
 
 
 class AllowAll:
     """Everybody may call, as "anonymous"."""
 
     async def authenticate(self, metadata: Mapping[str, str], *, method: str) -> Principal:
+        """Nobody in particular."""
         return ANONYMOUS
 
 
@@ -240,7 +243,7 @@ def _create_private_file(path: Path, data: bytes) -> None:
 def _replace_file(path: Path, data: bytes) -> None:
     if path.exists() and path.read_bytes() == data:
         return
-    os.replace(_draft(path, data, mode=0o644), path)
+    _draft(path, data, mode=0o644).replace(path)
 
 
 def _draft(path: Path, data: bytes, *, mode: int) -> Path:

@@ -16,14 +16,23 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TypeVar
 
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    RawStreamMsg,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.client import JetStreamContext
 
 from services.chassis.errors import Reason, Unavailable
 from services.chassis.log import get_logger
@@ -70,7 +79,8 @@ class StreamLimits:
 class ConsumerLimits:
     """How a durable consumer is served."""
 
-    batch_max: int = 64
+    batch_max: int = 16
+    """All of a batch must be handled within `acknowledge_seconds`."""
     fetch_seconds: float = 5.0
     unacknowledged_max: int = 256
     acknowledge_seconds: float = 30.0
@@ -92,6 +102,7 @@ class Message:
     deliveries: int
 
 
+Answer = TypeVar("Answer")
 Handler = Callable[[Message], Awaitable[None]]
 
 
@@ -194,19 +205,16 @@ class Bus:
             raise _away(self._url, f"{subject} was not acknowledged: {problem}") from error
 
     async def last_message_ids(self, stream: str, subject_filter: str = ">", *, messages_max: int = 64) -> list[str]:
-        """The ids of the newest messages of the stream, newest first, of those among the last `messages_max` that match.
+        """The ids of those of the stream's last `messages_max` messages that match, newest first.
 
-        For an outbox that goes on after an outage: what it sent last without an answer is among them, or was not stored.
+        For an outbox that goes on after an outage: what it sent without an answer is among them, or was not stored.
         """
         info = await self._request(lambda: self._jetstream().stream_info(stream))
         newest, oldest = info.state.last_seq, max(info.state.first_seq, 1)
         ids = []
         for sequence in range(newest, max(oldest, newest - messages_max + 1) - 1, -1):
-            try:
-                message = await self._request(lambda at=sequence: self._jetstream().get_msg(stream, at))
-            except nats.js.errors.NotFoundError:
-                continue  # deleted, or gone by age since
-            if subject_matches(subject_filter, message.subject):
+            message = await self._stored(stream, sequence)
+            if message is not None and subject_matches(subject_filter, message.subject or ""):
                 ids.append((message.headers or {}).get(MESSAGE_ID_HEADER, ""))
         return ids
 
@@ -215,8 +223,8 @@ class Bus:
     ) -> None:
         """Give each message that matches `subject` to `handler`, one after the other; runs until it is cancelled.
 
-        A message is acknowledged when the handler returns. Where it raises, the message comes again after a pause and is
-        given up after `deliveries_max`. It can come twice in any case: handlers are idempotent by `message_id`.
+        A message is acknowledged when the handler returns. Where it raises, the message comes again after a pause, and
+        is given up after `deliveries_max`. It can come twice in any case: handlers are idempotent by `message_id`.
         """
         limits = limits or ConsumerLimits()
         config = ConsumerConfig(
@@ -232,10 +240,14 @@ class Bus:
             try:
                 await self._jetstream().add_consumer(stream, config)
                 pull = await self._jetstream().pull_subscribe_bind(durable=durable, stream=stream)
-                while self.connected and self.connections == connection:
-                    with contextlib.suppress(TimeoutError):
-                        for message in await pull.fetch(limits.batch_max, timeout=limits.fetch_seconds):
-                            await _handle(message, handler, limits)
+                try:
+                    while self.connected and self.connections == connection:
+                        with contextlib.suppress(TimeoutError):
+                            for message in await pull.fetch(limits.batch_max, timeout=limits.fetch_seconds):
+                                await _handle(message, handler, limits)
+                finally:
+                    with contextlib.suppress(*AWAY):
+                        await pull.unsubscribe()
             except AWAY as error:
                 log.info("bus_consumer_interrupted", durable=durable, problem=_described(error))
                 await asyncio.sleep(self._limits.reconnect_seconds)
@@ -259,8 +271,7 @@ class Bus:
             try:
                 client = self._client
                 subscription = await client.subscribe(subject, cb=on_message)
-                async with self._changed:
-                    await self._changed.wait_for(lambda client=client: client.is_closed)
+                await self._wait_closed(client)
             except AWAY as error:
                 log.info("bus_subscription_interrupted", subject=subject, problem=_described(error))
                 await asyncio.sleep(self._limits.reconnect_seconds)
@@ -269,10 +280,17 @@ class Bus:
                     with contextlib.suppress(*AWAY):
                         await subscription.unsubscribe()
 
-    def _jetstream(self) -> Any:
+    def _jetstream(self) -> JetStreamContext:
         return self._client.jetstream(timeout=self._limits.request_seconds)
 
-    async def _request(self, send: Callable[[], Awaitable[Any]]) -> Any:
+    async def _stored(self, stream: str, sequence: int) -> RawStreamMsg | None:
+        """The message, or None where it was deleted or is gone by age."""
+        try:
+            return await self._request(lambda: self._jetstream().get_msg(stream, sequence))
+        except nats.js.errors.NotFoundError:
+            return None
+
+    async def _request(self, send: Callable[[], Awaitable[Answer]]) -> Answer:
         """One JetStream request; Unavailable where the bus is not connected in time or JetStream does not answer."""
         try:
             async with asyncio.timeout(self._limits.request_seconds):
@@ -325,6 +343,10 @@ class Bus:
                 log.info("bus_connect_failed", url=self._url, problem=_described(error))
             await asyncio.sleep(self._limits.reconnect_seconds)
 
+    async def _wait_closed(self, client: Client) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: client.is_closed)
+
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
@@ -361,7 +383,7 @@ def server_configuration(
     message_bytes_max: int = 2**20,
     store_bytes_max: int = 8 * 2**30,
 ) -> str:
-    """The text of a configuration file for one nats-server. Port -1 takes a free one and says so in `ports_file_dir`."""
+    """The text of a nats-server's configuration file. Port -1 takes a free one and tells it in `ports_file_dir`."""
     lines = [
         f"host: {_quoted(host)}",
         f"port: {port}",

@@ -5,6 +5,8 @@ A setting is a field: its name is the flag (`lease_seconds` → `--lease-seconds
 may read the environment, and nothing here reads it either: argv and environ are arguments.
 """
 
+# ruff: noqa: A002 — `help` is what it is called in every other parser of flags.
+
 from __future__ import annotations
 
 import dataclasses

@@ -8,6 +8,8 @@ A message says what was wanted, what was found and what to do, in one sentence. 
 `metadata`, because a program must not read prose.
 """
 
+# ruff: noqa: N818, S105 — the classes bear the names of the statuses; the reasons hold no passwords.
+
 from __future__ import annotations
 
 import enum

@@ -5,6 +5,8 @@ the request, job and trace are bound with `bound_contextvars` and then stand on 
 it. Log events, not prose: `log.info("job_claimed", job=name)`. Never log credentials or tokens.
 """
 
+# ruff: noqa: A001, A002 — `format` is what the setting is called everywhere else.
+
 from __future__ import annotations
 
 import logging

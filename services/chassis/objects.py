@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +18,18 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    InvalidPathError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore, S3Store
 
 from services.chassis.errors import (
     AlreadyExists,
+    FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -169,7 +175,7 @@ class ObjectFolder:
             with draft.open("wb") as file:
                 async for chunk in self.stream(path):
                     size_bytes += await asyncio.to_thread(file.write, chunk)
-            os.replace(draft, local)
+            draft.replace(local)
         finally:
             draft.unlink(missing_ok=True)
         return size_bytes
@@ -204,6 +210,9 @@ class ObjectFolder:
             raise ObjectNotFound(Reason.DATASET_NOT_FOUND, f"{uri} does not exist", metadata) from error
         except AlreadyExistsError as error:
             raise ObjectAlreadyExists(Reason.INTERNAL, f"{uri} exists already", metadata) from error
+        except InvalidPathError as error:
+            message = f"{uri} holds a name that no object can have: {_first_line(error)}"
+            raise FailedPrecondition(Reason.DATASET_INVALID, message, metadata) from error
         except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
             message = f"{uri} is refused by the object store: check the credentials and what they may do"
             raise PermissionDenied(Reason.OBJECT_STORE_DENIED, message, metadata) from error
@@ -263,15 +272,18 @@ class LocalFolder:
         self._roots = roots
 
     def exists(self) -> bool:
+        """Whether the folder is there."""
         return self._folder.is_dir()
 
     def open(self, path: str, *, write: bool = False) -> LocalStore:
+        """The folder's store; writing makes the folder."""
         self.check(path)
         if not write and not self.exists():
             raise FileNotFoundError(self._folder)
         return LocalStore(self._folder, mkdir=write)
 
     def check(self, path: str) -> None:
+        """Raise PermissionDenied where the path leads out of every root."""
         if self._roots is None:
             return
         found = (self._folder / path).resolve()
@@ -290,19 +302,20 @@ class S3Bucket:
         self._store = store
 
     def exists(self) -> bool:
+        """A missing bucket answers for itself."""
         return True
 
     def open(self, path: str, *, write: bool = False) -> S3Store:
+        """The bucket's store; its credentials say what is allowed."""
         return self._store
 
 
 def _split(uri: str) -> SplitResult:
     parts = urlsplit(uri)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
-        problem = ""
-    elif parts.scheme == "s3" and parts.netloc:
-        problem = ""
-    else:
+    is_local = parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/")
+    is_bucket = parts.scheme == "s3" and bool(parts.netloc)
+    problem = ""
+    if not is_local and not is_bucket:
         problem = f"is {uri!r}, but must be file:///folder or s3://bucket/prefix"
     if ".." in unquote(parts.path).split("/"):
         problem = f"is {uri!r}, but must not hold '..'"

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import inspect
 import json
-import os
 import secrets
 import signal
 import uuid
@@ -152,22 +151,23 @@ async def run_until_signal(server: Server, *, background: Iterable[asyncio.Task[
 
 
 async def until_stopping(items: AsyncIterator[Item], stopping: asyncio.Event) -> AsyncIterator[Item]:
-    """`items` until the server stops, then Unavailable: what an endless stream yields through."""
-    stop = asyncio.create_task(stopping.wait())
+    """`items` (never None) until the server stops, then Unavailable: what an endless stream is passed through."""
+    stop = asyncio.ensure_future(stopping.wait())
+    following: asyncio.Future[Item | None] = asyncio.ensure_future(anext(items, None))
     try:
         while True:
-            item = asyncio.ensure_future(anext(items))
-            await asyncio.wait({item, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not item.done():
-                item.cancel()
-                await asyncio.wait({item})
+            await asyncio.wait({following, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
                 raise server_stopping()
-            try:
-                yield item.result()
-            except StopAsyncIteration:
+            item = following.result()
+            if item is None:
                 return
+            yield item
+            following = asyncio.ensure_future(anext(items, None))
     finally:
+        following.cancel()
         stop.cancel()
+        await asyncio.wait({following, stop})
 
 
 def server_stopping() -> Unavailable:
@@ -186,6 +186,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
+        """Wrap the handler's behavior, of whichever of the four kinds it is."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -290,7 +291,7 @@ class DefaultDeadline(grpc.aio.UnaryUnaryClientInterceptor):
         details = client_call_details
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         for key, value in _ids_to_pass_on().items():
-            if key not in metadata:
+            if metadata.get(key) is None:
                 metadata.add(key, value)
         timeout = details.timeout if details.timeout is not None else self._seconds
         passed = grpc.aio.ClientCallDetails(
@@ -304,17 +305,18 @@ def write_address_file(path: Path, address: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     draft.write_text(address + "\n")
-    os.replace(draft, path)
+    draft.replace(path)
 
 
-class _Health(HealthServicer):
+class _Health(HealthServicer):  # type: ignore[misc]  # grpc_health has no types
     """grpc's own, whose Watch also ends when the server stops: else one watcher holds up every drain."""
 
     def __init__(self, stopping: asyncio.Event) -> None:
         super().__init__()
         self._stopping = stopping
 
-    async def Watch(self, request: Any, context: Any) -> None:
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802 — the RPC's name
+        """Each change of a service's health, until the server stops."""
         watch = asyncio.create_task(super().Watch(request, context))
         stop = asyncio.create_task(self._stopping.wait())
         try:

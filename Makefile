@@ -1,0 +1,50 @@
+# Everything that people type. Each target does all the set-up it needs; a second run sets up in seconds.
+PYTHON := $(shell command -v python3.11 || command -v python3)
+UV_VERSION := 0.13.8
+BIN := .venv/bin
+PROTOS := $(shell find protos -name '*.proto') protos/hatch_build.py
+
+.PHONY: help setup demo test check format bench constraints clean
+
+help:  ## This list.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.installed  ## The virtual environment with every tested version.
+
+$(BIN)/uv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+# Bytecode is compiled once here: torch and torchvision would otherwise cost each trainer seconds of imports.
+.venv/.installed: pyproject.toml deploy/constraints.txt $(PROTOS) | $(BIN)/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraints deploy/constraints.txt \
+		--build-constraints deploy/constraints.txt --group dev --editable '.[demo,postgresql]'
+	@touch $@
+
+demo: setup  ## The main job, end to end: trains on real digits while metrics and logs stream out; checks itself.
+	$(BIN)/sihlai demo
+
+test: setup check  ## All tests.
+	$(BIN)/python -m pytest -q
+
+check: setup  ## Style, types and the direction of dependency.
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy --no-error-summary protos/hatch_build.py services runner
+
+format: setup  ## Formats Python and protos.
+	$(BIN)/ruff check --quiet --fix .
+	$(BIN)/ruff format --quiet .
+	$(BIN)/buf format --write
+
+bench: setup  ## Measures what the README promises; one JSON object a line.
+	$(BIN)/python -m tests.bench.metrics --json
+
+constraints: $(BIN)/uv  ## Pins the newest versions that fit together; run the tests before committing the result.
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --python-version 3.11 --upgrade --quiet \
+		--no-header --no-annotate --output-file deploy/constraints.txt
+
+clean:  ## Removes everything that can be made again.
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find protos -name '*_pb2*' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
