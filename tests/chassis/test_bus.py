@@ -1,0 +1,339 @@
+"""The bus against a real nats-server, also one that is killed and started again."""
+
+import asyncio
+import contextlib
+import dataclasses
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from services.chassis import bus as buses
+from services.chassis import errors
+from services.chassis.bus import Bus, BusLimits, ConsumerLimits, StreamLimits, subject_matches
+
+LIMITS = BusLimits(connect_seconds=1.0, reconnect_seconds=0.05, publish_seconds=15.0, acknowledge_seconds=1.0)
+SHORT = dataclasses.replace(LIMITS, publish_seconds=0.3, request_seconds=0.3)
+
+
+class NatsServer:
+    """A nats-server that keeps its port and its folder when it is started again."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.port = -1
+        self.process = None
+
+    def start(self):
+        configuration = self.folder / "nats.conf"
+        configuration.write_text(
+            buses.server_configuration(store_dir=self.folder / "store", ports_file_dir=self.folder, port=self.port)
+        )
+        log = (self.folder / "nats.log").open("ab")
+        with log:
+            self.process = subprocess.Popen([buses.nats_server_path(), "-c", configuration], stderr=log, stdout=log)
+        deadline = time.monotonic() + 15
+        while (url := buses.server_url(self.folder, self.process.pid)) is None:
+            assert self.process.poll() is None, (self.folder / "nats.log").read_text()
+            assert time.monotonic() < deadline
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.01)
+        self.port = int(url.rpartition(":")[2])
+        return url
+
+    def end(self, number=signal.SIGKILL):
+        self.process.send_signal(number)
+        self.process.wait(15)
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = NatsServer(tmp_path)
+    server.url = server.start()
+    yield server
+    if server.process.poll() is None:
+        server.end()
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextlib.asynccontextmanager
+async def running(*coroutines):
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for task in tasks:
+            assert task.cancelled(), task.exception()
+
+
+async def until(condition):
+    async with asyncio.timeout(15):
+        while not condition():  # noqa: ASYNC110 — conditions of several kinds, none of which has an event
+            await asyncio.sleep(0.01)
+
+
+def test_published_message_is_stored_once_however_often_it_is_sent(server):
+    async def scenario():
+        async with await Bus.connect(server.url, limits=LIMITS) as bus:
+            await bus.ensure_stream("FACTS", ["facts.>"])
+            assert await bus.publish("facts.job.a", b"1", "id-1") == 1
+            assert await bus.publish("facts.job.a", b"1", "id-1") == 1
+            assert await bus.publish("facts.job.b", b"2", "id-2") == 2
+            assert await bus.last_message_ids("FACTS") == ["id-2", "id-1"]
+            assert await bus.last_message_ids("FACTS", "facts.job.a") == ["id-1"]
+            assert await bus.last_message_ids("FACTS", messages_max=1) == ["id-2"]
+
+    asyncio.run(scenario())
+
+
+def test_stream_can_be_ensured_again_with_other_limits(server):
+    async def scenario():
+        async with await Bus.connect(server.url, limits=LIMITS) as bus:
+            await bus.ensure_stream("FACTS", ["facts.>"])
+            await bus.publish("facts.a", b"1", "id-1")
+            await bus.ensure_stream("FACTS", ["facts.>"])
+            await bus.ensure_stream("FACTS", ["facts.>", "more.>"], limits=StreamLimits(age_days_max=1))
+            await bus.publish("more.a", b"2", "id-2")
+            assert await bus.last_message_ids("FACTS") == ["id-2", "id-1"]
+
+    asyncio.run(scenario())
+
+
+def test_empty_stream_has_no_message_ids(server):
+    async def scenario():
+        async with await Bus.connect(server.url, limits=LIMITS) as bus:
+            await bus.ensure_stream("FACTS", ["facts.>"])
+            assert await bus.last_message_ids("FACTS") == []
+
+    asyncio.run(scenario())
+
+
+def test_with_nobody_there_connecting_returns_and_publishing_says_unavailable():
+    async def scenario():
+        async with await Bus.connect(f"nats://127.0.0.1:{free_port()}", limits=SHORT) as bus:
+            assert not bus.connected
+            with pytest.raises(errors.Unavailable, match="not connected") as caught:
+                await bus.publish("facts.a", b"1", "id-1")
+            assert caught.value.reason is errors.Reason.BUS_UNAVAILABLE
+            with pytest.raises(errors.Unavailable):
+                await bus.ensure_stream("FACTS", ["facts.>"])
+            with pytest.raises(errors.Unavailable):
+                await bus.last_message_ids("FACTS")
+            await bus.publish_live("live.a", b"lost")
+
+    asyncio.run(scenario())
+
+
+def test_publishing_where_no_stream_listens_says_unavailable(server):
+    async def scenario():
+        async with await Bus.connect(server.url, limits=SHORT) as bus:
+            with pytest.raises(errors.Unavailable, match="NoStreamResponse"):
+                await bus.publish("nowhere.a", b"1", "id-1")
+
+    asyncio.run(scenario())
+
+
+def test_bus_connects_when_the_server_starts_later(tmp_path):
+    async def scenario():
+        server = NatsServer(tmp_path)
+        server.port = free_port()
+        async with await Bus.connect(f"nats://127.0.0.1:{server.port}", limits=LIMITS) as bus:
+            waiting = asyncio.create_task(bus.wait_connected())
+            await asyncio.to_thread(server.start)
+            try:
+                assert await asyncio.wait_for(waiting, 10) == 1
+                await bus.ensure_stream("FACTS", ["facts.>"])
+            finally:
+                server.end()
+
+    asyncio.run(scenario())
+
+
+def test_publisher_that_waits_through_a_kill_and_a_restart_is_answered_and_nothing_is_lost_or_doubled(server):
+    async def scenario():
+        async with await Bus.connect(server.url, limits=LIMITS) as bus:
+            await bus.ensure_stream("FACTS", ["facts.>"])
+            for n in range(20):
+                await bus.publish("facts.a", b"%d" % n, f"id-{n}")
+            server.end(signal.SIGKILL)
+            await until(lambda: not bus.connected)
+            waiting = asyncio.create_task(bus.publish("facts.a", b"20", "id-20"))
+            after = asyncio.create_task(bus.wait_connected(after=1))
+            await asyncio.to_thread(server.start)
+            assert await asyncio.wait_for(waiting, 15) == 21
+            assert await asyncio.wait_for(after, 15) == 2
+            assert await bus.publish("facts.a", b"19", "id-19") == 20
+            assert await bus.last_message_ids("FACTS") == [f"id-{n}" for n in range(20, -1, -1)]
+
+    asyncio.run(scenario())
+
+
+def test_publishers_that_are_busy_while_the_server_is_killed_lose_and_double_nothing(server):
+    async def scenario():
+        async with await Bus.connect(server.url, limits=LIMITS) as bus:
+            await bus.ensure_stream("FACTS", ["facts.>"])
+            done = 0
+
+            async def publish(first):
+                nonlocal done
+                for n in range(first, first + 100):
+                    await bus.publish("facts.a", b"%d" % n, f"id-{n}")
+                    done += 1
+
+            publishers = asyncio.gather(*(publish(first) for first in (0, 100, 200)))
+            for part in (60, 150):
+                await until(lambda part=part: done >= part)
+                server.end(signal.SIGKILL)
+                await asyncio.to_thread(server.start)
+            await asyncio.wait_for(publishers, 20)
+            ids = await bus.last_message_ids("FACTS", messages_max=1_000)
+            assert sorted(ids) == sorted(f"id-{n}" for n in range(300))
+
+    asyncio.run(scenario())
+
+
+def test_consumer_gets_each_message_in_order_and_goes_on_where_it_was(server):
+    async def scenario():
+        got = []
+
+        async def handle(message):
+            got.append((message.subject, message.payload, message.message_id, message.sequence))
+
+        async with await Bus.connect(server.url, limits=LIMITS) as bus:
+            await bus.ensure_stream("FACTS", ["facts.>"])
+            for n in range(40):
+                await bus.publish("facts.a", b"%d" % n, f"id-{n}")
+            await bus.publish("facts.b", b"other", "id-other")
+            async with running(bus.consume("FACTS", "reader", "facts.a", handle)):
+                await until(lambda: len(got) == 40)
+            await bus.publish("facts.a", b"40", "id-40")
+            async with running(bus.consume("FACTS", "reader", "facts.a", handle)):
+                await until(lambda: len(got) == 41)
+        assert got[:40] == [("facts.a", b"%d" % n, f"id-{n}", n + 1) for n in range(40)]
+        assert got[40][1] == b"40"
+
+    asyncio.run(scenario())
+
+
+def test_consumer_waits_for_stream_and_server_and_survives_a_restart(server):
+    async def scenario():
+        got = []
+
+        async def handle(message):
+            got.append(message.message_id)
+
+        limits = ConsumerLimits(fetch_seconds=0.5)
+        async with (
+            await Bus.connect(server.url, limits=LIMITS) as bus,
+            running(bus.consume("FACTS", "reader", "facts.>", handle, limits=limits)),
+        ):
+            await bus.ensure_stream("FACTS", ["facts.>"])
+            await bus.publish("facts.a", b"1", "id-1")
+            await until(lambda: got == ["id-1"])
+            server.end(signal.SIGKILL)
+            await asyncio.to_thread(server.start)
+            await bus.publish("facts.a", b"2", "id-2")
+            await until(lambda: got[-1] == "id-2")
+        assert set(got) == {"id-1", "id-2"}
+
+    asyncio.run(scenario())
+
+
+def test_message_whose_handler_fails_comes_again_and_is_given_up_after_its_last_delivery(server):
+    async def scenario():
+        got = []
+
+        async def handle(message):
+            got.append((message.message_id, message.deliveries))
+            if message.message_id == "bad":
+                raise ValueError("cannot read this")
+
+        limits = ConsumerLimits(deliveries_max=3, backoff_seconds=(0.01, 0.02), fetch_seconds=0.2)
+        async with await Bus.connect(server.url, limits=LIMITS) as bus:
+            await bus.ensure_stream("FACTS", ["facts.>"])
+            for message_id in ("bad", "good"):
+                await bus.publish("facts.a", b"x", message_id)
+            async with running(bus.consume("FACTS", "reader", "facts.>", handle, limits=limits)):
+                await until(lambda: ("bad", 3) in got)
+                await bus.publish("facts.a", b"x", "last")
+                await until(lambda: ("last", 1) in got)
+        assert sorted(got) == [("bad", 1), ("bad", 2), ("bad", 3), ("good", 1), ("last", 1)]
+
+    asyncio.run(scenario())
+
+
+def test_live_messages_reach_who_listens_also_after_a_restart(server):
+    async def scenario():
+        got = []
+
+        async def handle(subject, payload):
+            got.append((subject, payload))
+
+        async def publish_until_heard(publisher, payload):
+            async with asyncio.timeout(15):
+                while ("live.a", payload) not in got:
+                    await publisher.publish_live("live.a", payload)
+                    await asyncio.sleep(0.02)
+
+        async with (
+            await Bus.connect(server.url, limits=LIMITS) as listener,
+            await Bus.connect(server.url, limits=LIMITS) as publisher,
+            running(listener.subscribe("live.*", handle)),
+        ):
+            await publish_until_heard(publisher, b"before")
+            server.end(signal.SIGKILL)
+            await asyncio.to_thread(server.start)
+            await publish_until_heard(publisher, b"after")
+
+    asyncio.run(scenario())
+
+
+def test_closing_a_bus_leaves_no_task_behind(server):
+    async def scenario():
+        for url in (server.url, f"nats://127.0.0.1:{free_port()}"):
+            bus = await Bus.connect(url, limits=LIMITS)
+            if url == server.url:
+                await bus.wait_connected()
+            await bus.close()
+            assert not bus.connected
+        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+    asyncio.run(scenario())
+
+
+def test_server_syncs_every_message(tmp_path):
+    text = buses.server_configuration(store_dir=tmp_path / 'a "b"')
+    assert "sync_interval: always" in text
+    assert r"a \"b\"" in text
+
+
+def test_url_that_nats_cannot_have_is_named():
+    with pytest.raises(errors.ConfigurationError, match="'localhost:4222'"):
+        asyncio.run(Bus.connect("localhost:4222"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "subject", "matches"),
+    [
+        (">", "a", True),
+        ("a.>", "a.b.c", True),
+        ("a.>", "a", False),
+        ("a.*", "a.b", True),
+        ("a.*", "a.b.c", False),
+        ("a.*.c", "a.b.c", True),
+        ("a.b", "a.b", True),
+        ("a.b", "a.c", False),
+    ],
+)
+def test_subject_patterns_match_as_in_nats(pattern, subject, matches):
+    assert subject_matches(pattern, subject) is matches
