@@ -1,0 +1,105 @@
+"""ProjectService."""
+
+# ruff: noqa: D102, N802 - names and documentation of the calls are the proto's.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sihlai.scheduler.v1 import project_service_pb2 as messages
+from sihlai.scheduler.v1 import project_service_pb2_grpc
+
+from services.scheduler.project import Project
+from services.scheduler.seal import Seal
+from services.scheduler.store.projects import ProjectStore
+from services.scheduler.wire.names import (
+    id_violations,
+    page_size_of,
+    page_token,
+    page_token_after,
+    project_id_of,
+    refuse,
+    request_of,
+)
+from services.scheduler.wire.project import (
+    SourceBounds,
+    new_source_from_proto,
+    project_change_from_proto,
+    project_to_proto,
+    project_violations,
+)
+
+LIST_SCOPE = "projects"
+
+
+class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
+    """Projects. `new_project_id` makes the id where the caller gives none."""
+
+    def __init__(
+        self, projects: ProjectStore, *, seal: Seal, bounds: SourceBounds, new_project_id: Callable[[], str]
+    ) -> None:
+        self._projects = projects
+        self._seal = seal
+        self._bounds = bounds
+        self._new_project_id = new_project_id
+
+    async def CreateProject(
+        self, request: messages.CreateProjectRequest, context: Any
+    ) -> messages.CreateProjectResponse:
+        proto = request.project
+        refuse(id_violations(request.project_id, "project_id") + project_violations(proto, self._bounds))
+        validation = proto.validation_dataset if proto.HasField("validation_dataset") else None
+        answer = await self._projects.create(
+            request_of("CreateProject", request),
+            _encode_created,
+            project_id=request.project_id or self._new_project_id(),
+            display_name=proto.display_name,
+            training=new_source_from_proto(proto.training_dataset, self._seal),
+            validation=new_source_from_proto(validation, self._seal) if validation is not None else None,
+        )
+        return messages.CreateProjectResponse.FromString(answer)
+
+    async def GetProject(self, request: messages.GetProjectRequest, context: Any) -> messages.GetProjectResponse:
+        project = await self._projects.get(project_id_of(request.name))
+        return messages.GetProjectResponse(project=project_to_proto(project))
+
+    async def ListProjects(self, request: messages.ListProjectsRequest, context: Any) -> messages.ListProjectsResponse:
+        limit = page_size_of(request.page_size)
+        after = page_token_after(request.page_token, LIST_SCOPE)
+        found = await self._projects.page(after=after, limit=limit + 1)
+        return messages.ListProjectsResponse(
+            projects=[project_to_proto(project) for project in found[:limit]],
+            next_page_token=page_token(found[limit - 1].project_id, LIST_SCOPE) if len(found) > limit else "",
+        )
+
+    async def UpdateProject(
+        self, request: messages.UpdateProjectRequest, context: Any
+    ) -> messages.UpdateProjectResponse:
+        project_id = project_id_of(request.project.name, "project.name")
+        change = project_change_from_proto(request, self._bounds, self._seal)
+        answer = await self._projects.update(
+            request_of("UpdateProject", request), _encode_updated, project_id=project_id, change=change
+        )
+        return messages.UpdateProjectResponse.FromString(answer)
+
+    async def DeleteProject(
+        self, request: messages.DeleteProjectRequest, context: Any
+    ) -> messages.DeleteProjectResponse:
+        project_id = project_id_of(request.name)
+        answer = await self._projects.delete(
+            request_of("DeleteProject", request), _encode_deleted, project_id=project_id
+        )
+        return messages.DeleteProjectResponse.FromString(answer)
+
+
+def _encode_created(project: Project) -> bytes:
+    return messages.CreateProjectResponse(project=project_to_proto(project)).SerializeToString()
+
+
+def _encode_updated(project: Project) -> bytes:
+    return messages.UpdateProjectResponse(project=project_to_proto(project)).SerializeToString()
+
+
+def _encode_deleted(_project: Project) -> bytes:
+    return messages.DeleteProjectResponse().SerializeToString()

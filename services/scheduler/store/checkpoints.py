@@ -1,0 +1,43 @@
+"""The recorded checkpoints of a job, for those who list and download them."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select, tuple_
+
+from services.scheduler.job import Checkpoint
+from services.scheduler.store import tables
+from services.scheduler.store.attempts import find_job
+from services.scheduler.store.database import Database
+from services.scheduler.store.jobs import resolve_checkpoint
+from services.scheduler.store.rows import checkpoint_from_row
+
+
+class CheckpointRows:
+    """What is recorded; their files are in the object store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, project_id: str, job_id: str, checkpoint_id: str) -> Checkpoint:
+        """The checkpoint; `last`, `best` and `final` stand for the one that is. NotFound without it."""
+
+        def read(connection: Connection) -> Checkpoint:
+            return resolve_checkpoint(connection, find_job(connection, project_id, job_id), checkpoint_id)
+
+        return await self._database.read(read)
+
+    async def page(
+        self, project_id: str, job_id: str, *, before: tuple[int, int] | None, limit: int
+    ) -> list[Checkpoint]:
+        """Checkpoints of a job, newest first, those before (epoch, iteration)."""
+
+        def read(connection: Connection) -> list[Checkpoint]:
+            table = tables.checkpoints
+            job = find_job(connection, project_id, job_id)
+            query = select(table).where(table.c.job_uid == job.uid)
+            if before is not None:
+                query = query.where(tuple_(table.c.epoch, table.c.iteration) < tuple_(*before))
+            query = query.order_by(table.c.epoch.desc(), table.c.iteration.desc()).limit(limit)
+            return [checkpoint_from_row(row) for row in connection.execute(query)]
+
+        return await self._database.read(read)

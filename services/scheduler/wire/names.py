@@ -1,0 +1,174 @@
+"""Resource names, ids, pages, cursors and request ids as they come over the wire."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+import uuid
+from typing import Any
+
+from google.protobuf.message import Message
+
+from services.chassis.errors import InvalidArgument, OutOfRange, Reason, Violation
+from services.scheduler.store.requests import Request
+
+ID_PATTERN = "[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
+_ID = re.compile(ID_PATTERN)
+ALL_PROJECTS = "-"
+PAGE_SIZE_DEFAULT = 50
+PAGE_SIZE_MAX = 1_000
+SESSION_CHARACTERS_MAX = 64
+
+
+def project_id_of(name: str, field: str = "name") -> str:
+    """The id in `projects/{project}`."""
+    return _parts(name, "projects/{project}", field)[0]
+
+
+def job_ids_of(name: str, field: str = "name") -> tuple[str, str]:
+    """The ids in `projects/{project}/jobs/{job}`."""
+    project_id, job_id = _parts(name, "projects/{project}/jobs/{job}", field)
+    return project_id, job_id
+
+
+def checkpoint_ids_of(name: str, field: str = "name") -> tuple[str, str, str]:
+    """The ids in `projects/{project}/jobs/{job}/checkpoints/{checkpoint}`."""
+    parts = name.split("/")
+    if len(parts) != 6 or parts[4] != "checkpoints" or not parts[5]:
+        raise _wrong_name(name, "projects/{project}/jobs/{job}/checkpoints/{checkpoint}", field)
+    return *job_ids_of("/".join(parts[:4]), field), parts[5]
+
+
+def runner_id_of(name: str, field: str = "name") -> str:
+    """The id in `runners/{runner}`."""
+    return _parts(name, "runners/{runner}", field)[0]
+
+
+def parent_of_jobs(name: str) -> str | None:
+    """The project's id in a parent; None for `projects/-`, which means every project."""
+    if name == f"projects/{ALL_PROJECTS}":
+        return None
+    return project_id_of(name, "parent")
+
+
+def id_violations(value: str, field: str) -> list[Violation]:
+    """What is wrong with an id that a caller chose; an empty one is left to the server."""
+    if not value or _ID.fullmatch(value):
+        return []
+    return [Violation(field=field, description=f"is {value!r}, but must match {ID_PATTERN}")]
+
+
+def request_id_violations(value: str) -> list[Violation]:
+    """What is wrong with a request id; an empty one is allowed, and promises nothing."""
+    try:
+        if value:
+            uuid.UUID(value)
+    except ValueError:
+        return [Violation(field="request_id", description=f"is {value!r}, but must be a UUID")]
+    return []
+
+
+def refuse(violations: list[Violation]) -> None:
+    """Raise InvalidArgument with all of them, if there are any."""
+    if violations:
+        raise InvalidArgument(violations)
+
+
+def request_of(method: str, message: Any) -> Request:
+    """What makes the request the same when it is sent again: everything but its id."""
+    refuse(request_id_violations(message.request_id))
+    body: Message = type(message)()
+    body.CopyFrom(message)
+    body.ClearField("request_id")
+    digest = hashlib.sha256(method.encode() + b"\0" + body.SerializeToString(deterministic=True)).digest()
+    return Request(request_id=message.request_id.lower(), digest=digest)
+
+
+def page_size_of(size: int) -> int:
+    """How many to send: 0 means the default, too many are cut."""
+    if size < 0:
+        description = f"is {size}, but must not be negative"
+        raise InvalidArgument([Violation(field="page_size", description=description)])
+    return min(size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+
+
+def page_token(after: str, scope: str) -> str:
+    """Where the next page begins. `scope` says which list it is: parent and filter."""
+    return _packed({"after": after, "scope": _short_digest(scope)})
+
+
+def page_token_after(token: str, scope: str) -> str:
+    """What `page_token` was given; empty for the first page. InvalidArgument for any other list's token."""
+    if not token:
+        return ""
+    values = _unpacked(token)
+    if values is None or values.get("scope") != _short_digest(scope) or not isinstance(values.get("after"), str):
+        description = "is not a token of this list with this filter: start from the first page"
+        violation = Violation(field="page_token", description=description, reason=Reason.INVALID_PAGE_TOKEN)
+        raise InvalidArgument([violation], reason=Reason.INVALID_PAGE_TOKEN)
+    return str(values["after"])
+
+
+def cursor_from_revision(revision: int) -> str:
+    """Where a watch goes on after this revision."""
+    return _packed({"revision": revision})
+
+
+def revision_from_cursor(cursor: str) -> int:
+    """The revision of a cursor; 0 for none."""
+    if not cursor:
+        return 0
+    values = _unpacked(cursor)
+    revision = values.get("revision") if values is not None else None
+    if not isinstance(revision, int) or isinstance(revision, bool) or revision < 0:
+        raise unknown_cursor()
+    return revision
+
+
+def unknown_cursor() -> InvalidArgument:
+    """A cursor that no watch of this database gave."""
+    description = "is not a cursor of this stream: start without one"
+    violation = Violation(field="cursor", description=description, reason=Reason.INVALID_CURSOR)
+    return InvalidArgument([violation], reason=Reason.INVALID_CURSOR)
+
+
+def cursor_too_old(oldest_revision: int) -> OutOfRange:
+    """A cursor from before what is kept."""
+    oldest = cursor_from_revision(oldest_revision)
+    message = f"the cursor is older than what is kept: start without one, or go on from {oldest}"
+    return OutOfRange(Reason.CURSOR_TOO_OLD, message, {"oldest": oldest})
+
+
+def _parts(name: str, pattern: str, field: str) -> list[str]:
+    """The ids in `name` where `pattern` has its braces."""
+    words, wanted = name.split("/"), pattern.split("/")
+    ids = [word for word, want in zip(words, wanted, strict=False) if want.startswith("{")]
+    fixed_match = all(word == want for word, want in zip(words, wanted, strict=False) if not want.startswith("{"))
+    if len(words) != len(wanted) or not fixed_match or not all(_ID.fullmatch(each) for each in ids):
+        raise _wrong_name(name, pattern, field)
+    return ids
+
+
+def _wrong_name(name: str, pattern: str, field: str) -> InvalidArgument:
+    description = f"is {name!r}, but must be {pattern}, where ids match {ID_PATTERN}"
+    return InvalidArgument([Violation(field=field, description=description)])
+
+
+def _short_digest(scope: str) -> str:
+    return hashlib.sha256(scope.encode()).hexdigest()[:16]
+
+
+def _packed(values: dict[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def _unpacked(text: str) -> dict[str, Any] | None:
+    """The values of an opaque text; None where it is none of ours."""
+    try:
+        values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (binascii.Error, ValueError):
+        return None
+    return values if isinstance(values, dict) else None

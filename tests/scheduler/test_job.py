@@ -1,0 +1,245 @@
+"""The transition table and what the domain decides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from services.chassis.errors import FailedPrecondition, Reason
+from services.scheduler import job as domain
+from services.scheduler.job import (
+    ACTIVE,
+    FINAL,
+    TRANSITIONS,
+    AttemptOutcome,
+    AttemptPhase,
+    CheckpointKey,
+    Event,
+    Job,
+    JobReason,
+    JobState,
+    StopMode,
+    moved,
+)
+from services.scheduler.placement import Needs
+from services.scheduler.project import DatasetSource
+
+NOW_US = 1_800_000_000_000_000
+
+LEGAL = {
+    (JobState.QUEUED, Event.CLAIMED): JobState.STARTING,
+    (JobState.QUEUED, Event.STOP_ASKED): JobState.STOPPED,
+    (JobState.STARTING, Event.STEPPED): JobState.RUNNING,
+    (JobState.STARTING, Event.STOP_ASKED): JobState.STOPPING,
+    (JobState.STARTING, Event.COMPLETED): JobState.COMPLETED,
+    (JobState.STARTING, Event.FAILED): JobState.FAILED,
+    (JobState.STARTING, Event.RELEASED): JobState.QUEUED,
+    (JobState.RUNNING, Event.STOP_ASKED): JobState.STOPPING,
+    (JobState.RUNNING, Event.COMPLETED): JobState.COMPLETED,
+    (JobState.RUNNING, Event.FAILED): JobState.FAILED,
+    (JobState.RUNNING, Event.RELEASED): JobState.QUEUED,
+    (JobState.STOPPING, Event.STOP_ASKED): JobState.STOPPING,
+    (JobState.STOPPING, Event.COMPLETED): JobState.COMPLETED,
+    (JobState.STOPPING, Event.STOPPED): JobState.STOPPED,
+    (JobState.STOPPING, Event.FAILED): JobState.FAILED,
+}
+ALL = [(state, event) for state in JobState for event in Event]
+
+
+def job_in(state: JobState = JobState.QUEUED, **fields: object) -> Job:
+    values = {
+        "uid": "uid",
+        "project_uid": "project",
+        "project_id": "digits",
+        "job_id": "first",
+        "sequence": 1,
+        "creator": "somebody",
+        "spec": b"",
+        "priority": 0,
+        "needs": Needs(),
+        "iterations_max": 100,
+        "training_dataset": DatasetSource(uri="file:///data"),
+        "validation_dataset": None,
+        "create_time_us": NOW_US,
+        "state": state,
+        **fields,
+    }
+    return Job(**values)  # type: ignore[arg-type]
+
+
+def claimed(job: Job):
+    return domain.claim(job, runner_id="one", session="s", software_version="1", now_us=NOW_US, lease_seconds=25.0)
+
+
+def closed(job: Job, attempt, outcome: AttemptOutcome, reason: JobReason = JobReason.UNSPECIFIED):
+    return domain.close(
+        job, attempt, outcome=outcome, reason=reason, message="why", now_us=NOW_US + 5, lost_attempts_max=3
+    )
+
+
+def stopped(job: Job, mode: StopMode = StopMode.CHECKPOINT) -> Job:
+    return domain.ask_stop(job, mode=mode, grace_seconds=60.0, margin_seconds=10.0, reason="enough", now_us=NOW_US)
+
+
+@pytest.mark.parametrize(("state", "event"), LEGAL)
+def test_legal_transition_leads_where_the_table_says(state, event):
+    assert moved(job_in(state), event).state is LEGAL[state, event]
+
+
+@pytest.mark.parametrize(("state", "event"), [pair for pair in ALL if pair not in LEGAL])
+def test_illegal_transition_is_refused_with_what_was_wanted(state, event):
+    with pytest.raises(FailedPrecondition) as refused:
+        moved(job_in(state), event)
+    assert refused.value.reason is Reason.JOB_STATE
+    assert refused.value.metadata["state"] == state.value
+
+
+def test_table_covers_every_state_and_final_states_are_never_left():
+    assert set(TRANSITIONS) == set(JobState)
+    assert all(not TRANSITIONS[state] for state in FINAL)
+    assert FINAL | ACTIVE | {JobState.QUEUED} == set(JobState)
+
+
+def test_claim_counts_attempt_and_epoch_and_starts_fresh_without_a_checkpoint():
+    job, attempt = claimed(job_in(attempts=2, epoch=7))
+    assert (job.state, job.attempts, job.epoch) == (JobState.STARTING, 3, 8)
+    assert (attempt.number, attempt.epoch, attempt.from_step, attempt.resume) == (3, 8, 0, None)
+    assert attempt.lease_expire_time_us == NOW_US + 25_000_000
+
+
+def test_claim_goes_on_from_the_last_checkpoint():
+    last = CheckpointKey(job_uid="uid", epoch=1, iteration=40)
+    _, attempt = claimed(job_in(last_checkpoint=last, epoch=1, attempts=1))
+    assert (attempt.resume, attempt.from_step) == (last, 41)
+
+
+def test_first_claim_of_a_resumed_job_goes_on_from_its_source():
+    key = CheckpointKey(job_uid="other", epoch=2, iteration=70)
+    source = domain.ResumeSource(job_name="projects/digits/jobs/other", checkpoint_name="2-70", key=key)
+    job, attempt = claimed(job_in(source=source))
+    assert (attempt.resume, attempt.from_step, job.progress.iteration) == (key, 71, 70)
+
+
+def test_stop_of_a_queued_job_ends_it_at_once():
+    job = stopped(job_in())
+    assert (job.state, job.reason, job.reason_message) == (JobState.STOPPED, JobReason.USER_STOP, "enough")
+    assert job.end_time_us == NOW_US
+
+
+@pytest.mark.parametrize("state", sorted(FINAL))
+def test_stop_of_an_ended_job_changes_nothing(state):
+    job = job_in(state)
+    assert stopped(job, StopMode.IMMEDIATE) is job
+
+
+def test_second_checkpoint_stop_changes_nothing_and_immediate_escalates():
+    job, _ = claimed(job_in())
+    first = stopped(job)
+    assert (first.state, first.stop, first.stop_deadline_us) == (
+        JobState.STOPPING,
+        StopMode.CHECKPOINT,
+        NOW_US + 70_000_000,
+    )
+    assert stopped(first) is first
+    harder = stopped(first, StopMode.IMMEDIATE)
+    assert (harder.stop, harder.stop_deadline_us) == (StopMode.IMMEDIATE, NOW_US + 10_000_000)
+    assert stopped(harder, StopMode.CHECKPOINT) is harder
+
+
+@pytest.mark.parametrize(
+    ("phase", "state"),
+    [
+        (AttemptPhase.DOWNLOADING, JobState.STARTING),
+        (AttemptPhase.PREPARING, JobState.STARTING),
+        (AttemptPhase.TRAINING, JobState.RUNNING),
+        (AttemptPhase.CHECKPOINTING, JobState.RUNNING),
+        (AttemptPhase.UPLOADING, JobState.RUNNING),
+    ],
+)
+def test_job_runs_from_the_first_step_on(phase, state):
+    job, attempt = domain.observe(*claimed(job_in()), phase=phase, now_us=NOW_US + 1)
+    assert job.state is state
+    assert attempt.acknowledged
+    assert (attempt.run_time_us is not None) is (state is JobState.RUNNING)
+
+
+def test_stopping_job_stays_stopping_when_the_first_step_is_reported():
+    job, attempt = claimed(job_in())
+    job, _ = domain.observe(stopped(job), attempt, phase=AttemptPhase.TRAINING, now_us=NOW_US)
+    assert job.state is JobState.STOPPING
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "reason"),
+    [
+        (AttemptOutcome.COMPLETED, JobState.COMPLETED, JobReason.LIMIT_REACHED),
+        (AttemptOutcome.FAILED, JobState.FAILED, JobReason.TRAINER_ERROR),
+        (AttemptOutcome.LOST, JobState.QUEUED, JobReason.UNSPECIFIED),
+        (AttemptOutcome.HANDED_BACK, JobState.QUEUED, JobReason.UNSPECIFIED),
+    ],
+)
+def test_end_of_an_attempt_decides_the_job(outcome, state, reason):
+    given = reason if state in FINAL else JobReason.RUNNER_LOST
+    job, attempt = closed(*claimed(job_in()), outcome, given)
+    assert (job.state, job.reason) == (state, reason)
+    assert (attempt.outcome, attempt.active) == (outcome, False)
+    assert job.held is (state is JobState.QUEUED)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [
+        (AttemptOutcome.COMPLETED, JobState.COMPLETED),
+        (AttemptOutcome.STOPPED, JobState.STOPPED),
+        (AttemptOutcome.FAILED, JobState.FAILED),
+        (AttemptOutcome.LOST, JobState.STOPPED),
+        (AttemptOutcome.HANDED_BACK, JobState.STOPPED),
+    ],
+)
+def test_stop_is_never_forgotten_however_the_attempt_ends(outcome, state):
+    job, attempt = claimed(job_in())
+    job, _ = closed(stopped(job), attempt, outcome)
+    assert job.state is state
+    assert job.end_time_us is not None
+    assert job.stop_deadline_us is None
+
+
+def test_stop_that_nobody_asked_for_is_an_error_of_ours():
+    job, attempt = closed(*claimed(job_in()), AttemptOutcome.STOPPED)
+    assert (job.state, job.reason) == (JobState.FAILED, JobReason.INTERNAL)
+    assert attempt.outcome is AttemptOutcome.FAILED
+
+
+def lose_once(job: Job) -> Job:
+    job, _ = closed(*claimed(replace(job, held=False)), AttemptOutcome.LOST, JobReason.RUNNER_LOST)
+    return job
+
+
+def test_job_fails_after_as_many_lost_attempts_in_a_row_as_are_allowed():
+    twice = lose_once(lose_once(job_in()))
+    assert (twice.state, twice.lost_attempts) == (JobState.QUEUED, 2)
+    thrice = lose_once(twice)
+    assert (thrice.state, thrice.reason) == (JobState.FAILED, JobReason.RUNNER_LOST)
+
+
+def test_hand_back_does_not_count_as_a_lost_attempt():
+    job = job_in()
+    for _ in range(10):
+        job, _ = closed(*claimed(replace(job, held=False)), AttemptOutcome.HANDED_BACK)
+    assert (job.state, job.lost_attempts, job.attempts) == (JobState.QUEUED, 0, 10)
+
+
+def test_progress_that_survives_ends_a_row_of_lost_attempts():
+    job = replace(lose_once(lose_once(job_in())), held=False)
+    job, attempt = claimed(job)
+    job = domain.record(job, CheckpointKey(job_uid="uid", epoch=attempt.epoch, iteration=10))
+    assert job.lost_attempts == 0
+    job, _ = closed(job, attempt, AttemptOutcome.LOST)
+    assert job.state is JobState.QUEUED
+
+
+def test_older_checkpoint_does_not_replace_a_newer_one():
+    job, _ = claimed(job_in())
+    newer = domain.record(job, CheckpointKey(job_uid="uid", epoch=1, iteration=20))
+    assert domain.record(newer, CheckpointKey(job_uid="uid", epoch=1, iteration=10)) is newer

@@ -1,0 +1,526 @@
+"""ProjectService, JobService and CheckpointService of the real server."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import uuid
+from pathlib import Path
+
+import grpc
+import pytest
+from sihlai.conversion.v1 import conversion_service_pb2, conversion_service_pb2_grpc
+from sihlai.scheduler.v1 import (
+    checkpoint_service_pb2,
+    job_pb2,
+    job_service_pb2,
+    job_spec_pb2,
+    project_service_pb2,
+)
+
+from services.chassis import rpc
+from services.chassis.config import ServerConfig
+from services.chassis.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    PermissionDenied,
+    Reason,
+    SihlaiError,
+    Unimplemented,
+)
+
+QUEUED, STOPPED = job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_STOPPED
+COMPLETED = job_pb2.JOB_STATE_COMPLETED
+
+
+async def refused(call) -> SihlaiError:
+    """Our error of a call that must be refused."""
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    return rpc.error_from_rpc(error.value)
+
+
+def fields_of(error: SihlaiError) -> list[str]:
+    assert isinstance(error, InvalidArgument)
+    return [violation.field for violation in error.violations]
+
+
+def test_project_is_created_read_listed_changed_and_deleted(serve):
+    async def test():
+        async with serve() as client:
+            made = await client.create_project("digits", display_name="Digits")
+            assert (made.name, made.display_name) == ("projects/digits", "Digits")
+            assert made.uid
+            assert made.training_dataset.uri == client.source()["uri"]
+            get = project_service_pb2.GetProjectRequest(name="projects/digits")
+            assert (await client.projects.GetProject(get)).project == made
+
+            unnamed = await client.create_project("")
+            listed = await client.projects.ListProjects(project_service_pb2.ListProjectsRequest(page_size=1))
+            assert [project.name for project in listed.projects] == ["projects/digits"]
+            listed = await client.projects.ListProjects(
+                project_service_pb2.ListProjectsRequest(page_size=1, page_token=listed.next_page_token)
+            )
+            assert ([project.name for project in listed.projects], listed.next_page_token) == ([unnamed.name], "")
+
+            change = project_service_pb2.UpdateProjectRequest(
+                project={
+                    "name": made.name,
+                    "etag": made.etag,
+                    "display_name": "ignored",
+                    "validation_dataset": client.source("held-out"),
+                },
+                update_mask={"paths": ["validation_dataset"]},
+            )
+            changed = (await client.projects.UpdateProject(change)).project
+            assert changed.validation_dataset.uri.endswith("held-out")
+            assert (changed.display_name, changed.etag == made.etag) == ("Digits", False)
+            error = await refused(client.projects.UpdateProject(change))
+            assert error.reason is Reason.ETAG_MISMATCH
+
+            delete = project_service_pb2.DeleteProjectRequest(name=made.name, request_id=str(uuid.uuid4()))
+            for _ in range(2):
+                await client.projects.DeleteProject(delete)
+            error = await refused(client.projects.GetProject(get))
+            assert (type(error), error.reason) == (NotFound, Reason.PROJECT_NOT_FOUND)
+
+    asyncio.run(test())
+
+
+def test_everything_wrong_with_a_project_is_told_at_once(serve):
+    async def test():
+        async with serve() as client:
+            request = project_service_pb2.CreateProjectRequest(
+                project_id="Digits!",
+                project={
+                    "display_name": "x" * 201,
+                    "training_dataset": {"uri": "ftp://somewhere"},
+                    "validation_dataset": client.source(credentials={"access_key_id": "key"}),
+                },
+            )
+            assert fields_of(await refused(client.projects.CreateProject(request))) == [
+                "project_id",
+                "project.display_name",
+                "project.training_dataset.uri",
+                "project.validation_dataset.credentials",
+                "project.validation_dataset.credentials.secret_access_key",
+            ]
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"uri": "file:///etc"},
+        {"uri": "s3://bucket/digits", "endpoint_url": "http://169.254.169.254"},
+    ],
+)
+def test_source_outside_what_is_allowed_is_refused(serve, source):
+    async def test():
+        async with serve(allowed_endpoint_hosts=("minio:9000",)) as client:
+            error = await refused(client.create_project("digits", training_dataset=source))
+            assert (type(error), error.reason) == (PermissionDenied, Reason.URI_NOT_ALLOWED)
+
+    asyncio.run(test())
+
+
+def test_credentials_are_nowhere_but_with_the_runner(serve, simulated_runner, tmp_path):
+    secret = "wJalrXUtnFEMI"
+    source = {
+        "uri": "s3://bucket/digits",
+        "endpoint_url": "http://minio:9000",
+        "credentials": {"access_key_id": "AKIA-of-the-test", "secret_access_key": secret},
+    }
+
+    async def test():
+        async with serve(allowed_endpoint_hosts=("minio:9000",)) as client:
+            made = await client.create_project("digits", training_dataset=source)
+            assert made.training_dataset.has_credentials
+            assert not made.training_dataset.HasField("credentials")
+            job = await client.submit()
+            assert not job.training_dataset.HasField("credentials")
+            runner = simulated_runner(client)
+            await runner.idle()
+            assert runner.assignment.training_dataset.credentials.secret_access_key == secret
+
+    asyncio.run(test())
+    for path in tmp_path.glob("scheduler.sqlite*"):
+        assert secret.encode() not in path.read_bytes()
+
+
+def test_submitted_job_is_queued_with_every_default(serve):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            job = await client.submit(job_id="first", spec={"labels": {"team": "a"}})
+            assert (job.name, job.state, job.creator) == ("projects/digits/jobs/first", QUEUED, "anonymous")
+            assert job.spec.trainer.HasField("iterations_max")
+            assert job.spec.trainer.WhichOneof("optimizer") == "adamw"
+            got = await client.get(job.name)
+            assert (got.queue_position, got.why_not_running) == (0, "no runner is registered")
+            got.ClearField("why_not_running")
+            assert got == job
+
+    asyncio.run(test())
+
+
+def test_repeated_submit_gets_the_first_answer_also_after_a_restart(serve):
+    request_id = str(uuid.uuid4())
+
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            at_once = await asyncio.gather(*(client.submit(request_id=request_id) for _ in range(8)))
+            assert len({job.uid for job in at_once}) == 1
+        async with serve() as client:
+            assert await client.submit(request_id=request_id) == at_once[0]
+            listed = await client.jobs.ListJobs(job_service_pb2.ListJobsRequest(parent="projects/digits"))
+            assert len(listed.jobs) == 1
+            error = await refused(client.submit(request_id=request_id, spec={"priority": 3}))
+            assert (type(error), error.reason) == (AlreadyExists, Reason.REQUEST_ID_REUSED)
+
+    asyncio.run(test())
+
+
+def test_wrong_submit_is_refused_with_every_field(serve):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            spec = {"priority": 5000, "trainer": {"batch_size": -1}}
+            error = await refused(client.submit(job_id="NO", spec=spec))
+            assert {"job_id", "spec.priority", "spec.trainer.batch_size"} <= set(fields_of(error))
+            assert (await refused(client.submit(request_id="no-uuid"))).violations[0].field == "request_id"
+            error = await refused(client.submit("nowhere"))
+            assert (type(error), error.reason) == (NotFound, Reason.PROJECT_NOT_FOUND)
+            await client.submit(job_id="first")
+            error = await refused(client.submit(job_id="first"))
+            assert (type(error), error.reason) == (AlreadyExists, Reason.JOB_ALREADY_EXISTS)
+
+    asyncio.run(test())
+
+
+class Conversion(conversion_service_pb2_grpc.ConversionServiceServicer):
+    """A conversion service that knows one answer; the real one has tests of its own."""
+
+    def __init__(self, refusal: SihlaiError | None) -> None:
+        self.refusal = refusal
+        self.asked: list[conversion_service_pb2.PlanConversionRequest] = []
+
+    async def PlanConversion(self, request, context):  # noqa: N802 - the RPC's name
+        self.asked.append(request)
+        if self.refusal is not None:
+            raise self.refusal
+        return conversion_service_pb2.PlanConversionResponse()
+
+
+async def conversion_server(conversion: Conversion) -> rpc.Server:
+    server = rpc.Server(ServerConfig(drain_seconds=0.1))
+    server.add(
+        "sihlai.conversion.v1.ConversionService",
+        lambda s: conversion_service_pb2_grpc.add_ConversionServiceServicer_to_server(conversion, s),
+    )
+    await server.start()
+    return server
+
+
+def test_head_that_cannot_be_reached_is_refused_as_conversion_says(serve):
+    refusal = FailedPrecondition(
+        Reason.TASK_NOT_REACHABLE, "no way", {"from": "depth", "to": "multiclass", "reachable": "none"}
+    )
+
+    async def test():
+        conversion = Conversion(None)
+        server = await conversion_server(conversion)
+        async with serve(conversion_address=server.address) as client:
+            await client.create_project()
+            request_id = str(uuid.uuid4())
+            job = await client.submit(request_id=request_id)
+            assert conversion.asked[0].source.uri == client.source()["uri"]
+            conversion.refusal = refusal
+            error = await refused(client.submit())
+            assert (type(error), error.reason, error.metadata["reachable"]) == (
+                FailedPrecondition,
+                Reason.TASK_NOT_REACHABLE,
+                "none",
+            )
+            # What was accepted stays accepted.
+            assert (await client.submit(request_id=request_id)).uid == job.uid
+        await server.stop()
+
+    asyncio.run(test())
+
+
+def test_job_is_accepted_while_conversion_is_away(serve):
+    async def test():
+        server = await conversion_server(Conversion(None))
+        address = server.address
+        await server.stop()
+        async with serve(conversion_address=address) as client:
+            await client.create_project()
+            assert (await client.submit()).state == QUEUED
+
+    asyncio.run(test())
+
+
+def test_jobs_are_listed_in_pages_and_a_token_belongs_to_its_filter(serve):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            for number in range(5):
+                await client.submit(job_id=f"job-{number}")
+            request = job_service_pb2.ListJobsRequest(parent="projects/-", page_size=2)
+            names = []
+            while True:
+                page = await client.jobs.ListJobs(request)
+                names += [job.name.rpartition("/")[2] for job in page.jobs]
+                request.page_token = page.next_page_token
+                if not page.next_page_token:
+                    break
+                token = page.next_page_token
+            assert names == [f"job-{number}" for number in (4, 3, 2, 1, 0)]
+            other = job_service_pb2.ListJobsRequest(parent="projects/digits", page_token=token)
+            assert (await refused(client.jobs.ListJobs(other))).reason is Reason.INVALID_PAGE_TOKEN
+            negative = job_service_pb2.ListJobsRequest(parent="projects/digits", page_size=-1)
+            assert fields_of(await refused(client.jobs.ListJobs(negative))) == ["page_size"]
+
+    asyncio.run(test())
+
+
+def test_several_jobs_are_read_at_once_in_the_order_asked_for(serve):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            first, second = await client.submit(job_id="first"), await client.submit(job_id="second")
+            request = job_service_pb2.BatchGetJobsRequest(
+                names=[second.name, "projects/digits/jobs/gone", first.name], uids=["nobody", first.uid]
+            )
+            answer = await client.jobs.BatchGetJobs(request)
+            assert [job.uid for job in answer.jobs] == [second.uid, first.uid, first.uid]
+            assert list(answer.missing) == ["projects/digits/jobs/gone", "nobody"]
+
+    asyncio.run(test())
+
+
+def test_queued_job_stops_at_once_and_again_without_an_error(serve):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            job = await client.submit()
+            request = job_service_pb2.StopJobRequest(name=job.name, reason="wrong rate")
+            stopped = (await client.jobs.StopJob(request)).job
+            assert (stopped.state, stopped.reason, stopped.reason_message) == (
+                STOPPED,
+                job_pb2.JOB_REASON_USER_STOP,
+                "wrong rate",
+            )
+            assert (await client.jobs.StopJob(request)).job == stopped
+            wrong = job_service_pb2.StopJobRequest(name=job.name, grace={"seconds": -1})
+            assert fields_of(await refused(client.jobs.StopJob(wrong))) == ["grace"]
+
+    asyncio.run(test())
+
+
+def test_delete_job_is_not_served_yet(serve):
+    async def test():
+        async with serve() as client:
+            request = job_service_pb2.DeleteJobRequest(name="projects/digits/jobs/first")
+            assert type(await refused(client.jobs.DeleteJob(request))) is Unimplemented
+
+    asyncio.run(test())
+
+
+def write_checkpoint(uri: str, iteration: int, epoch: int = 1, content: bytes = b"the model") -> None:
+    """A whole checkpoint as an agent uploads it."""
+    folder = Path(uri.removeprefix("file://")) / str(iteration)
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(content)
+    manifest = {
+        "files": [
+            {
+                "name": "model.safetensors",
+                "size_bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
+        ],
+        "iteration": iteration,
+        "epoch": epoch,
+        "cause": "VALIDATION",
+        "create_time_unix_us": 1_800_000_000_000_000,
+        "selection_value": 0.9,
+        "best": True,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+async def completed_job(client, runner, content: bytes = b"the model", **fields):
+    """A job that ran to its end and left a final model of 60 iterations."""
+    job = await client.submit(**fields)
+    await runner.idle()
+    write_checkpoint(runner.assignment.checkpoint_uri, 60, content=content)
+    final = runner.checkpoint(60, cause="CHECKPOINT_CAUSE_FINAL")
+    final["files"] = [{"name": "model.safetensors", "size_bytes": len(content), "sha256": "00"}]
+    await runner.close("ATTEMPT_OUTCOME_COMPLETED", checkpoints=[final], reason="JOB_REASON_LIMIT_REACHED")
+    return await client.get(job.name)
+
+
+def test_resumed_job_goes_on_with_changed_hyperparameters_and_the_rest_as_it_was(serve, simulated_runner):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            runner = simulated_runner(client)
+            spec = {"trainer": {"iterations_max": 60, "batch_size": 16}, "display_name": "one"}
+            old = await completed_job(client, runner, job_id="first", spec=spec)
+            assert old.state == COMPLETED
+            request = job_service_pb2.ResumeJobRequest(
+                name=old.name, trainer=job_spec_pb2.Trainer(iterations_max=100), request_id=str(uuid.uuid4())
+            )
+            job = (await client.jobs.ResumeJob(request)).job
+            assert (await client.jobs.ResumeJob(request)).job == job
+            assert (job.source_job, job.source_checkpoint) == (old.name, f"{old.name}/checkpoints/1-60")
+            assert (job.spec.trainer.iterations_max, job.spec.trainer.batch_size) == (100, 16)
+            assert (job.spec.model, job.spec.data) == (old.spec.model, old.spec.data)
+            await runner.idle()
+            assert runner.assignment.job == job.name
+            assert runner.assignment.resume_from.name == f"{old.name}/checkpoints/1-60"
+            assert (await client.get(job.name)).attempts[0].from_step == 61
+
+    asyncio.run(test())
+
+
+def test_resume_needs_an_ended_job_with_a_checkpoint_and_something_left_to_do(serve, simulated_runner):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            runner = simulated_runner(client)
+            spec = {"trainer": {"iterations_max": 60}}
+            old = await completed_job(client, runner, spec=spec)
+            same = job_service_pb2.ResumeJobRequest(name=old.name)
+            assert fields_of(await refused(client.jobs.ResumeJob(same))) == ["trainer.iterations_max"]
+            wrong = job_service_pb2.ResumeJobRequest(name=old.name, checkpoint="1-61")
+            assert (await refused(client.jobs.ResumeJob(wrong))).reason is Reason.CHECKPOINT_NOT_FOUND
+            queued = await client.submit()
+            request = job_service_pb2.ResumeJobRequest(name=queued.name)
+            assert (await refused(client.jobs.ResumeJob(request))).reason is Reason.JOB_STATE
+            await client.jobs.StopJob(job_service_pb2.StopJobRequest(name=queued.name))
+            assert (await refused(client.jobs.ResumeJob(request))).reason is Reason.NO_CHECKPOINT
+
+    asyncio.run(test())
+
+
+def test_checkpoints_are_listed_read_by_their_nicknames_and_downloaded_from_any_offset(serve, simulated_runner):
+    content = bytes(range(256)) * 9_000  # more than two chunks
+
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            job = await completed_job(client, simulated_runner(client), content=content)
+            listed = await client.checkpoints.ListCheckpoints(
+                checkpoint_service_pb2.ListCheckpointsRequest(parent=job.name)
+            )
+            assert [each.name for each in listed.checkpoints] == [f"{job.name}/checkpoints/1-60"]
+            for nickname in ("last", "final", "1-60"):
+                request = checkpoint_service_pb2.GetCheckpointRequest(name=f"{job.name}/checkpoints/{nickname}")
+                assert (await client.checkpoints.GetCheckpoint(request)).checkpoint == listed.checkpoints[0]
+
+            async def download(offset: int) -> bytes:
+                request = checkpoint_service_pb2.DownloadCheckpointRequest(
+                    name=f"{job.name}/checkpoints/final", offset=offset
+                )
+                messages = [message async for message in client.checkpoints.DownloadCheckpoint(request)]
+                assert messages[0].head.checkpoint == listed.checkpoints[0]
+                assert messages[0].head.file.size_bytes == len(content)
+                return b"".join(message.chunk for message in messages[1:])
+
+            assert await download(0) == content
+            assert await download(2_000_000) == content[2_000_000:]
+            assert await download(len(content)) == b""
+            error = await refused(download(len(content) + 1))
+            assert (type(error), error.reason) == (OutOfRange, Reason.OFFSET_BEYOND_END)
+            request = checkpoint_service_pb2.GetCheckpointRequest(name=f"{job.name}/checkpoints/9-9")
+            assert (await refused(client.checkpoints.GetCheckpoint(request))).reason is Reason.CHECKPOINT_NOT_FOUND
+
+    asyncio.run(test())
+
+
+async def take(stream, wanted: str, seconds: float = 10.0):
+    """Messages of a watch up to the first of this kind."""
+    messages = []
+    async with asyncio.timeout(seconds):
+        while True:
+            messages.append(await stream.read())
+            if messages[-1].WhichOneof("message") == wanted:
+                return messages
+
+
+def test_watch_gives_a_snapshot_then_each_change_and_goes_on_from_any_cursor(serve):
+    async def test():
+        async with serve(watch_page_max=2, watch_progress_seconds=0.3) as client:
+            await client.create_project()
+            jobs = [await client.submit(job_id=f"job-{number}") for number in range(5)]
+            request = job_service_pb2.WatchJobsRequest(parent="projects/digits")
+            stream = client.jobs.WatchJobs(request)
+            messages = await take(stream, "caught_up")
+            assert [message.job.uid for message in messages[:-1]] == [job.uid for job in jobs]
+
+            await client.jobs.StopJob(job_service_pb2.StopJobRequest(name=jobs[1].name))
+            [change] = await take(stream, "job")
+            assert (change.job.uid, change.job.state) == (jobs[1].uid, STOPPED)
+            [progress] = await take(stream, "progress")
+            stream.cancel()
+
+            await client.submit(job_id="later")
+            request.cursor = progress.cursor
+            resumed = client.jobs.WatchJobs(request)
+            assert (await take(resumed, "caught_up"))[0].job.name.endswith("later")
+            resumed.cancel()
+            request.cursor = messages[2].cursor  # in the middle of the snapshot
+            resumed = client.jobs.WatchJobs(request)
+            names = [m.job.name.rpartition("/")[2] for m in (await take(resumed, "caught_up"))[:-1]]
+            assert names == ["job-3", "job-4", "job-1", "later"]
+            resumed.cancel()
+            request.cursor = "made-up"
+            assert (await refused(client.jobs.WatchJobs(request).read())).reason is Reason.INVALID_CURSOR
+
+    asyncio.run(test())
+
+
+def test_watch_sends_what_leaves_its_filter_or_is_deleted_as_removed(serve):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            job = await client.submit()
+            queued = job_service_pb2.WatchJobsRequest(parent="projects/-", filter={"states": [QUEUED]})
+            everything = job_service_pb2.WatchJobsRequest(parent="projects/-")
+            watches = [client.jobs.WatchJobs(request) for request in (queued, everything)]
+            for stream in watches:
+                await take(stream, "caught_up")
+            await client.jobs.StopJob(job_service_pb2.StopJobRequest(name=job.name))
+            [left] = await take(watches[0], "removed")
+            assert left.removed.uid == job.uid
+            await client.projects.DeleteProject(project_service_pb2.DeleteProjectRequest(name="projects/digits"))
+            deleted = (await take(watches[1], "removed"))[-1]
+            assert (deleted.removed.uid, deleted.removed.name) == (job.uid, job.name)
+            for stream in watches:
+                stream.cancel()
+
+    asyncio.run(test())
+
+
+def test_watch_ends_when_the_server_stops(serve):
+    async def test():
+        async with serve(drain_seconds=20.0) as client:
+            await client.create_project()
+            stream = client.jobs.WatchJobs(job_service_pb2.WatchJobsRequest(parent="projects/-"))
+            await take(stream, "caught_up")
+            async with asyncio.timeout(5.0):
+                stopping = asyncio.ensure_future(client.scheduler.server.stop())
+                error = await refused(stream.read())
+                await stopping
+            assert error.reason is Reason.SERVER_STOPPING
+
+    asyncio.run(test())
