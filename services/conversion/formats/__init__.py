@@ -1,0 +1,29 @@
+"""The native format, one file a task behind one Protocol; adding a task edits these tables and nothing else.
+
+Every task has a description, so that ListTasks tells how to annotate for it; FORMATS holds those that are read so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.conversion.formats import (
+    anomaly_detection,
+    autoencoding,
+    metric_learning,
+    multiclass_classification,
+    multilabel_classification,
+    view_invariance_learning,
+)
+from services.conversion.formats.format import Format
+from services.conversion.task import Task
+
+FORMATS: Mapping[Task, Format[Any, Any]] = {
+    Task.MULTICLASS_CLASSIFICATION: multiclass_classification.MulticlassClassification(),
+    Task.MULTILABEL_CLASSIFICATION: multilabel_classification.MultilabelClassification(),
+    Task.METRIC_LEARNING: metric_learning.MetricLearning(),
+    Task.ANOMALY_DETECTION: anomaly_detection.AnomalyDetection(),
+    Task.AUTOENCODING: autoencoding.Autoencoding(),
+    Task.VIEW_INVARIANCE_LEARNING: view_invariance_learning.ViewInvarianceLearning(),
+}

@@ -1,0 +1,81 @@
+"""sihlai.conversion.v1.ConversionService: from the wire, one call, to the wire."""
+
+# ruff: noqa: N802, D102 — the methods bear the names of the RPCs, which the proto describes.
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
+from sihlai.conversion.v1.conversion_service_pb2_grpc import ConversionServiceServicer
+
+from services.chassis.errors import Reason, Unimplemented
+from services.chassis.rpc import until_stopping
+from services.conversion import wire
+from services.conversion.library import Library
+from services.conversion.task import Task
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class ConversionServicer(ConversionServiceServicer):
+    """Serves a library. `stopping` ends streams when the server stops: the next call takes the work up again."""
+
+    def __init__(self, library: Library, stopping: asyncio.Event) -> None:
+        self._library = library
+        self._stopping = stopping
+
+    async def ListTasks(self, request: service_pb2.ListTasksRequest, context: Context) -> service_pb2.ListTasksResponse:
+        begin, end = wire.page_from_proto(request.page_size, request.page_token, len(Task))
+        return service_pb2.ListTasksResponse(
+            tasks=[wire.description_to_proto(task) for task in list(Task)[begin:end]],
+            next_page_token=str(end) if end < len(Task) else "",
+        )
+
+    async def PlanConversion(
+        self, request: service_pb2.PlanConversionRequest, context: Context
+    ) -> service_pb2.PlanConversionResponse:
+        way, annotation_set = await self._library.plan(*wire.plan_request_from_proto(request))
+        return wire.plan_to_proto(way, annotation_set)
+
+    async def InspectDataset(
+        self, request: service_pb2.InspectDatasetRequest, context: Context
+    ) -> service_pb2.InspectDatasetResponse:
+        return wire.inspection_to_proto(await self._library.inspect(wire.inspect_request_from_proto(request)))
+
+    async def ValidateDataset(
+        self, request: service_pb2.ValidateDatasetRequest, context: Context
+    ) -> AsyncIterator[service_pb2.ValidateDatasetResponse]:
+        items = self._library.validate(*wire.validate_request_from_proto(request))
+        async with contextlib.aclosing(items):
+            async for item in until_stopping(items, self._stopping):
+                yield wire.validation_to_proto(item)
+
+    async def ConvertDataset(
+        self, request: service_pb2.ConvertDatasetRequest, context: Context
+    ) -> AsyncIterator[service_pb2.ConvertDatasetResponse]:
+        if request.destination:
+            raise _not_served("ConvertDataset.destination")
+        items = self._library.convert(wire.convert_request_from_proto(request))
+        async with contextlib.aclosing(items):
+            async for item in until_stopping(items, self._stopping):
+                yield wire.conversion_to_proto(item)
+
+    async def ImportDataset(  # type: ignore[override]  # a coroutine that only raises is a handler too
+        self, request: service_pb2.ImportDatasetRequest, context: Context
+    ) -> service_pb2.ImportDatasetResponse:
+        raise _not_served("ImportDataset")
+
+    async def ExportDataset(  # type: ignore[override]  # a coroutine that only raises is a handler too
+        self, request: service_pb2.ExportDatasetRequest, context: Context
+    ) -> service_pb2.ExportDatasetResponse:
+        raise _not_served("ExportDataset")
+
+
+def _not_served(feature: str) -> Unimplemented:
+    message = f"this version of the server does not have {feature} yet"
+    return Unimplemented(Reason.NOT_IMPLEMENTED, message, {"feature": feature})

@@ -1,0 +1,169 @@
+"""Long work that several callers may wait for: done once, followed by all, stopped when the last one leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from services.chassis.errors import Reason, ResourceExhausted
+
+Result = TypeVar("Result")
+
+RATE_SECONDS = 5.0
+"""A rate is that of the last so many seconds."""
+BUSY_RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a piece of work is. `total` is 0 while unknown, `rate` is in images a second."""
+
+    phase: str
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+    seconds_left: float | None = None
+    warnings: int = 0
+
+
+class Meter:
+    """Turns counts into progress. `clock` counts seconds and never goes back."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._phase = ""
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def measure(self, phase: str, done: int, total: int, warnings: int = 0) -> Progress:
+        """The progress with `done` of `total`; another phase starts anew."""
+        now = self._clock()
+        if phase != self._phase:
+            self._phase = phase
+            self._samples.clear()
+        self._samples.append((now, done))
+        while len(self._samples) > 2 and self._samples[1][0] < now - RATE_SECONDS:
+            self._samples.popleft()
+        began, done_then = self._samples[0]
+        rate = (done - done_then) / (now - began) if now > began else 0.0
+        left = (total - done) / rate if rate > 0 and total >= done else None
+        return Progress(phase=phase, done=done, total=total, rate=rate, seconds_left=left, warnings=warnings)
+
+
+class Slots:
+    """At most `running_max` at once; `waiting_max` wait their turn, and whoever comes then is sent away."""
+
+    def __init__(self, *, running_max: int, waiting_max: int) -> None:
+        self._running = asyncio.Semaphore(running_max)
+        self._waiting_max = waiting_max
+        self._waiting = 0
+
+    @contextlib.asynccontextmanager
+    async def taken(self) -> AsyncIterator[None]:
+        """Wait for a slot and hold it. Raises ResourceExhausted where too many wait."""
+        if self._running.locked() and self._waiting >= self._waiting_max:
+            raise ResourceExhausted(
+                Reason.LIMIT_REACHED,
+                f"{self._waiting} calls wait for their turn already, and at most {self._waiting_max} may: try later",
+                {"what": "works_waiting_max", "limit": str(self._waiting_max)},
+                retry_after_seconds=BUSY_RETRY_SECONDS,
+            )
+        self._waiting += 1
+        try:
+            await self._running.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._running.release()
+
+
+async def in_thread(executor: Executor, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Run a function in a thread. A cancelled call waits for the thread: nobody may tidy up under its feet."""
+    future = asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait({future})
+        raise
+
+
+Tell = Callable[[Progress], None]
+
+
+@dataclass(kw_only=True)
+class _Work(Generic[Result]):
+    task: asyncio.Task[Result]
+    progress: Progress | None = None
+    followers: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Works(Generic[Result]):
+    """Work by key. Two calls with one key follow one piece of work; a key is free again when its work has ended."""
+
+    def __init__(self, *, progress_seconds: float) -> None:
+        self._progress_seconds = progress_seconds
+        self._works: dict[str, _Work[Result]] = {}
+
+    async def follow(
+        self, key: str, start: Callable[[Tell], Coroutine[Any, Any, Result]]
+    ) -> AsyncGenerator[Progress | Result, None]:
+        """Progress now and then, last the result. Raises what the work raised.
+
+        Whoever stops iterating must close the iterator: when the last one leaves, the work is cancelled.
+        """
+        work = self._works.get(key)
+        if work is None:
+            work = self._start(key, start)
+        work.followers += 1
+        try:
+            sent: Progress | None = None
+            while not work.task.done():
+                if work.progress is not None and work.progress is not sent:
+                    sent = work.progress
+                    yield sent
+                    await asyncio.wait({work.task}, timeout=self._progress_seconds)
+                else:
+                    await self._until_changed(work)
+            yield work.task.result()
+        finally:
+            work.followers -= 1
+            if not work.followers and not work.task.done():
+                self._forget(key, work)
+                work.task.cancel()
+                await asyncio.wait({work.task})
+
+    async def result(self, key: str, start: Callable[[Tell], Coroutine[Any, Any, Result]], tell: Tell) -> Result:
+        """Follow to the end; progress goes to `tell`."""
+        async with contextlib.aclosing(self.follow(key, start)) as items:
+            async for item in items:
+                if not isinstance(item, Progress):
+                    return item
+                tell(item)
+        raise AssertionError("work ends with its result or an error")
+
+    def _start(self, key: str, start: Callable[[Tell], Coroutine[Any, Any, Result]]) -> _Work[Result]:
+        def tell(progress: Progress) -> None:
+            work.progress = progress
+            work.changed.set()
+
+        work = _Work(task=asyncio.create_task(start(tell), name=f"work {key[:16]}"))
+        work.task.add_done_callback(lambda _: self._forget(key, work))
+        self._works[key] = work
+        return work
+
+    def _forget(self, key: str, work: _Work[Result]) -> None:
+        if self._works.get(key) is work:
+            del self._works[key]
+        work.changed.set()
+
+    async def _until_changed(self, work: _Work[Result]) -> None:
+        work.changed.clear()
+        if not work.task.done():
+            await work.changed.wait()
