@@ -1,0 +1,50 @@
+"""Cursors: how far a follower is in each writer of a job. Opaque to callers; standard library and errors only.
+
+For lines a place is the highest line number that was passed, for points the highest sequence. A cursor belongs to the
+job's uid: a name that is used again does not take it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+
+from services.chassis.errors import InvalidArgument, Reason, Violation
+from services.metrics.writer import WriterKind
+
+VERSION = 1
+PLACES_MAX = 100_000
+
+Places = dict[tuple[int, int], int]
+"""By attempt and rank; a writer that is missing is at 0."""
+
+
+def encode_cursor(job_uid: str, kind: WriterKind, places: Mapping[tuple[int, int], int]) -> str:
+    """The places as text."""
+    rows = [[attempt, rank, place] for (attempt, rank), place in sorted(places.items()) if place]
+    data = json.dumps([VERSION, kind.value, job_uid, rows], separators=(",", ":"))
+    return base64.urlsafe_b64encode(data.encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, *, job_uid: str, kind: WriterKind) -> Places:
+    """The places of a cursor that `encode_cursor` made for this job, or InvalidArgument."""
+    try:
+        data = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        version, found_kind, found_uid, rows = data
+        places = {(int(attempt), int(rank)): int(place) for attempt, rank, place in rows}
+    except (binascii.Error, UnicodeDecodeError, ValueError, TypeError, RecursionError) as error:
+        raise _refused("is not a cursor of this service") from error
+    if version != VERSION or found_kind != kind.value:
+        raise _refused(f"is a cursor for other rows than {kind.value}")
+    if found_uid != job_uid:
+        raise _refused("belongs to another job, or to one of this name that was deleted")
+    if len(places) > PLACES_MAX or min(places.values(), default=0) < 0:
+        raise _refused("is not a cursor of this service")
+    return places
+
+
+def _refused(description: str) -> InvalidArgument:
+    violation = Violation(field="cursor", description=f"{description}: start without a cursor")
+    return InvalidArgument([violation], reason=Reason.INVALID_CURSOR)

@@ -1,0 +1,210 @@
+"""What metrics knows of jobs: what the scheduler says, and for a while what it said before.
+
+Jobs belong to the scheduler; points and lines belong to a job's uid. Names are looked up there. With the scheduler away
+a name that was looked up before still works, bounded in number and time, and nobody who follows a job hears that it has
+ended. One WatchJobs over all projects tells of ends at once; looks at the followed jobs make up for what it misses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NoReturn
+
+import grpc
+from sihlai.scheduler.v1 import job_service_pb2, job_service_pb2_grpc
+
+from services.chassis.errors import DeadlineExceeded, NotFound, OutOfRange, Reason, SihlaiError, Unavailable
+from services.chassis.log import get_logger
+from services.chassis.rpc import error_from_rpc
+from services.metrics import wire_jobs
+from services.metrics.job import ConfiguredJob, JobFacts
+
+log = get_logger(__name__)
+
+JOBS_PER_CALL = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobLimits:
+    """How long what is known holds, and how often the scheduler is asked."""
+
+    call_seconds: float
+    fresh_seconds: float
+    stale_seconds: float
+    cached_max: int
+    poll_seconds: float
+    reconnect_seconds: float
+    reconnect_seconds_max: float
+
+
+class Interest:
+    """One who follows a job: `job` is the newest that is known, `deleted` that it is gone."""
+
+    def __init__(self, job: JobFacts, on_change: Callable[[], None]) -> None:
+        self.job = job
+        self.deleted = False
+        self.on_change = on_change
+
+
+class Jobs:
+    """The scheduler's jobs. `run` must run beside it for follows to hear of changes."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        limits: JobLimits,
+        monotonic: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._stub = job_service_pb2_grpc.JobServiceStub(channel)
+        self._limits = limits
+        self._monotonic = monotonic
+        self._jitter = jitter
+        self._known: OrderedDict[str, tuple[JobFacts, float]] = OrderedDict()
+        self._interests: dict[str, set[Interest]] = {}
+        self._look = asyncio.Event()
+
+    async def named(self, names: Sequence[str]) -> list[JobFacts]:
+        """The jobs of these names. NotFound, or Unavailable where the scheduler is needed and away."""
+        oldest = self._monotonic() - self._limits.fresh_seconds
+        asked = [name for name in names if name not in self._known or self._known[name][1] < oldest]
+        if asked:
+            try:
+                response = await self._batch_get(job_service_pb2.BatchGetJobsRequest(names=asked))
+            except (Unavailable, DeadlineExceeded) as error:
+                self._require_known(asked, error)
+            else:
+                for proto in response.jobs:
+                    self._learn(wire_jobs.job_facts_from_proto(proto))
+                for name in response.missing:
+                    self._known.pop(name, None)
+                    raise NotFound(Reason.JOB_NOT_FOUND, f"there is no job {name}", {"name": name})
+        return [self._known[name][0] for name in names]
+
+    async def configured(self, uids: Sequence[str]) -> dict[str, ConfiguredJob]:
+        """Jobs with their configurations, by uid; Unavailable with the scheduler away."""
+        try:
+            response = await self._batch_get(job_service_pb2.BatchGetJobsRequest(uids=uids))
+        except (Unavailable, DeadlineExceeded) as error:
+            _raise_away(error)
+        return {
+            proto.uid: ConfiguredJob(
+                facts=wire_jobs.job_facts_from_proto(proto), configuration=wire_jobs.configuration_from_proto(proto)
+            )
+            for proto in response.jobs
+        }
+
+    @contextmanager
+    def follow(self, job: JobFacts, on_change: Callable[[], None]) -> Iterator[Interest]:
+        """Hear of the job's changes. It is looked at again at once: it may have changed since it was read."""
+        interest = Interest(job, on_change)
+        followers = self._interests.setdefault(job.uid, set())
+        followers.add(interest)
+        self._look.set()
+        try:
+            yield interest
+        finally:
+            followers.discard(interest)
+            if not followers and self._interests.get(job.uid) is followers:
+                del self._interests[job.uid]
+
+    async def run(self) -> None:
+        """Keep follows informed, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            tasks.create_task(self._look_at_followed())
+
+    async def _watch(self) -> None:
+        cursor = ""
+        failures = 0
+        while True:
+            request = job_service_pb2.WatchJobsRequest(parent="projects/-", filter=wire_jobs.ACTIVE_JOBS, cursor=cursor)
+            try:
+                async for response in self._stub.WatchJobs(request):
+                    cursor = response.cursor
+                    failures = 0
+                    self._hear(response)
+            except grpc.aio.AioRpcError as rpc_error:
+                error = error_from_rpc(rpc_error)
+                if isinstance(error, OutOfRange):
+                    cursor = ""
+                log.info("job_watch_broken", reason=error.reason.value, message=error.message)
+            await asyncio.sleep(self._pause_seconds(failures))
+            failures += 1
+
+    def _hear(self, response: job_service_pb2.WatchJobsResponse) -> None:
+        match response.WhichOneof("message"):
+            case "job":
+                self._learn(wire_jobs.job_facts_from_proto(response.job), cached_only=True)
+            case "removed":
+                # Ended, or deleted: it is not active any more. Ask which of the two.
+                if (known := self._known.get(response.removed.name)) is not None:
+                    known_at = self._monotonic() - self._limits.fresh_seconds - 1
+                    self._known[response.removed.name] = (known[0], min(known[1], known_at))
+                if response.removed.uid in self._interests:
+                    self._look.set()
+            case "caught_up":
+                # What ended while nobody listened is not in a snapshot of active jobs.
+                self._look.set()
+
+    async def _look_at_followed(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.poll_seconds):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+            self._look.clear()
+            uids = [uid for uid, followers in self._interests.items() if any(not i.job.ended for i in followers)]
+            for start in range(0, len(uids), JOBS_PER_CALL):
+                request = job_service_pb2.BatchGetJobsRequest(uids=uids[start : start + JOBS_PER_CALL])
+                try:
+                    response = await self._batch_get(request)
+                except SihlaiError as error:
+                    log.info("jobs_not_read", reason=error.reason.value)
+                    break
+                for proto in response.jobs:
+                    self._learn(wire_jobs.job_facts_from_proto(proto), cached_only=True)
+                for uid in response.missing:
+                    for interest in self._interests.get(uid, ()):
+                        interest.deleted = True
+                        interest.on_change()
+
+    async def _batch_get(self, request: job_service_pb2.BatchGetJobsRequest) -> job_service_pb2.BatchGetJobsResponse:
+        try:
+            return await self._stub.BatchGetJobs(request, timeout=self._limits.call_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error) from error
+
+    def _learn(self, job: JobFacts, *, cached_only: bool = False) -> None:
+        if not cached_only or job.name in self._known:
+            self._known[job.name] = (job, self._monotonic())
+            self._known.move_to_end(job.name)
+            while len(self._known) > self._limits.cached_max:
+                self._known.popitem(last=False)
+        for interest in self._interests.get(job.uid, ()):
+            interest.job = job
+            interest.on_change()
+
+    def _require_known(self, names: Sequence[str], error: SihlaiError) -> None:
+        """Raise unless every name was looked up not too long ago."""
+        oldest = self._monotonic() - self._limits.stale_seconds
+        if any(name not in self._known or self._known[name][1] < oldest for name in names):
+            _raise_away(error)
+
+    def _pause_seconds(self, failures: int) -> float:
+        first, most = self._limits.reconnect_seconds, self._limits.reconnect_seconds_max
+        longest: float = min(most, first * 2.0 ** min(failures, 16))
+        return longest * (0.5 + self._jitter() / 2)
+
+
+def _raise_away(error: SihlaiError) -> NoReturn:
+    message = "the scheduler does not answer, and only it knows the job"
+    raise Unavailable(Reason.SERVICE_UNAVAILABLE, message, {"service": "scheduler"}) from error

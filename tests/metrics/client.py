@@ -1,0 +1,417 @@
+"""What tests of metrics talk with: a server process, a double of the scheduler at the wire, a client of each service.
+
+The double implements the generated base class of JobService, so that the real scheduler can stand in its place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+from sihlai.logs.v1 import log_service_pb2, log_service_pb2_grpc
+from sihlai.metrics.v1 import (
+    ingest_service_pb2,
+    ingest_service_pb2_grpc,
+    metrics_service_pb2_grpc,
+    series_pb2,
+)
+from sihlai.scheduler.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
+
+from services.chassis.auth import TokenSigner, WriteToken
+from services.chassis.errors import SihlaiError
+from services.chassis.status import error_from_rpc
+from services.metrics.point import series_id_of
+
+WAIT_SECONDS = 20.0
+POINTS = ingest_service_pb2.WRITER_KIND_POINTS
+LINES = ingest_service_pb2.WRITER_KIND_LINES
+CHANNEL_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", 16 * 2**20),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+]
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
+    """Wait for a condition, at most `seconds`."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        pause.wait(0.02)
+
+
+@contextmanager
+def refused() -> Iterator[list[SihlaiError]]:
+    """Take the error of a call that must fail."""
+    errors: list[SihlaiError] = []
+    try:
+        yield errors
+    except grpc.RpcError as error:
+        errors.append(error_from_rpc(error))
+    assert errors, "the call was not refused"
+
+
+class JobBook(job_service_pb2_grpc.JobServiceServicer):
+    """Jobs as a scheduler tells them. Each change goes to every WatchJobs."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, job_pb2.Job] = {}
+        self._revision = itertools.count(1)
+        self._watchers: list[queue.SimpleQueue[job_service_pb2.WatchJobsResponse]] = []
+        self._lock = threading.Lock()
+        self.watches = 0
+
+    def submit(self, job: job_pb2.Job) -> job_pb2.Job:
+        with self._lock:
+            self._jobs[job.uid] = job
+            self._tell(job_service_pb2.WatchJobsResponse(job=job))
+        return job
+
+    def end(self, uid: str, state: job_pb2.JobState.ValueType = job_pb2.JOB_STATE_COMPLETED) -> None:
+        with self._lock:
+            job = self._jobs[uid]
+            job.state = state
+            job.end_time.GetCurrentTime()
+            self._tell(job_service_pb2.WatchJobsResponse(removed=job_service_pb2.RemovedJob(name=job.name, uid=uid)))
+
+    def add_attempt(self, uid: str, number: int, from_step: int) -> None:
+        with self._lock:
+            self._jobs[uid].attempts.add(number=number, epoch=number, from_step=from_step)
+            self._tell(job_service_pb2.WatchJobsResponse(job=self._jobs[uid]))
+
+    def delete(self, uid: str) -> None:
+        with self._lock:
+            job = self._jobs.pop(uid)
+            self._tell(job_service_pb2.WatchJobsResponse(removed=job_service_pb2.RemovedJob(name=job.name, uid=uid)))
+
+    def BatchGetJobs(self, request: Any, context: Any) -> job_service_pb2.BatchGetJobsResponse:  # noqa: N802
+        with self._lock:
+            by_name = {job.name: job for job in self._jobs.values()}
+            found = [by_name.get(name) for name in request.names] + [self._jobs.get(uid) for uid in request.uids]
+            wanted = [*request.names, *request.uids]
+            return job_service_pb2.BatchGetJobsResponse(
+                jobs=[job for job in found if job is not None],
+                missing=[name for name, job in zip(wanted, found, strict=True) if job is None],
+            )
+
+    def WatchJobs(self, request: Any, context: Any) -> Iterator[job_service_pb2.WatchJobsResponse]:  # noqa: N802
+        told: queue.SimpleQueue[job_service_pb2.WatchJobsResponse] = queue.SimpleQueue()
+        with self._lock:
+            self.watches += 1
+            snapshot = [job for job in self._jobs.values() if job.state in request.filter.states]
+            self._watchers.append(told)
+        for job in snapshot:
+            yield job_service_pb2.WatchJobsResponse(cursor="0", job=job)
+        yield job_service_pb2.WatchJobsResponse(cursor="0", caught_up=job_service_pb2.WatchCaughtUp())
+        while context.is_active():
+            try:
+                yield told.get(timeout=0.1)
+            except queue.Empty:
+                continue
+
+    def _tell(self, response: job_service_pb2.WatchJobsResponse) -> None:
+        response.cursor = str(next(self._revision))
+        for told in self._watchers:
+            copy = job_service_pb2.WatchJobsResponse()
+            copy.CopyFrom(response)
+            told.put(copy)
+
+
+class Scheduler:
+    """The job book behind an address. It can go away and come back there."""
+
+    def __init__(self) -> None:
+        self.book = JobBook()
+        self._port = 0
+        self._server: grpc.Server | None = None
+
+    def start(self) -> str:
+        options = [("grpc.so_reuseport", 0)]
+        self._server = grpc.server(ThreadPoolExecutor(max_workers=16), options=options)
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(self.book, self._server)
+        self._port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
+        self._server.start()
+        return self.address
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def stop(self) -> None:
+        assert self._server is not None
+        self._server.stop(0).wait()
+
+
+@dataclass
+class Metrics:
+    """The server process, and the stubs of its services."""
+
+    folder: Path
+    scheduler_address: str
+    flags: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+    address: str = ""
+    channels: list[grpc.Channel] = field(default_factory=list)
+
+    @property
+    def signer(self) -> TokenSigner:
+        return TokenSigner.from_file(self.folder / "token.pem")
+
+    def start(self) -> None:
+        """Start, or start again at the same address and on the same data."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        assert self.signer
+        address_file = self.folder / "address"
+        address_file.unlink(missing_ok=True)
+        log = (self.folder / "server.log").open("ab")
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "services.metrics"),
+                *("--listen-address", self.address or "127.0.0.1:0"),
+                *("--address-file", str(address_file)),
+                *("--clickhouse", f"chdb://{self.folder / 'data'}"),
+                *("--scheduler-address", self.scheduler_address),
+                *("--token-public-keys", str(self.folder / "token.pub.pem")),
+                *self.flags,
+            ],
+            stderr=log,
+            stdout=log,
+        )
+        log.close()
+        until(lambda: address_file.exists() or self.process_ended(), "the server's address", 60)
+        assert not self.process_ended(), self.log_text()[-3000:]
+        self.address = address_file.read_text().strip()
+
+    def process_ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def log_text(self) -> str:
+        return (self.folder / "server.log").read_text()
+
+    def kill(self) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        """Stop in order; the exit status."""
+        for channel in self.channels:
+            channel.close()
+        self.channels.clear()
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(WAIT_SECONDS)
+
+    def channel(self) -> grpc.Channel:
+        channel = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        self.channels.append(channel)
+        return channel
+
+    def metrics(self) -> metrics_service_pb2_grpc.MetricsServiceStub:
+        return metrics_service_pb2_grpc.MetricsServiceStub(self.channel())
+
+    def logs(self) -> log_service_pb2_grpc.LogServiceStub:
+        return log_service_pb2_grpc.LogServiceStub(self.channel())
+
+    def ingest(self) -> IngestClient:
+        return IngestClient(self)
+
+    def token(self, uid: str, *, attempt: int = 1, from_step: int = 0, seconds: float = 600) -> str:
+        return self.signer.sign(
+            WriteToken(
+                project="digits",
+                job_uid=uid,
+                attempt=attempt,
+                epoch=attempt,
+                from_step=from_step,
+                expires_at=(datetime.now(UTC) + timedelta(seconds=seconds)).replace(microsecond=0),
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job in the book, which tests write points and lines of."""
+
+    name: str
+    uid: str
+
+
+def submit(
+    book: JobBook,
+    *,
+    attempts: Sequence[int] = (1,),
+    state: job_pb2.JobState.ValueType = job_pb2.JOB_STATE_RUNNING,
+    configure: Callable[[job_pb2.Job], None] = lambda job: None,
+) -> Job:
+    """A job of its own, with a uid that no other test has."""
+    uid = uuid.uuid4().hex
+    job = job_pb2.Job(name=f"projects/digits/jobs/job-{uid[:12]}", uid=uid, state=state)
+    for number in attempts:
+        job.attempts.add(number=number, epoch=number)
+    configure(job)
+    book.submit(job)
+    return Job(name=job.name, uid=uid)
+
+
+def definition(
+    uid: str, name: str, context: Mapping[str, str] | None = None, unit: str = ""
+) -> series_pb2.SeriesDefinition:
+    series_id = series_id_of(uid, name, (context or {}).items())
+    return series_pb2.SeriesDefinition(series_id=series_id, name=name, context=context or {}, unit=unit)
+
+
+def columns(
+    uid: str, name: str, steps: Iterable[int], values: Iterable[float], context: Mapping[str, str] | None = None
+) -> series_pb2.PointColumns:
+    steps = list(steps)
+    return series_pb2.PointColumns(
+        series_id=definition(uid, name, context).series_id,
+        steps=steps,
+        times_unix_us=[1_700_000_000_000_000 + step * 1000 for step in steps],
+        values=list(values),
+    )
+
+
+class IngestClient:
+    """One Ingest stream. `send` does not wait; `wait_stored` does."""
+
+    def __init__(self, server: Metrics) -> None:
+        self._server = server
+        self._requests: queue.SimpleQueue[ingest_service_pb2.IngestRequest | None] = queue.SimpleQueue()
+        stub = ingest_service_pb2_grpc.IngestServiceStub(server.channel())
+        self._call = stub.Ingest(iter(self._requests.get, None))
+        self.stored: dict[int, int] = {}
+        self.finished: dict[int, bool] = {}
+        self.credit_bytes = 0
+        """What may be sent still."""
+        self.going_away = False
+        self.error: SihlaiError | None = None
+        self.ended = False
+        self._thread = threading.Thread(target=self._receive, daemon=True)
+        self._thread.start()
+
+    def send(self, request: ingest_service_pb2.IngestRequest) -> None:
+        self.credit_bytes -= request.ByteSize()
+        self._requests.put(request)
+
+    def open(
+        self,
+        writer: int,
+        token: str,
+        *,
+        kind: ingest_service_pb2.WriterKind.ValueType = POINTS,
+        first_sequence: int = 1,
+        series: Sequence[series_pb2.SeriesDefinition] = (),
+        rank: int = 0,
+        protocol_version: int = 1,
+    ) -> int:
+        """Open a writer; what is stored of it."""
+        self.stored.pop(writer, None)
+        opening = ingest_service_pb2.OpenWriter(
+            token=token,
+            kind=kind,
+            rank=rank,
+            protocol_version=protocol_version,
+            first_sequence=first_sequence,
+            series=series,
+        )
+        self.send(ingest_service_pb2.IngestRequest(writer=writer, open=opening))
+        self.wait(lambda: writer in self.stored, "the writer to open")
+        return self.stored[writer]
+
+    def points(
+        self,
+        writer: int,
+        sequence: int,
+        *parts: series_pb2.PointColumns,
+        new_series: Sequence[series_pb2.SeriesDefinition] = (),
+    ) -> None:
+        batch = ingest_service_pb2.PointBatch(sequence=sequence, columns=parts, new_series=new_series)
+        self.send(ingest_service_pb2.IngestRequest(writer=writer, points=batch))
+
+    def lines(self, writer: int, sequence: int, first_number: int, texts: Sequence[str], **changes: Any) -> None:
+        values: dict[str, Any] = {
+            "times_unix_us": [1_700_000_000_000_000 + (first_number + i) * 1000 for i in range(len(texts))],
+            "levels": [2] * len(texts),
+            "sources": ["trainer"] * len(texts),
+            "streams": [2] * len(texts),
+            "continued": [False] * len(texts),
+        }
+        batch = ingest_service_pb2.LineBatch(
+            sequence=sequence, first_number=first_number, lines=texts, **{**values, **changes}
+        )
+        self.send(ingest_service_pb2.IngestRequest(writer=writer, lines=batch))
+
+    def renew(self, writer: int, token: str) -> None:
+        self.send(ingest_service_pb2.IngestRequest(writer=writer, renew=ingest_service_pb2.RenewToken(token=token)))
+
+    def finish(self, writer: int, last_sequence: int, *, rows_dropped: int = 0) -> None:
+        finish = ingest_service_pb2.FinishWriter(last_sequence=last_sequence, rows_dropped=rows_dropped)
+        self.send(ingest_service_pb2.IngestRequest(writer=writer, finish=finish))
+        self.wait(lambda: self.finished.get(writer, False), "the finish")
+
+    def wait_stored(self, writer: int, sequence: int, seconds: float = WAIT_SECONDS) -> None:
+        self.wait(lambda: self.stored.get(writer, 0) >= sequence, f"message {sequence} to be stored", seconds)
+
+    def wait_error(self) -> SihlaiError:
+        until(lambda: self.ended, "the stream to end")
+        assert self.error is not None, "the stream ended without an error"
+        return self.error
+
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
+        until(lambda: condition() or self.ended, what, seconds)
+        if not condition():
+            raise self.error or AssertionError(f"the stream ended before {what}")
+
+    def half_close(self) -> None:
+        """Nothing more will be sent; the server ends the stream when everything is stored."""
+        self._requests.put(None)
+        until(lambda: self.ended, "the stream to end")
+
+    def close(self) -> None:
+        """Break off."""
+        self._call.cancel()
+        self._requests.put(None)
+        self._thread.join(WAIT_SECONDS)
+
+    def _receive(self) -> None:
+        try:
+            for response in self._call:
+                self.credit_bytes += response.credit_bytes
+                self.going_away |= response.going_away
+                for state in response.writers:
+                    self.finished[state.writer] = state.finished
+                    self.stored[state.writer] = state.stored_sequence
+        except grpc.RpcError as error:
+            self.error = error_from_rpc(error)
+        self.ended = True
+
+
+def tail_all(
+    stub: log_service_pb2_grpc.LogServiceStub, job: Job, **request: Any
+) -> list[log_service_pb2.TailLogsResponse]:
+    """All answers of a tail that does not follow, or that ends."""
+    return list(stub.TailLogs(log_service_pb2.TailLogsRequest(job=job.name, **request), timeout=WAIT_SECONDS))
+
+
+def texts(responses: Iterable[log_service_pb2.TailLogsResponse]) -> list[str]:
+    return [line.line for response in responses for line in response.batch.lines]

@@ -1,0 +1,160 @@
+"""Series, cuts, buckets, cursors, configurations: what needs no engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sihlai.scheduler.v1 import job_pb2
+
+from services.chassis.errors import InvalidArgument, Reason
+from services.metrics.cursor import decode_cursor, encode_cursor
+from services.metrics.point import (
+    BucketBounds,
+    Cuts,
+    Selector,
+    SeriesDefinition,
+    definition_violations,
+    series_id_of,
+    step_range,
+)
+from services.metrics.wire_jobs import configuration_from_proto, require_job_names
+from services.metrics.writer import Finish, WriterKind, WriterRecord
+
+STEPS = st.integers(-(2**63), 2**63 - 1)
+
+
+def test_a_series_id_is_what_the_proto_says() -> None:
+    digest = hashlib.sha256(b"uid\0name\0a\x001\0b\x002\0").digest()
+    assert series_id_of("uid", "name", [("b", "2"), ("a", "1")]) == int.from_bytes(digest[:8], "little")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": ""}, "series.name"),
+        ({"name": "x" * 300}, "series"),
+        ({"name": "a\0b"}, "series"),
+        ({"context": tuple((str(i), "") for i in range(20))}, "series.context"),
+        ({"series_id": 5}, "series.series_id"),
+    ],
+)
+def test_wrong_definitions_are_named(changes: dict[str, object], field: str) -> None:
+    values: dict[str, object] = {"name": "loss", "context": (), "unit": "", **changes}
+    values.setdefault("series_id", series_id_of("uid", str(values["name"]), values["context"]))  # type: ignore[arg-type]  # pairs
+    definition = SeriesDefinition(**values)  # type: ignore[arg-type]  # as above
+    assert field in [v.field for v in definition_violations(definition, job_uid="uid", field="series")]
+
+
+@pytest.mark.parametrize(
+    ("from_steps", "bounds"),
+    [
+        ({}, {}),
+        ({1: 0}, {}),
+        ({1: 0, 2: 101}, {1: 101}),
+        ({1: 0, 2: 101, 3: 51}, {1: 51, 2: 51}),
+        ({1: 0, 2: 101, 4: 201}, {1: 101, 2: 201}),
+        ({1: 0, 2: 0}, {1: 0}),
+    ],
+)
+def test_a_row_counts_below_the_first_step_of_every_later_attempt(
+    from_steps: dict[int, int], bounds: dict[int, int]
+) -> None:
+    assert Cuts(from_steps).bounds == bounds
+
+
+@given(st.tuples(STEPS, STEPS).map(sorted), st.integers(1, 10_000))
+def test_buckets_cover_the_range_and_are_not_more_than_asked_for(ends: list[int], buckets_max: int) -> None:
+    first, last = ends
+    bounds = BucketBounds.over(first=first, last=last, buckets_max=buckets_max)
+    bucket_of_last = (last - first) // bounds.width
+    whole_range_in_one = buckets_max == 1 and last - first + 1 == 2**64
+    assert bucket_of_last < buckets_max + whole_range_in_one
+    assert bounds.first_step(0) == first
+    assert bounds.first_step(bucket_of_last) <= last == bounds.last_step(bucket_of_last)
+
+
+def test_the_range_of_steps_leaves_out_what_is_cut() -> None:
+    cuts = Cuts({1: 0, 2: 101})
+    assert step_range([({1: (1, 150), 2: (101, 120)}, cuts)]) == (1, 120)
+    assert step_range([({1: (101, 150)}, cuts)]) is None
+    assert step_range([]) is None
+
+
+def test_stars_stand_for_any_text_and_nothing_else_is_special() -> None:
+    def chosen(pattern: str, name: str) -> bool:
+        definition = SeriesDefinition(series_id=0, name=name, context=(), unit="")
+        return Selector(names=(pattern,)).matches(definition)
+
+    assert chosen("*/loss", "digits/train/loss")
+    assert chosen("digits/*/loss", "digits//loss")
+    assert not chosen("digits/?rain/loss", "digits/train/loss")
+    assert not chosen("loss", "digits/loss")
+    assert not chosen("loss*", "digits/loss")
+
+
+PLACES = st.dictionaries(st.tuples(st.integers(1, 65535), st.integers(0, 65535)), st.integers(1, 2**48))
+
+
+@given(PLACES)
+def test_cursors_come_back_as_they_were(places: dict[tuple[int, int], int]) -> None:
+    cursor = encode_cursor("uid", WriterKind.LINES, places)
+    assert decode_cursor(cursor, job_uid="uid", kind=WriterKind.LINES) == places
+    for wrong in ({"job_uid": "other", "kind": WriterKind.LINES}, {"job_uid": "uid", "kind": WriterKind.POINTS}):
+        with pytest.raises(InvalidArgument) as raised:
+            decode_cursor(cursor, **wrong)  # type: ignore[arg-type]  # the names fit
+        assert raised.value.reason is Reason.INVALID_CURSOR
+
+
+@given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
+def test_other_texts_are_no_cursors(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        decode_cursor(text, job_uid="uid", kind=WriterKind.LINES)
+
+
+@pytest.mark.parametrize(
+    ("finish", "has_gaps", "finished", "complete"),
+    [
+        (None, False, False, False),
+        (Finish(last_sequence=5, rows_dropped=0), False, True, True),
+        (Finish(last_sequence=5, rows_dropped=1), False, True, False),
+        (Finish(last_sequence=5, rows_dropped=0), True, True, False),
+        (Finish(last_sequence=4, rows_dropped=0), False, False, False),
+        (Finish(last_sequence=7, rows_dropped=0), True, True, False),
+    ],
+)
+def test_a_writer_is_complete_when_its_end_is_recorded_and_nothing_is_missing(
+    finish: Finish | None, has_gaps: bool, finished: bool, complete: bool
+) -> None:
+    record = WriterRecord(attempt=1, rank=0, stored_sequence=5, finish=finish, has_gaps=has_gaps)
+    assert (record.finished, record.complete) == (finished, complete)
+
+
+def test_configurations_are_flat_typed_and_without_secrets() -> None:
+    job = job_pb2.Job()
+    job.spec.priority = 0
+    job.spec.labels["team"] = "ants"
+    job.spec.model.neck.none.SetInParent()
+    job.spec.model.heads.add(id="digits", task=1)
+    job.training_dataset.uri = "s3://bucket/digits"
+    job.training_dataset.credentials.secret_access_key = "never shown"
+    fields = {path: json.loads(value) for path, value in configuration_from_proto(job).items()}
+    assert fields["priority"] == 0
+    assert fields["labels.team"] == "ants"
+    assert fields["model.neck.none"] == {}
+    assert fields["model.heads[0].task"].startswith("TASK_")
+    assert fields["training_dataset.uri"] == "s3://bucket/digits"
+    assert "resources.gpus" not in fields
+    assert "never shown" not in str(fields)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "job", "projects/a/jobs/", "projects/A/jobs/b", "projects/a/jobs/b/c", "projects/a/jobs/b\n"]
+)
+def test_texts_that_name_no_job_are_refused(name: str) -> None:
+    with pytest.raises(InvalidArgument):
+        require_job_names([name], field="job")
+    require_job_names(["projects/a/jobs/b-1"], field="job")

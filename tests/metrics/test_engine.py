@@ -1,0 +1,94 @@
+"""The engine's folder and the migrations, on real chDB. Each engine has a process of its own: chDB takes one path."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from services.chassis.errors import ConfigurationError
+from services.metrics.engine import open_engine
+from services.metrics.migration import Migration, read_migrations
+from tests.metrics.client import Metrics
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from services.chassis.errors import ConfigurationError
+from services.metrics.engine import open_engine
+from services.metrics.migration import Migration, migrate
+texts = sys.argv[2:]
+engine = open_engine("chdb://" + sys.argv[1], lock_seconds=1, query_seconds=10, insert_seconds=10)
+connection = engine.connect()
+try:
+    migrate(connection, [Migration(number=i, name="test", text=text) for i, text in enumerate(texts, 1)])
+    print(connection.read("SELECT count() AS n FROM system.tables WHERE database = 'sihlai'", {})["n"][0].as_py())
+except ConfigurationError as error:
+    print(error)
+"""
+TABLE = "CREATE TABLE IF NOT EXISTS {} (x Int64) ENGINE = MergeTree ORDER BY x;\n"
+
+
+def migrated(folder: Path, texts: Sequence[str]) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(folder), *texts], capture_output=True, text=True, check=False
+    )
+    return (result.stdout or result.stderr).strip().splitlines()[-1]
+
+
+def test_migrations_run_once_in_order_and_a_changed_one_is_refused(tmp_path: Path) -> None:
+    one, two = TABLE.format("one"), TABLE.format("two")
+    assert migrated(tmp_path, [one]) == "2"
+    assert migrated(tmp_path, [one, two]) == "3"
+    assert migrated(tmp_path, [one, two]) == "3"
+    assert "changed after it ran" in migrated(tmp_path, [one + "-- a comment\n", two])
+    assert "does not know" in migrated(tmp_path, [one])
+
+
+def test_the_migrations_of_this_version_are_numbered_and_each_statement_can_run_twice() -> None:
+    migrations = read_migrations()
+    statements = [statement for migration in migrations for statement in migration.statements]
+    assert statements
+    for statement in statements:
+        sql = "\n".join(line for line in statement.splitlines() if not line.startswith("--"))
+        assert " IF NOT EXISTS " in sql or " IF EXISTS " in sql
+        assert "PARTITION BY" not in sql
+        assert "fsync_after_insert = 1" in sql
+
+
+def test_statements_end_at_a_semicolon_at_the_end_of_a_line() -> None:
+    migration = Migration(number=1, name="test", text="-- a; b\nSELECT ';';\n\nSELECT 2;\n")
+    assert migration.statements == ["-- a; b\nSELECT ';'", "SELECT 2"]
+
+
+def test_a_second_process_on_the_same_folder_says_who_holds_it(server: Metrics) -> None:
+    said = migrated(server.folder / "data", [])
+    assert "is in use by another process" in said
+    assert server.process is not None
+    assert f"id {server.process.pid}" in said
+
+
+def test_what_a_killed_process_left_of_its_inserts_is_cleared(tmp_path: Path) -> None:
+    left = tmp_path / "temporary" / "left.raw"
+    left.parent.mkdir()
+    left.write_bytes(b"x")
+    assert migrated(tmp_path, []) == "1"
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("url", ["sqlite:///x", "chdb://", "chdb:///", "http://host:8123", "http:///database", ""])
+def test_an_address_that_is_no_clickhouse_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="chdb:///folder or http"):
+        open_engine(url, lock_seconds=0, query_seconds=1, insert_seconds=1)
+
+
+def test_a_wrong_configuration_is_told_in_one_sentence_with_every_problem() -> None:
+    arguments = [sys.executable, "-m", "services.metrics", "--clickhouse", "chdb:///x", "--readers", "none"]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    for word in ("--scheduler-address", "--token-public-keys", "--readers"):
+        assert word in result.stderr
