@@ -1,0 +1,418 @@
+"""The agent: what the scheduler wants is made true on this machine, and the scheduler is told what is true.
+
+One call after the other says what the runner does and waits for what it should do (`Synchronize`); what to do about the
+answer is `decision`'s to say. With the scheduler away the training goes on. This process never imports torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+
+import grpc
+from sihlai.runner.v1 import runner_service_pb2 as wire
+from sihlai.runner.v1 import runner_service_pb2_grpc
+from sihlai.scheduler.v1 import job_pb2
+
+from runner.attempt import Attempt, Parts
+from runner.backoff import Backoff
+from runner.config import RunnerConfig
+from runner.decision import (
+    Action,
+    AttemptKey,
+    Begin,
+    Decline,
+    Drop,
+    Holding,
+    Stop,
+    Stopping,
+    Wanted,
+    WantIdle,
+    WantRun,
+    WantStop,
+    decide,
+)
+from runner.ending import Ending, ending_of_stop, failure
+from runner.ledger import key_of
+from runner.recorder import Recorder, Spool, SpoolLimits
+from runner.recovery import ATTEMPTS, SPOOLS, Recovered
+from runner.shipping import Shipper, Token
+from services.chassis.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Reason,
+    SihlaiError,
+    Unauthenticated,
+    Unimplemented,
+)
+from services.chassis.log import get_logger
+from services.chassis.rpc import error_from_rpc
+
+log = get_logger(__name__)
+
+PROTOCOL_VERSION = 1
+ANSWER_SECONDS_MIN = 0.1
+"""An answer that changes nothing and comes sooner than this is waited out, so that no mistake makes a busy loop."""
+HURRIED_END_SECONDS = 2.0
+"""How long a second signal leaves for what is on its way."""
+REFUSALS = (FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticated, Unimplemented)
+"""With these a first call will never succeed; later they may be another version of the scheduler's, and pass."""
+
+
+class Replaced(Exception):  # noqa: N818  # what happened, not a mistake
+    """A newer session has taken over this runner's name."""
+
+
+class Refused(Exception):  # noqa: N818  # the scheduler's decision
+    """The scheduler does not take this runner as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a call said: its sequence number, and what was held."""
+
+    sequence: int
+    holding: Holding
+
+
+class Agent:
+    """One start of the agent: one session."""
+
+    def __init__(
+        self,
+        config: RunnerConfig,
+        *,
+        session: str,
+        capabilities: wire.Capabilities,
+        channel: grpc.aio.Channel,
+        parts: Parts,
+        spool_limits: SpoolLimits,
+        make_shipper: Callable[[Callable[[], None]], Shipper],
+        randomness: random.Random,
+    ) -> None:
+        self._config = config
+        self._session = session
+        self._capabilities = capabilities
+        self._stub = runner_service_pb2_grpc.RunnerServiceStub(channel)
+        self._parts = parts
+        self._spool_limits = spool_limits
+        self._random = randomness
+        self._sequence = 0
+        self._attempt: Attempt | None = None
+        self._attempt_task: asyncio.Task[None] | None = None
+        self._closed: dict[AttemptKey, wire.ClosedAttempt] = {}
+        self._draining = False
+        self._answered = False
+        self._urgent = asyncio.Event()
+        self._progressed = asyncio.Event()
+        self._drain_asked = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._drain_told = asyncio.Event()
+        self._shipper = make_shipper(self._on_shipper_change)
+
+    async def run(self, recovered: Recovered) -> None:
+        """Work until drained (or, with `once`, until one job is served). Raises Replaced, Refused."""
+        self._closed = {key_of(closed): closed for closed in recovered.closed}
+        for spool in recovered.spools:
+            self._shipper.add(spool)
+        log.info("agent_started", runner=self._config.runner, session=self._session)
+        tasks: list[asyncio.Task[None]] = [
+            asyncio.create_task(self._synchronize()),
+            asyncio.create_task(self._restarted(self._shipper.run)),
+            asyncio.create_task(self._restarted(self._sync_spools)),
+            asyncio.create_task(self._until_drained()),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            if self._attempt is not None and self._attempt_task is not None:
+                self._attempt.drop()
+                await asyncio.wait({self._attempt_task})
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        log.info("agent_ended", runner=self._config.runner, unacknowledged=len(self._closed))
+
+    def drain(self) -> None:
+        """Take no new job, hand back the one that is there, store what can be stored, end. A second call hurries."""
+        if self._drain_asked.is_set():
+            log.warning("drain_hurried")
+            self._hurried.set()
+            if self._attempt is not None:
+                self._attempt.stop(Stopping.IMMEDIATE, grace_seconds=0, hand_back=True)
+            return
+        log.info("drain_started")
+        self._draining = True
+        self._drain_asked.set()
+        if self._attempt is not None:
+            grace_seconds = self._config.drain_grace_seconds
+            self._attempt.stop(Stopping.CHECKPOINT, grace_seconds=grace_seconds, hand_back=True)
+        self._urgent.set()
+        self._check_settled()
+
+    async def _synchronize(self) -> None:
+        """Say what is, learn what should be, for ever."""
+        config = self._config
+        backoff = Backoff(
+            seconds_first=config.reconnect_seconds_first,
+            seconds_max=config.reconnect_seconds_max,
+            randomness=self._random,
+        )
+        answered_at = time.monotonic()
+        while True:
+            self._urgent.clear()
+            self._progressed.clear()
+            said = Said(sequence=self._next_sequence(), holding=self._holding())
+            sent_at = time.monotonic()
+            try:
+                response = await self._call(self._request(said.sequence), sent_at)
+            except grpc.RpcError as error:
+                self._take_in_error(error_from_rpc(error), away_seconds=time.monotonic() - answered_at)
+                await asyncio.sleep(backoff.next_seconds())
+                continue
+            if response is None:
+                continue
+            backoff.reset()
+            answered_at = time.monotonic()
+            self._answered = True
+            changed = self._take_in(said, response)
+            pause_seconds = response.call_again_after.ToMilliseconds() / 1000
+            if not changed:
+                pause_seconds = max(pause_seconds, ANSWER_SECONDS_MIN - (answered_at - sent_at))
+            await self._interrupted_after(pause_seconds, sent_at)
+
+    async def _call(self, request: wire.SynchronizeRequest, sent_at: float) -> wire.SynchronizeResponse | None:
+        """The answer; None where something happened meanwhile that must be said now: the next call ends this one."""
+        timeout = self._config.synchronize_wait_seconds + self._config.synchronize_margin_seconds
+        call = self._stub.Synchronize(request, timeout=timeout)
+        waiting = asyncio.ensure_future(_answer(call))
+        interrupting = asyncio.create_task(self._interrupted_after(None, sent_at))
+        try:
+            await asyncio.wait({waiting, interrupting}, return_when=asyncio.FIRST_COMPLETED)
+            return waiting.result() if waiting.done() else None
+        finally:
+            call.cancel()
+            interrupting.cancel()
+            waiting.cancel()
+            await asyncio.wait({interrupting, waiting})
+
+    async def _interrupted_after(self, seconds: float | None, sent_at: float) -> None:
+        """Wait for `seconds`, or until something urgent, or progress that was not reported for long enough."""
+
+        async def progress() -> None:
+            await self._progressed.wait()
+            await asyncio.sleep(sent_at + self._config.progress_seconds_min - time.monotonic())
+
+        waits = [asyncio.create_task(self._urgent.wait()), asyncio.create_task(progress())]
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _request(self, sequence: int) -> wire.SynchronizeRequest:
+        request = wire.SynchronizeRequest(
+            runner=self._config.runner,
+            session=self._session,
+            sequence=sequence,
+            protocol_version=PROTOCOL_VERSION,
+            capabilities=self._capabilities,
+            closed=self._closed.values(),
+            draining=self._draining,
+        )
+        if self._attempt is None:
+            request.idle.SetInParent()
+        else:
+            request.active.CopyFrom(self._attempt.active())
+        for spool in self._shipper.tokens_wanted():
+            if spool.closed:
+                request.spools.add(job_uid=spool.key.job_uid, attempt=spool.attempt, epoch=spool.key.epoch)
+        if not self._farewell_due():
+            request.wait_max.FromMilliseconds(round(self._config.synchronize_wait_seconds * 1000))
+        return request
+
+    def _take_in(self, said: Said, response: wire.SynchronizeResponse) -> bool:
+        """Act on an answer; whether that changed anything here."""
+        if response.sequence != said.sequence:
+            return False
+        for acknowledged in response.acknowledged_closed:
+            key = key_of(acknowledged)
+            self._parts.ledger.forget_closed(key)
+            self._closed.pop(key, None)
+        if self._attempt is not None:
+            self._attempt.acknowledge(response.acknowledged_checkpoints)
+        for token in response.write_tokens:
+            expire_time = token.expire_time.ToDatetime(tzinfo=UTC)
+            self._shipper.set_token(key_of(token.attempt), Token(text=token.token, expire_time=expire_time))
+        for dropped in response.dropped_spools:
+            self._shipper.drop(key_of(dropped))
+        if said.holding.draining and said.holding.key is None:
+            self._drain_told.set()
+        action = decide(said.holding, self._holding(), frozenset(self._closed), wanted_of(response))
+        acted = self._act(action, response)
+        self._check_settled()
+        return acted or bool(response.acknowledged_closed or response.write_tokens or response.dropped_spools)
+
+    def _act(self, action: Action, response: wire.SynchronizeResponse) -> bool:
+        match action:
+            case Begin():
+                self._begin(response.run.assignment)
+            case Decline(key=key, hand_back=hand_back):
+                message = "the runner ends and never began the attempt" if hand_back else "stopped before it began"
+                self._close_unbegun(key, ending_of_stop(hand_back=hand_back, message=message))
+            case Stop(stopping=stopping, grace_seconds=grace_seconds, hand_back=hand_back):
+                assert self._attempt is not None, "what is not held is not stopped"
+                self._attempt.stop(stopping, grace_seconds=grace_seconds, hand_back=hand_back)
+            case Drop():
+                assert self._attempt is not None, "what is not held is not dropped"
+                log.warning("attempt_superseded", attempt=str(self._attempt.key))
+                self._attempt.drop()
+            case _:
+                return False
+        return True
+
+    def _begin(self, assignment: wire.Assignment) -> None:
+        key = key_of(assignment)
+        log.info("attempt_assigned", job=assignment.job, attempt=str(key), number=assignment.attempt)
+        folder = self._config.work_folder
+        try:
+            spool = Spool(
+                folder / SPOOLS / str(key),
+                job=assignment.job,
+                key=key,
+                attempt=assignment.attempt,
+                limits=self._spool_limits,
+            )
+        except OSError as error:
+            self._close_unbegun(key, failure(job_pb2.JOB_REASON_INTERNAL, f"the runner's disk fails: {error}"))
+            return
+        recorder = Recorder(
+            spool, limits=self._spool_limits, now_unix_us=self._parts.now_unix_us, on_append=self._shipper.notify
+        )
+        attempt_folder = folder / ATTEMPTS / str(key)
+        self._attempt = Attempt(assignment, attempt_folder, recorder, self._parts, self._on_attempt_change)
+        self._shipper.add(spool)
+        self._attempt_task = asyncio.create_task(self._work(self._attempt))
+        self._urgent.set()
+
+    async def _work(self, attempt: Attempt) -> None:
+        closed = await attempt.run()
+        self._attempt = None
+        if closed is not None:
+            self._closed[attempt.key] = closed
+            if self._config.once:
+                self._draining = True
+                self._drain_asked.set()
+        self._urgent.set()
+        self._shipper.notify()
+        self._check_settled()
+
+    def _close_unbegun(self, key: AttemptKey, ending: Ending) -> None:
+        closed = wire.ClosedAttempt(
+            job_uid=key.job_uid, epoch=key.epoch, outcome=ending.outcome, reason=ending.reason, message=ending.message
+        )
+        closed.end_time.FromMicroseconds(self._parts.now_unix_us())
+        self._parts.ledger.write_closed(closed)
+        self._closed[key] = closed
+        self._urgent.set()
+
+    def _take_in_error(self, error: SihlaiError, *, away_seconds: float) -> None:
+        if error.reason is Reason.SESSION_REPLACED:
+            raise Replaced(f"another agent has taken over {self._config.runner}: give each its own --runner-id")
+        if isinstance(error, REFUSALS) and not self._answered:
+            raise Refused(f"the scheduler at {self._config.scheduler_address} refuses this runner: {error.message}")
+        log.warning("scheduler_away", reason=error.reason.value, problem=error.message, seconds=round(away_seconds))
+        limit_seconds = self._config.disconnected_hours_max * 3600
+        if self._attempt is not None and away_seconds > limit_seconds:
+            grace_seconds = self._config.drain_grace_seconds
+            self._attempt.stop(Stopping.CHECKPOINT, grace_seconds=grace_seconds, hand_back=True)
+
+    async def _until_drained(self) -> None:
+        """Wait for the end: asked to drain, the attempt handed back, all stored and acknowledged as far as can be."""
+        await self._drain_asked.wait()
+        if self._attempt_task is not None:
+            await asyncio.wait({self._attempt_task})
+        self._check_settled()
+        if not await _happens_within(self._config.drain_spool_seconds, self._settled, self._hurried):
+            await _happens_within(HURRIED_END_SECONDS, self._settled)
+            log.warning("ended_with_work_left", closed=len(self._closed), spools_left=not self._shipper.empty)
+        # The scheduler should know, but who has nothing to lose does not wait long for one that is away.
+        await _happens_within(HURRIED_END_SECONDS, self._drain_told)
+
+    async def _sync_spools(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.spool_sync_seconds)
+            await asyncio.to_thread(self._shipper.sync)
+
+    async def _restarted(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Our own mistake in it must not end a healthy training: it is logged and begun again."""
+        while True:
+            try:
+                await work()
+            except Exception:
+                log.exception("agent_task_crashed", task=work.__qualname__)
+            await asyncio.sleep(self._config.reconnect_seconds_max)
+
+    def _next_sequence(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    def _holding(self) -> Holding:
+        if self._attempt is None:
+            return Holding(draining=self._draining)
+        return Holding(key=self._attempt.key, stopping=self._attempt.stopping, draining=self._draining)
+
+    def _on_attempt_change(self, urgent: bool) -> None:
+        (self._urgent if urgent else self._progressed).set()
+
+    def _on_shipper_change(self) -> None:
+        self._urgent.set()
+        self._check_settled()
+
+    def _farewell_due(self) -> bool:
+        """Whether the scheduler has still to hear that this runner takes no more jobs and has none."""
+        return self._draining and self._attempt is None and not self._drain_told.is_set()
+
+    def _check_settled(self) -> None:
+        if self._draining and self._attempt is None and not self._closed and self._shipper.empty:
+            self._settled.set()
+
+
+def wanted_of(response: wire.SynchronizeResponse) -> Wanted:
+    """What an answer asks for."""
+    match response.WhichOneof("desired"):
+        case "run":
+            return WantRun(key=key_of(response.run.attempt), assigned=response.run.HasField("assignment"))
+        case "stop":
+            immediate = response.stop.mode == job_pb2.STOP_MODE_IMMEDIATE
+            return WantStop(
+                key=key_of(response.stop.attempt),
+                stopping=Stopping.IMMEDIATE if immediate else Stopping.CHECKPOINT,
+                grace_seconds=response.stop.grace.ToMilliseconds() / 1000,
+                hand_back=response.stop.hand_back,
+            )
+        case _:
+            return WantIdle()
+
+
+async def _happens_within(seconds: float, *events: asyncio.Event) -> bool:
+    """Wait until one of the events is set; whether the first is."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    return events[0].is_set()
+
+
+async def _answer(call: Any) -> wire.SynchronizeResponse:
+    response: wire.SynchronizeResponse = await call
+    return response

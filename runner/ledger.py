@@ -1,0 +1,107 @@
+"""What must outlive the agent, on its disk: attempts that ended and are not acknowledged, and process groups that run.
+
+Each entry is one small file, written whole (temporary name, sync, rename) before its writer goes on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+from sihlai.runner.v1 import runner_service_pb2 as wire
+
+from runner.decision import AttemptKey
+from services.chassis.errors import ConfigurationError
+from services.chassis.log import get_logger
+
+log = get_logger(__name__)
+
+CLOSED_SUFFIX = ".closed"
+GROUP_SUFFIX = ".group.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessGroup:
+    """A trainer and all that it started. `mark` stands in the environment of each, as ATTEMPT_VARIABLE."""
+
+    mark: str
+    leader: int
+    start_time: float
+    """Of the leader, in seconds since 1970, as psutil tells it."""
+
+
+class Ledger:
+    """The entries in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write_closed(self, closed: wire.ClosedAttempt) -> None:
+        """From now on the attempt's end is reported until it is acknowledged, whatever dies."""
+        self._write(f"{key_of(closed)}{CLOSED_SUFFIX}", closed.SerializeToString())
+
+    def forget_closed(self, key: AttemptKey) -> None:
+        """The end is acknowledged."""
+        (self._folder / f"{key}{CLOSED_SUFFIX}").unlink(missing_ok=True)
+
+    def closed(self) -> list[wire.ClosedAttempt]:
+        """The attempts whose end is not acknowledged, oldest first."""
+        found = []
+        for path in sorted(self._folder.glob(f"*{CLOSED_SUFFIX}"), key=lambda each: each.stat().st_mtime_ns):
+            try:
+                found.append(wire.ClosedAttempt.FromString(path.read_bytes()))
+            except DecodeError:
+                log.warning("ledger_entry_unreadable", path=str(path))
+        return found
+
+    def write_group(self, group: ProcessGroup) -> None:
+        """From now on the next agent ends this group."""
+        content = {"mark": group.mark, "leader": group.leader, "start_time": group.start_time}
+        self._write(f"{group.mark}{GROUP_SUFFIX}", json.dumps(content).encode())
+
+    def forget_group(self, group: ProcessGroup) -> None:
+        """Nothing of the group runs any more."""
+        (self._folder / f"{group.mark}{GROUP_SUFFIX}").unlink(missing_ok=True)
+
+    def groups(self) -> list[ProcessGroup]:
+        """The process groups that an earlier agent recorded."""
+        found = []
+        for path in self._folder.glob(f"*{GROUP_SUFFIX}"):
+            try:
+                found.append(ProcessGroup(**json.loads(path.read_bytes())))
+            except (ValueError, TypeError):
+                log.warning("ledger_entry_unreadable", path=str(path))
+        return found
+
+    def _write(self, name: str, content: bytes) -> None:
+        draft = self._folder / f".{name}.{secrets.token_hex(4)}"
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._folder / name)
+
+
+def key_of(message: wire.ClosedAttempt | wire.ActiveAttempt | wire.Assignment | wire.AttemptKey) -> AttemptKey:
+    """The attempt that a message is about."""
+    return AttemptKey(job_uid=message.job_uid, epoch=message.epoch)
+
+
+def locked(work_folder: Path) -> int:
+    """A lock on the work folder that ends with this process; raises ConfigurationError where another agent has it."""
+    work_folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(work_folder / "agent.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ConfigurationError(
+            [f"--work-folder {work_folder} is in use by another agent: give each its own"]
+        ) from error
+    return descriptor

@@ -1,0 +1,69 @@
+"""What an agent does before anything else: it ends, sweeps and takes up what an earlier one left.
+
+An attempt never survives its agent. What runs is ended, datasets are deleted, and the scheduler learns of the loss by
+the new session not holding the attempt. What is not stored or not acknowledged is kept, and goes on from here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sihlai.logs.v1 import log_line_pb2
+from sihlai.runner.v1 import runner_service_pb2 as wire
+
+from runner.ledger import Ledger
+from runner.process import end_group
+from runner.recorder import Recorder, Spool, SpoolLimits
+from services.chassis.log import get_logger
+
+log = get_logger(__name__)
+
+ATTEMPTS = "attempts"
+SPOOLS = "spools"
+LEDGER = "ledger"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovered:
+    """What an earlier agent left to be done: ends to report, oldest first, and closed spools to send."""
+
+    closed: list[wire.ClosedAttempt]
+    spools: list[Spool]
+
+
+def recover(work_folder: Path, ledger: Ledger, limits: SpoolLimits, now_unix_us: Callable[[], int]) -> Recovered:
+    """Must run in the event loop's thread, before the first attempt. May take as long as deleting a dataset takes."""
+    for group in ledger.groups():
+        ended = end_group(group)
+        log.warning("earlier_trainer_ended", attempt=group.mark, processes=ended)
+        ledger.forget_group(group)
+    for folder in sorted((work_folder / ATTEMPTS).glob("*")):
+        log.warning("earlier_attempt_swept", folder=folder.name)
+        shutil.rmtree(folder, ignore_errors=True)
+    closed = ledger.closed()
+    spools = _spools(work_folder / SPOOLS, limits, now_unix_us)
+    if closed or spools:
+        log.info("earlier_work_taken_up", closed=len(closed), spools=len(spools))
+    return Recovered(closed=closed, spools=spools)
+
+
+def _spools(folder: Path, limits: SpoolLimits, now_unix_us: Callable[[], int]) -> list[Spool]:
+    spools = []
+    for path in sorted(folder.glob("*")):
+        try:
+            spool = Spool.found(path, limits)
+        except (OSError, ValueError, KeyError) as error:
+            # It says whose it is before anything is appended: there is nothing in it.
+            log.warning("spool_unreadable", folder=path.name, problem=str(error))
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        if not spool.closed:
+            recorder = Recorder(spool, limits=limits, now_unix_us=now_unix_us, on_append=lambda: None)
+            text = "the runner's agent ended while it worked on this attempt: the attempt ended with it"
+            recorder.line(text, level=log_line_pb2.LOG_LEVEL_WARNING)
+            recorder.close()
+        spools.append(spool)
+    return spools

@@ -1,0 +1,177 @@
+"""The trainer at work, as the agent sees it: started, relayed into the spool, told to stop, gone when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+from sihlai.logs.v1 import log_line_pb2
+from sihlai.scheduler.v1 import job_pb2
+
+from runner.decision import Stopping
+from runner.ending import Death, Ending, ending_of_trainer, failure, out_of_memory_kills
+from runner.ledger import Ledger
+from runner.lines import Piece
+from runner.process import TrainerProcess, end_group
+from runner.recorder import Recorder
+from runner.report import (
+    COMMAND_HAND_BACK,
+    COMMAND_STOP,
+    CheckpointStarted,
+    CheckpointWritten,
+    Ended,
+    Line,
+    Points,
+    Progress,
+)
+from services.chassis.log import get_logger
+
+log = get_logger(__name__)
+
+PIPES_SECONDS = 2.0
+"""How long the trainer's pipes may stay open after its end: who else has them was started by it, and is ended."""
+
+
+class Supervision:
+    """One run of the trainer. `on_report` gets what is neither a point nor a line nor the last word."""
+
+    def __init__(
+        self,
+        *,
+        mark: str,
+        recorder: Recorder,
+        ledger: Ledger,
+        exit_seconds_max: float,
+        on_report: Callable[[Progress | CheckpointStarted | CheckpointWritten], None],
+    ) -> None:
+        self._mark = mark
+        self._recorder = recorder
+        self._ledger = ledger
+        self._exit_seconds_max = exit_seconds_max
+        self._on_report = on_report
+        self._process: TrainerProcess | None = None
+        self._stopping = Stopping.NO
+        self._hand_back = False
+        self._grace_seconds = 0.0
+        self._last_word: Ended | None = None
+        self._last_checkpoint_written = False
+        self._nonsense = ""
+        self._killed_for = ""
+        self._deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def process_id(self) -> int | None:
+        """The trainer's process; None where none runs."""
+        return None if self._process is None else self._process.group.leader
+
+    async def run(self, command: Sequence[str], *, folder: Path, environ: Mapping[str, str]) -> Ending:
+        """From start to end; nothing that the trainer started is left afterwards. Raises OSError at the start."""
+        kills_before = out_of_memory_kills()
+        process = await TrainerProcess.start(command, folder=folder, environ=environ, mark=self._mark)
+        self._process = process
+        try:
+            self._ledger.write_group(process.group)
+            log.info("trainer_started", attempt=self._mark, process=process.group.leader)
+            self._recorder.line("the trainer was started")
+            if self._stopping:
+                self._stop_process(process)
+            relays = self._start_relays(process)
+            exit_code = await process.wait()
+        finally:
+            process.kill()
+            self._set_deadline(None)
+            await asyncio.to_thread(end_group, process.group)
+            self._ledger.forget_group(process.group)
+            self._process = None
+        await asyncio.wait(relays, timeout=PIPES_SECONDS)
+        for relay in relays:
+            relay.cancel()
+        process.close()
+        log.info("trainer_ended", attempt=self._mark, exit_code=exit_code, killed_for=self._killed_for)
+        kills_after = out_of_memory_kills()
+        unknown = kills_before is None or kills_after is None
+        death = Death(
+            exit_code=exit_code,
+            killed_for=self._killed_for,
+            out_of_memory_kills=None if unknown else (kills_after or 0) - (kills_before or 0),
+        )
+        if self._nonsense:
+            return failure(job_pb2.JOB_REASON_INTERNAL, self._nonsense, self._recorder.tail())
+        return ending_of_trainer(self._last_word, death, hand_back=self._hand_back, tail=self._recorder.tail())
+
+    def stop(self, stopping: Stopping, *, grace_seconds: float, hand_back: bool) -> None:
+        """Tell the trainer to end with a checkpoint within `grace_seconds`, or end it at once."""
+        self._stopping = stopping
+        self._grace_seconds = grace_seconds
+        self._hand_back = hand_back
+        if self._process is not None:
+            self._stop_process(self._process)
+
+    def _stop_process(self, process: TrainerProcess) -> None:
+        if self._stopping is Stopping.IMMEDIATE:
+            self._kill("stopped at once")
+            return
+        process.tell(COMMAND_HAND_BACK if self._hand_back else COMMAND_STOP)
+        if self._last_word is None and not self._last_checkpoint_written:
+            reason = f"the trainer did not write its checkpoint within {self._grace_seconds:g} s and was ended"
+            self._set_deadline(self._grace_seconds, reason)
+
+    def _start_relays(self, process: TrainerProcess) -> list[asyncio.Task[None]]:
+        return [
+            asyncio.create_task(self._relay_reports(process)),
+            asyncio.create_task(self._relay_lines(process.output(), log_line_pb2.LOG_STREAM_STDOUT)),
+            asyncio.create_task(self._relay_lines(process.errors(), log_line_pb2.LOG_STREAM_STDERR)),
+        ]
+
+    async def _relay_reports(self, process: TrainerProcess) -> None:
+        try:
+            async for reports in process.reports():
+                for report in reports:
+                    self._take_in(report)
+        except (ValueError, msgspec.DecodeError) as error:
+            self._nonsense = f"the trainer sent what is no report: {error}"
+            self._kill(self._nonsense)
+
+    async def _relay_lines(self, pieces: AsyncIterator[Piece], stream: log_line_pb2.LogStream.ValueType) -> None:
+        async for piece in pieces:
+            self._recorder.line(
+                piece.text,
+                level=log_line_pb2.LOG_LEVEL_UNSPECIFIED,
+                source="trainer",
+                stream=stream,
+                continued=piece.continued,
+            )
+
+    def _take_in(self, report: Points | Line | Progress | CheckpointStarted | CheckpointWritten | Ended) -> None:
+        match report:
+            case Points():
+                self._recorder.points(
+                    report.values, step=report.step, time_unix_us=report.time_unix_us, context=report.context
+                )
+            case Line():
+                level = log_line_pb2.LogLevel.Value(f"LOG_LEVEL_{report.level.value}")
+                self._recorder.line(report.text, level=level, source="trainer", time_unix_us=report.time_unix_us)
+            case Ended():
+                self._last_word = report
+                self._set_deadline(self._exit_seconds_max)
+            case CheckpointWritten():
+                if report.cause != "VALIDATION":  # the last one: the grace is kept, only the way out is left
+                    self._last_checkpoint_written = True
+                    self._set_deadline(self._exit_seconds_max)
+                self._on_report(report)
+            case _:
+                self._on_report(report)
+
+    def _set_deadline(self, seconds: float | None, reason: str = "the trainer did not exit and was ended") -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None
+        if seconds is not None:
+            self._deadline = asyncio.get_running_loop().call_later(seconds, self._kill, reason)
+
+    def _kill(self, reason: str) -> None:
+        if self._process is not None:
+            self._killed_for = self._killed_for or reason
+            self._process.kill()

@@ -1,0 +1,132 @@
+"""Agents that end, are killed, are taken over, or whose services go away: each test has its own."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sihlai.scheduler.v1 import job_pb2
+
+from tests.runner.agent.system import System, end, left_behind, until
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def agent(system: System, work: Path) -> Iterator[subprocess.Popen[bytes]]:
+    agent = system.agent(work)
+    yield agent
+    end(agent)
+
+
+def test_a_killed_agent_leaves_no_orphan_and_the_next_one_sweeps_and_goes_on(system: System, work: Path) -> None:
+    first = system.agent(work)
+    name = system.submit(system.project(), iterations=150, step_ms="10", does="validate")
+    system.wait_for(name, lambda job: job.last_checkpoint.iteration >= 20)
+    assert list(work.glob("attempts/*/dataset"))
+    first.kill()
+    first.wait()
+    until(lambda: not system.trainers(), seconds=5)
+    second = system.agent(work)
+    try:
+        job = system.wait_ended(name)
+        assert job.state == job_pb2.JOB_STATE_COMPLETED
+        assert [attempt.outcome for attempt in job.attempts] == [
+            job_pb2.ATTEMPT_OUTCOME_LOST,
+            job_pb2.ATTEMPT_OUTCOME_COMPLETED,
+        ]
+        lines = system.lines(name)
+        for number in (1, 2):
+            of_attempt = [line.number for line in lines if line.attempt == number]
+            assert of_attempt == list(range(1, len(of_attempt) + 1))
+        assert "the attempt ended with it" in [line.line for line in lines if line.attempt == 1][-1]
+        until(lambda: len(system.points(name, "train/loss")) >= 150)
+        assert [step for step, _ in system.points(name, "train/loss")] == list(range(1, 151))
+        until(lambda: not left_behind(work))
+    finally:
+        end(second)
+
+
+def test_a_drained_agent_hands_its_job_back_and_another_finishes_it(system: System, work: Path, tmp_path: Path) -> None:
+    first = system.agent(work)
+    name = system.submit(system.project(), iterations=150, step_ms="10")
+    system.wait_step(name, 10)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(30) == 0
+    assert not left_behind(work)
+    job = system.job(name)
+    assert job.state == job_pb2.JOB_STATE_QUEUED
+    assert job.last_checkpoint.cause == job_pb2.CHECKPOINT_CAUSE_HAND_BACK
+    second = system.agent(tmp_path / "other", "--once", runner_id="other")
+    assert second.wait(60) == 0
+    assert system.job(name).state == job_pb2.JOB_STATE_COMPLETED
+    system.assert_once(name, range(1, 151))
+
+
+def test_a_second_signal_ends_the_agent_at_once(system: System, work: Path) -> None:
+    agent = system.agent(work)
+    name = system.submit(system.project(), iterations=100_000, does="deaf")
+    system.wait_step(name, 3)
+    agent.send_signal(signal.SIGTERM)
+    system.wait_for(name, lambda job: job.state != job_pb2.JOB_STATE_QUEUED)
+    agent.send_signal(signal.SIGINT)
+    assert agent.wait(10) == 0
+    assert not system.trainers()
+    assert not list(work.glob("attempts/*"))
+    system.stop_job(name)
+
+
+def test_an_agent_that_was_taken_over_ends_with_an_error_and_without_its_trainer(
+    system: System, work: Path, tmp_path: Path
+) -> None:
+    first = system.agent(work)
+    name = system.submit(system.project(), iterations=100_000, step_ms="10")
+    system.wait_step(name, 3)
+    second = system.agent(tmp_path / "other")
+    try:
+        assert first.wait(30) == 1
+        assert "another agent has taken over runners/r" in (work.parent / "work.log").read_text()
+        system.stop_job(name)
+        assert system.wait_ended(name).state == job_pb2.JOB_STATE_STOPPED
+    finally:
+        end(second)
+    assert not system.trainers()
+
+
+def test_two_agents_cannot_share_a_work_folder(system: System, work: Path, agent: subprocess.Popen[bytes]) -> None:
+    until(lambda: (work / "agent.lock").exists())
+    second = system.agent(work, runner_id="second")
+    assert second.wait(20) == 2
+    assert "is in use by another agent" in (work.parent / "work.log").read_text()
+
+
+@pytest.mark.parametrize("service", ["metrics", "scheduler"])
+def test_a_killed_service_loses_and_doubles_nothing_and_the_job_goes_on(
+    system: System, work: Path, agent: subprocess.Popen[bytes], service: str
+) -> None:
+    name = system.submit(system.project(), iterations=600, step_ms="10")
+    system.wait_step(name, 50)
+    system.services[service].kill()
+    until(lambda: any("away" in line or "ended" in line for line in (work.parent / "work.log").open()), seconds=20)
+    system.services[service].start()
+    job = system.wait_ended(name)
+    assert (job.state, len(job.attempts)) == (job_pb2.JOB_STATE_COMPLETED, 1)
+    system.assert_once(name, range(1, 601))
+    until(lambda: not left_behind(work))
+
+
+def test_conversion_that_is_away_is_waited_for(system: System, work: Path) -> None:
+    name = system.submit(system.project())
+    system.services["conversion"].kill()
+    agent = system.agent(work)
+    try:
+        system.wait_for(name, lambda job: job.state == job_pb2.JOB_STATE_STARTING)
+        until(lambda: "conversion_away" in (work.parent / "work.log").read_text())
+        system.services["conversion"].start()
+        assert system.wait_ended(name).state == job_pb2.JOB_STATE_COMPLETED
+    finally:
+        end(agent)

@@ -1,0 +1,129 @@
+"""The agent's beginning: settings, capabilities, what an earlier agent left."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from sihlai.runner.v1 import runner_service_pb2 as wire
+from sihlai.scheduler.v1 import job_pb2
+
+from runner.capabilities import capabilities
+from runner.config import PREFIX, Device, RunnerConfig
+from runner.gpu import Gpus
+from runner.ledger import Ledger, ProcessGroup, locked
+from runner.process import ATTEMPT_VARIABLE
+from runner.recovery import Recovered, recover
+from services.chassis.config import load
+from services.chassis.errors import ConfigurationError
+from tests.runner.agent.recording import LIMITS, Recording
+
+ADDRESSES = ["--scheduler-address", "s:1", "--conversion-address", "c:1", "--metrics-address", "m:1"]
+
+
+def configured(*arguments: str) -> RunnerConfig:
+    argv = [*ADDRESSES, "--work-folder", "work", *arguments]
+    return load(RunnerConfig, argv=argv, environ={}, prog="runner", prefix=PREFIX)
+
+
+def recovered(work: Path) -> Recovered:
+    async def in_loop() -> Recovered:
+        return recover(work, Ledger(work / "ledger"), LIMITS, lambda: 1)
+
+    return asyncio.run(in_loop())
+
+
+def test_the_settings_have_defaults_that_fit_together() -> None:
+    config = configured("--runner-id", "gpu-1")
+    assert config.runner == "runners/gpu-1"
+    assert config.synchronize_wait_seconds * 3 <= 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--runner-id", "Not A Name"], "--runner-id is 'Not A Name'"),
+        (["--runner-id", "r", "--spool-segment-bytes-max", "1000000000"], "at least four times"),
+        ([], "--runner-id is missing"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named(arguments: list[str], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        configured(*arguments)
+
+
+def test_help_is_printed_without_torch() -> None:
+    program = (
+        "import sys; sys.argv = ['runner', '--help']; import runner.__main__ as m; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    shown = subprocess.run([sys.executable, "-m", "runner", "--help"], capture_output=True, text=True, check=True)
+    assert "--work-folder" in shown.stdout
+
+
+def test_a_runner_says_what_it_has() -> None:
+    found = capabilities(Device.CPU, Gpus())
+    assert (len(found.gpus), found.host != "", found.software_version != "") == (0, True, True)
+    assert found.cpus >= 1
+    assert found.memory_bytes > 2**20
+
+
+def test_the_tasks_that_a_runner_offers_are_those_that_its_trainer_has_heads_for() -> None:
+    program = """
+from runner.capabilities import TASKS
+from runner.tasks import TASKS as heads
+assert set(TASKS) == set(heads), (TASKS, heads)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_work_folder_has_one_agent_at_a_time(tmp_path: Path) -> None:
+    lock = locked(tmp_path)
+    with pytest.raises(ConfigurationError, match="in use by another agent"):
+        locked(tmp_path)
+    os.close(lock)
+    os.close(locked(tmp_path))
+
+
+def test_an_end_is_reported_until_it_is_acknowledged_also_by_the_next_agent(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger")
+    closed = wire.ClosedAttempt(job_uid="a", epoch=1, outcome=job_pb2.ATTEMPT_OUTCOME_STOPPED, message="x" * 4_000)
+    ledger.write_closed(closed)
+    (tmp_path / "ledger" / "torn.closed").write_bytes(b"\xff\xff")
+    assert recovered(tmp_path).closed == [closed]
+
+
+def test_what_an_earlier_agent_left_is_ended_swept_and_taken_up(tmp_path: Path) -> None:
+    orphan = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"],
+        start_new_session=True,
+        env={**os.environ, ATTEMPT_VARIABLE: "0197-3"},
+    )
+    started = psutil.Process(orphan.pid).create_time()
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.write_group(ProcessGroup(mark="0197-3", leader=orphan.pid, start_time=started))
+    (tmp_path / "attempts" / "0197-3" / "dataset" / "training").mkdir(parents=True)
+    recording = Recording(tmp_path / "spools" / "0197-3")
+
+    async def log() -> None:
+        recording.recorder.line("the last line")
+        recording.recorder.flush()
+
+    asyncio.run(log())
+    (tmp_path / "spools" / "half-made").mkdir()
+    try:
+        (spool,) = recovered(tmp_path).spools
+        assert orphan.wait(10) == -9
+    finally:
+        orphan.kill()
+        orphan.wait()
+    assert spool.closed
+    assert (spool.lines.rows, spool.lines.last_sequence) == (2, 2)
+    assert not list((tmp_path / "attempts").iterdir())
+    assert not ledger.groups()
+    assert [path.name for path in (tmp_path / "spools").iterdir()] == ["0197-3"]
+    (again,) = recovered(tmp_path).spools
+    assert again.lines.rows == 2
