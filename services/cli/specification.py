@@ -1,0 +1,205 @@
+"""A job's specification as people write it: a file of YAML or JSON, `path=value` assignments, and handy flags.
+
+Only the form is checked here (does the field exist, is it a number); what the values mean the scheduler checks, and
+says everything that is wrong at once. Defaults are the scheduler's too: what is not given stays unset.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+from google.protobuf import json_format
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+from sihlai.conversion.v1 import task_pb2
+from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
+
+Field: TypeAlias = Any
+"""A FieldDescriptor: the stubs know two classes for it, one of them private."""
+
+FILE_BYTES_MAX = 2**20
+REPEATED_MAX = 1_000
+"""The highest index that an assignment may name."""
+INTEGERS = frozenset(
+    {FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_UINT64}
+)
+FLOATS = frozenset({FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT})
+TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class SpecificationError(Exception):
+    """What was typed is no specification; the message is one sentence for a person."""
+
+
+def read_specification(path: Path) -> JobSpec:
+    """The specification in a file: JSON, or YAML of the same shape, with the names of job_spec.proto."""
+    with path.open("rb") as file:
+        data = file.read(FILE_BYTES_MAX + 1)
+    if len(data) > FILE_BYTES_MAX:
+        raise SpecificationError(f"{path} has more than {FILE_BYTES_MAX} bytes, which no specification needs")
+    try:
+        found = yaml.safe_load(data)  # JSON is YAML
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecificationError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise SpecificationError(f"{path} must hold a mapping from fields to values, but holds {_kind(found)}")
+    spec = JobSpec()
+    try:
+        json_format.ParseDict(found, spec)
+    except json_format.ParseError as error:
+        message = re.sub(r"\s*Available Fields.*", "", str(error).replace("\n", " "))
+        raise SpecificationError(f"{path} is no specification: {message}") from error
+    return spec
+
+
+def assign(spec: Message, assignment: str) -> None:
+    """Apply one `path=value`, such as `trainer.batch_size=64` or `model.heads[0].task=multiclass classification`.
+
+    A field of a oneof takes the place of the others. An empty message is written `{}`, a whole one as JSON; a list has
+    commas between its values.
+    """
+    path, equals, text = assignment.partition("=")
+    if not equals or not path.strip():
+        raise SpecificationError(f"{assignment!r} is no assignment: write it like trainer.batch_size=64")
+    parts = re.sub(r"\[(\d+)\]", r".\1", path.strip()).split(".")
+    _assign(spec, parts, text.strip(), path.strip())
+
+
+def parsed_task(text: str) -> task_pb2.Task.ValueType:
+    """A task as metadata.yaml, the proto or a person in a hurry writes it."""
+    value: Any = _enum_value(task_pb2.Task.DESCRIPTOR, text, "task")
+    return task_pb2.Task.ValueType(value)
+
+
+def add_head(spec: JobSpec, text: str) -> None:
+    """Add a head written `TASK`, `ID=TASK` or `ID=TASK@ANNOTATION_SET`."""
+    head_id, equals, rest = text.rpartition("=")
+    task, _, annotation_set = rest.partition("@")
+    if equals and not head_id:
+        raise SpecificationError(f"{text!r} is no head: write it like digits=multiclass-classification")
+    spec.model.heads.add(id=head_id, task=parsed_task(task), annotation_set=annotation_set)
+
+
+def set_resolution(spec: JobSpec, text: str) -> None:
+    """Set height and width from `224` or `HEIGHTxWIDTH`."""
+    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text)
+    if not match:
+        raise SpecificationError(f"{text!r} is no resolution: write it like 224 or 480x640 (height x width)")
+    spec.data.height = int(match[1])
+    spec.data.width = int(match[2] or match[1])
+
+
+def set_label(spec: JobSpec, text: str) -> None:
+    """Set a label written `KEY=VALUE`."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise SpecificationError(f"{text!r} is no label: write it like team=vision")
+    spec.labels[key] = value
+
+
+def _assign(message: Message, parts: Sequence[str], text: str, path: str) -> None:
+    """Follow one part of the path, then the rest in what it leads to."""
+    field = _field(message.DESCRIPTOR, parts[0], path)
+    rest = parts[1:]
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        if len(rest) != 1:
+            raise SpecificationError(f"{path} is a mapping: write it like {field.name}.KEY=VALUE")
+        getattr(message, field.name)[rest[0]] = text
+    elif field.is_repeated and (not rest or not rest[0].isdigit()):
+        _assign_list(message, field, rest, text, path)
+    elif field.is_repeated:
+        _assign_element(message, field, rest, text, path)
+    elif field.message_type is None and rest:
+        raise SpecificationError(f"{path}: {field.name} is a value and has no field {rest[0]!r}")
+    elif field.message_type is None:
+        setattr(message, field.name, _value(field, text, path))
+    elif rest:
+        child = getattr(message, field.name)
+        child.SetInParent()
+        _assign(child, rest, text, path)
+    else:
+        message.ClearField(field.name)
+        _fill_message(getattr(message, field.name), text, path)
+
+
+def _assign_list(message: Message, field: Field, rest: Sequence[str], text: str, path: str) -> None:
+    if rest or field.message_type is not None:
+        raise SpecificationError(f"{path}: {field.name} is a list, so say which one: {field.name}[0]")
+    values = [_value(field, part.strip(), path) for part in text.split(",") if part.strip()]
+    message.ClearField(field.name)
+    getattr(message, field.name).extend(values)
+
+
+def _assign_element(message: Message, field: Field, rest: Sequence[str], text: str, path: str) -> None:
+    values, index = getattr(message, field.name), int(rest[0])
+    if index > min(len(values), REPEATED_MAX):
+        raise SpecificationError(f"{path}: {field.name} has {len(values)} entries, so the next one is [{len(values)}]")
+    if field.message_type is None:
+        if rest[1:]:
+            raise SpecificationError(f"{path}: the entries of {field.name} are values and have no fields")
+        values[index : index + 1] = [_value(field, text, path)]
+        return
+    child = values.add() if index == len(values) else values[index]
+    if rest[1:]:
+        _assign(child, rest[1:], text, path)
+    else:
+        child.Clear()
+        _fill_message(child, text, path)
+
+
+def _fill_message(message: Message, text: str, path: str) -> None:
+    message.SetInParent()
+    try:
+        json_format.Parse(text or "{}", message)
+    except json_format.ParseError as error:
+        fields = ", ".join(field.name for field in message.DESCRIPTOR.fields) or "none"
+        raise SpecificationError(
+            f"{path} is not one value: assign to one of its fields ({fields}), or give JSON, {{}} for all defaults"
+        ) from error
+
+
+def _field(descriptor: Any, name: str, path: str) -> Field:
+    if name in descriptor.fields_by_name:
+        return descriptor.fields_by_name[name]
+    names = list(descriptor.fields_by_name)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}" if names else "it has no fields"
+    raise SpecificationError(f"{path}: {descriptor.name} has no field {name!r}: {hint}")
+
+
+def _value(field: Field, text: str, path: str) -> Any:
+    try:
+        if field.type in INTEGERS:
+            return int(text)
+        if field.type in FLOATS:
+            return float(text)
+        if field.type == FieldDescriptor.TYPE_BOOL:
+            return TRUTHS[text.lower()]
+    except (ValueError, KeyError):
+        wanted = "a whole number" if field.type in INTEGERS else "a number" if field.type in FLOATS else "true or false"
+        raise SpecificationError(f"{path} is {text!r}, but must be {wanted}") from None
+    if field.enum_type is not None:
+        return _enum_value(field.enum_type, text, path)
+    return json.loads(text) if text.startswith('"') and text.endswith('"') and len(text) > 1 else text
+
+
+def _enum_value(enum: EnumDescriptor, text: str, path: str) -> int:
+    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper() + "_"
+    names = {value.name.removeprefix(prefix): value.number for value in enum.values if value.number != 0}
+    wanted = re.sub(r"[\s-]+", "_", text.strip()).upper().removeprefix(prefix)
+    if wanted in names:
+        return names[wanted]
+    words = {name.lower().replace("_", "-") for name in names}
+    close = difflib.get_close_matches(wanted.lower().replace("_", "-"), words, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}?" if close else f"it must be one of {', '.join(sorted(words))}"
+    raise SpecificationError(f"{path} is {text!r}: {hint}")
+
+
+def _kind(found: object) -> str:
+    return "nothing" if found is None else f"a {type(found).__name__}"
