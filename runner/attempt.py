@@ -102,6 +102,7 @@ class Attempt:
         self._uploads = Uploads(
             UploadTarget(job=assignment.job, epoch=assignment.epoch, uri=assignment.checkpoint_uri),
             waiting_max=parts.config.checkpoints_waiting_max,
+            before_upload=recorder.spool.sync,
             now_unix_us=parts.now_unix_us,
             randomness=parts.randomness,
             on_uploaded=self._on_uploaded,
@@ -287,6 +288,8 @@ class Attempt:
             case CheckpointStarted():
                 self._set_phase(wire.ATTEMPT_PHASE_CHECKPOINTING)
             case CheckpointWritten():
+                # A later attempt goes on behind this checkpoint: the points before it must not be lost with this agent.
+                self._recorder.flush()
                 self._last_written = report
                 self._uploads.add(report)
                 if report.cause != "VALIDATION":

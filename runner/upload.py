@@ -23,7 +23,7 @@ from runner.download import sha256_of
 from runner.report import CheckpointWritten
 from services.chassis.errors import RetryableError, SihlaiError
 from services.chassis.log import get_logger
-from services.chassis.objects import ObjectAlreadyExists, ObjectFolder, open_store
+from services.chassis.objects import ObjectAlreadyExists, ObjectFolder, ObjectNotFound, open_store
 
 log = get_logger(__name__)
 
@@ -46,13 +46,17 @@ class UploadTarget:
 
 
 class Uploads:
-    """An attempt's checkpoints that are not uploaded yet. `on_uploaded` gets each one that is."""
+    """An attempt's checkpoints that are not uploaded yet. `on_uploaded` gets each one that is.
+
+    `before_upload` runs in a thread before anything of a checkpoint is written: what must be on disk by then.
+    """
 
     def __init__(
         self,
         target: UploadTarget,
         *,
         waiting_max: int,
+        before_upload: Callable[[], None],
         now_unix_us: Callable[[], int],
         randomness: random.Random,
         on_uploaded: Callable[[job_pb2.Checkpoint], None],
@@ -60,6 +64,7 @@ class Uploads:
     ) -> None:
         self._target = target
         self._waiting_max = waiting_max
+        self._before_upload = before_upload
         self._now_unix_us = now_unix_us
         self._random = randomness
         self._on_uploaded = on_uploaded
@@ -109,12 +114,13 @@ class Uploads:
     async def _upload(self, written: CheckpointWritten) -> job_pb2.Checkpoint:
         """Try for as long as the object store is away."""
         backoff = Backoff(seconds_first=RETRY_SECONDS_FIRST, seconds_max=RETRY_SECONDS_MAX, randomness=self._random)
+        await asyncio.to_thread(self._before_upload)
         checkpoint = await asyncio.to_thread(self._described, written)
         while True:
             try:
                 await self._write(checkpoint, Path(written.folder))
                 return checkpoint
-            except RetryableError as error:
+            except (RetryableError, ObjectNotFound) as error:  # a folder or bucket that is missing may come back
                 self._on_problem(f"checkpoint {written.iteration} waits for the object store: {error.message}")
                 await asyncio.sleep(backoff.next_seconds())
 

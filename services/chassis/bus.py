@@ -73,6 +73,8 @@ class BusLimits:
     request_seconds: float = 5.0
     """How long JetStream may take for any other request."""
     close_seconds: float = 2.0
+    cancel_seconds: float = 0.1
+    """How long a cancelled attempt to connect may take before it is cancelled again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +158,10 @@ class Bus:
         """End the connection; what waits gets Unavailable at its deadline."""
         self._closing = True
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait({self._keeper})
+            # nats-py may swallow a cancellation while it connects: cancel until it is heard.
+            while not self._keeper.done():
+                self._keeper.cancel()
+                await asyncio.wait({self._keeper}, timeout=self._limits.cancel_seconds)
         if not self._client.is_connected and not self._client.is_reconnecting:
             return
         with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):

@@ -75,8 +75,8 @@ class Reader:
         """The metadata alone. Raises FailedPrecondition (DATASET_NOT_FOUND) where there is no dataset."""
         folder = self._access.open(source, field_name)
         found = [name for name in METADATA_NAMES if await folder.exists(name)]
-        if not found:
-            await self._check_there(folder)
+        if not found and not await _has_images(folder):
+            raise _not_found(folder.uri, f"there is neither {METADATA_NAMES[0]} nor images/")
         if len(found) > 1:
             message = f"there are {' and '.join(found)}: keep one of them"
             report.fail("repeated_metadata", message, Place(file=found[1]))
@@ -104,7 +104,10 @@ class Reader:
         root = described.folder if not described.metadata.images_uri else images
         if not described.metadata.images_uri and leads_outside(described.folder, "images"):
             raise _outside(images.uri)
-        listing = await self._access.list_images(images, root)
+        try:
+            listing = await self._access.list_images(images, root)
+        except ObjectNotFound as error:
+            raise _not_found(images.uri, error.message) from error
         if not listing.files and not listing.refused:
             raise _not_found(images.uri, "there are no images")
         index = await self._index(images, listing, described.source, tell)
@@ -126,19 +129,6 @@ class Reader:
             contents=contents,
             fingerprint=digest,
         )
-
-    async def _check_there(self, folder: ObjectFolder) -> None:
-        """A dataset without metadata is its images."""
-        local = local_path(folder.uri)
-        if local is not None:
-            there = await asyncio.to_thread((local / "images").is_dir)
-        else:
-            there = False
-            async for _ in folder.list("images"):
-                there = True
-                break
-        if not there:
-            raise _not_found(folder.uri, f"there is neither {METADATA_NAMES[0]} nor images/")
 
     async def _read_metadata_file(self, folder: ObjectFolder, name: str, report: Report) -> bytes | None:
         if leads_outside(folder, name):
@@ -238,6 +228,19 @@ class Reader:
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await in_thread(self._executor, function, *arguments)
+
+
+async def _has_images(folder: ObjectFolder) -> bool:
+    """Whether there is an images/ in it: a dataset without metadata is its images."""
+    local = local_path(folder.uri)
+    if local is not None:
+        return await asyncio.to_thread((local / "images").is_dir)
+    try:
+        async for _ in folder.list("images"):
+            return True
+    except ObjectNotFound:  # not even the bucket
+        return False
+    return False
 
 
 async def _hash(folder: ObjectFolder, path: str) -> str:

@@ -311,6 +311,17 @@ def test_closing_a_bus_leaves_no_task_behind(server):
     asyncio.run(scenario())
 
 
+def test_a_bus_that_never_connected_can_be_closed_at_any_moment():
+    async def scenario():
+        for moment in range(15):
+            bus = await Bus.connect(f"nats://127.0.0.1:{free_port()}", limits=LIMITS)
+            await asyncio.sleep(moment * 0.002)
+            async with asyncio.timeout(5):
+                await bus.close()
+
+    asyncio.run(scenario())
+
+
 def test_server_syncs_every_message(tmp_path):
     text = buses.server_configuration(store_dir=tmp_path / 'a "b"')
     assert "sync_interval: always" in text

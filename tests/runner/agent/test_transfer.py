@@ -102,6 +102,7 @@ class Uploading:
         self.uploads = Uploads(
             UploadTarget(job="projects/p/jobs/j", epoch=7, uri=(root / "store" / "uid" / "7").as_uri()),
             waiting_max=waiting_max,
+            before_upload=lambda: None,
             now_unix_us=lambda: 1_000_000,
             randomness=random.Random(0),
             on_uploaded=self.uploaded.append,
