@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from services.cli import checkpoint, demo, job, metric, project
+from services.cli import checkpoint, dataset, demo, job, metric, project
 from services.cli.log import show_logs
 from services.cli.up import up
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("up")(up)
 app.add_typer(project.app, name="project")
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(job.app, name="job")
 app.command("logs")(show_logs)
 app.add_typer(metric.app, name="metrics")

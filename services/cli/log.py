@@ -120,7 +120,7 @@ def line_text(line: LogLine) -> Text:
     """A line with its time, its level as a colour, and who wrote it."""
     text = Text()
     text.append(line.time.ToDatetime(tzinfo=UTC).astimezone().strftime("%H:%M:%S.%f")[:-3], style="dim")
-    text.append(f" {line.source:<8} ", style="cyan" if line.source == "agent" else "blue")
+    text.append(f" {line.source:<10} ", style="cyan" if line.source == "agent" else "blue")
     text.append(line.line, style=LEVEL_STYLES.get(line.level, ""))
     return text
 

@@ -151,7 +151,7 @@ def _server(
         environ=environ,
         log=folder.log(name),
         address=addresses[name],
-        serves=lambda: address_file.exists() and _is_healthy(addresses[name]),
+        serves=lambda: address_file.exists() and is_healthy(addresses[name]),
         prepare=prepare,
         stop_order={"metrics": 1, "scheduler": 2, "conversion": 3}[name],
         stop_seconds=config.service_stop_seconds,
@@ -204,7 +204,8 @@ def _runner(
     )
 
 
-def _is_healthy(address: str) -> bool:
+def is_healthy(address: str) -> bool:
+    """Whether the server at the address says that it serves, within PROBE_SECONDS_MAX."""
     with _channel(address) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(

@@ -55,6 +55,8 @@ class Session:
 
     services: Services
     output: Output
+    environ: Mapping[str, str]
+    """The environment as `__main__` passed it on."""
 
 
 SHARED: Mapping[str, Any] = {
@@ -103,13 +105,14 @@ def command(function: Callable[Concatenate[Session, P], Awaitable[None]]) -> Cal
     def run(**arguments: Any) -> None:
         options = {name: arguments.pop(name) for name in SHARED}
         output = Output(as_json=options["as_json"])
+        environ = environment(options["context"])
 
         async def with_services() -> None:
             flags = {service: options[service] for service in SERVICES}
-            endpoints = resolve(flags=flags, data=options["data"], environ=environment(options["context"]))
+            endpoints = resolve(flags=flags, data=options["data"], environ=environ)
             async with Services(endpoints) as services:
                 try:
-                    await act(Session(services=services, output=output), **arguments)
+                    await act(Session(services=services, output=output, environ=environ), **arguments)
                 except (grpc.RpcError, BaseExceptionGroup) as error:
                     first = _first(error)
                     known = _known(error_from_rpc(first), endpoints) if isinstance(first, grpc.RpcError) else first

@@ -217,7 +217,7 @@ def duration_text(job: Job) -> str:
         return ""
     end = job.end_time.ToDatetime() if job.HasField("end_time") else None
     if end is None:
-        return "runs"
+        return ""
     return seconds_text((end - job.start_time.ToDatetime()).total_seconds())
 
 

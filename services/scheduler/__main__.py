@@ -48,6 +48,9 @@ from services.scheduler.wire.event import fact_to_event
 from services.scheduler.wire.project import SourceBounds
 
 PROG = "python -m services.scheduler"
+SWITCH_SECONDS = 0.0005
+"""How long the database's threads may keep the event loop from running; at Python's default of 5 ms each hand-over of a
+busy moment costs that much, and a runner waits for several."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         config = chassis_config.load(SchedulerConfig, argv=argv, environ=os.environ, prog=PROG, prefix=PREFIX)
         logs.configure("scheduler", format=config.log_format, level=config.log_level)
+        sys.setswitchinterval(SWITCH_SECONDS)
         asyncio.run(serve(config))
     except (ConfigurationError, SihlaiError) as error:
         sys.stderr.write(f"scheduler: {error}\n")
@@ -92,6 +96,7 @@ class Scheduler:
         self.desk = RunnerDesk(self.runners, limits=_desk_limits(config), monotonic=time.monotonic)
         self.watch = JobWatch(
             self.jobs,
+            self.projects,
             limits=WatchLimits(page_max=config.watch_page_max, progress_seconds=config.watch_progress_seconds),
             stopping=self.server.stopping,
         )

@@ -378,6 +378,11 @@ async def _awaited(call):
 
 
 @pytest.fixture
+def client_of(tmp_path) -> Callable[[str], Client]:
+    return lambda address: Client(address, tmp_path)
+
+
+@pytest.fixture
 def simulated_runner():
     return SimulatedRunner
 

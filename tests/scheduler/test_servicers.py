@@ -192,9 +192,8 @@ def test_wrong_submit_is_refused_with_every_field(serve):
         async with serve() as client:
             await client.create_project()
             spec = {"priority": 5000, "trainer": {"batch_size": -1}}
-            error = await refused(client.submit(job_id="NO", spec=spec))
-            assert {"job_id", "spec.priority", "spec.trainer.batch_size"} <= set(fields_of(error))
-            assert (await refused(client.submit(request_id="no-uuid"))).violations[0].field == "request_id"
+            error = await refused(client.submit(job_id="NO", request_id="no-uuid", spec=spec))
+            assert {"request_id", "job_id", "spec.priority", "spec.trainer.batch_size"} <= set(fields_of(error))
             error = await refused(client.submit("nowhere"))
             assert (type(error), error.reason) == (NotFound, Reason.PROJECT_NOT_FOUND)
             await client.submit(job_id="first")
@@ -495,7 +494,7 @@ def test_watch_sends_what_leaves_its_filter_or_is_deleted_as_removed(serve):
             await client.create_project()
             job = await client.submit()
             queued = job_service_pb2.WatchJobsRequest(parent="projects/-", filter={"states": [QUEUED]})
-            everything = job_service_pb2.WatchJobsRequest(parent="projects/-")
+            everything = job_service_pb2.WatchJobsRequest(parent="projects/digits")
             watches = [client.jobs.WatchJobs(request) for request in (queued, everything)]
             for stream in watches:
                 await take(stream, "caught_up")

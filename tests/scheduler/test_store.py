@@ -211,7 +211,7 @@ def test_project_is_deleted_with_its_ended_jobs_alone(with_stores):
         for table in ("projects", "jobs", "job_labels", "waiting"):
             assert await stores.count(table) == 0, table
         assert (await stores.facts())[-1] == "deleted"
-        changes = await stores.jobs.changes(JobFilter(), after=before, limit=10)
+        changes = await stores.jobs.changes(project_uid=None, after=before, limit=10)
         assert [item.uid for item in changes.items] == [uid]
         await stores.create_project("digits")
         assert await stores.submit("digits", "first") != uid
@@ -440,7 +440,7 @@ def test_revisions_follow_the_order_of_the_changes(with_stores):
         await stores.stop(uids[3])
         seen, after = [], 0
         while True:
-            changes = await stores.jobs.changes(JobFilter(), after=after, limit=7)
+            changes = await stores.jobs.changes(project_uid=None, after=after, limit=7)
             seen += [item.job for item in changes.items]
             after = changes.revision
             if changes.complete:
@@ -463,7 +463,7 @@ def test_cursor_is_too_old_once_deletions_after_it_are_forgotten(with_stores):
         await stores.projects.delete(NOBODY, uid_of, project_id="digits")
         stores.clock.pass_seconds(7_200)
         await stores.upkeep.forget()
-        assert (await stores.jobs.changes(JobFilter(), after=seen, limit=10)).oldest > seen
+        assert (await stores.jobs.changes(project_uid=None, after=seen, limit=10)).oldest > seen
 
     with_stores(test)
 

@@ -38,7 +38,7 @@ class CheckpointServicer(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
         self, request: messages.ListCheckpointsRequest, context: Any
     ) -> messages.ListCheckpointsResponse:
         limit = page_size_of(request.page_size)
-        after = page_token_after(request.page_token, request.parent)
+        after = page_token_after(request.page_token, request.parent, form="[0-9]{1,18}-[0-9]{1,18}")
         epoch, _, iteration = after.partition("-")
         before = (int(epoch), int(iteration)) if after else None
         found = await self._rows.page(*job_ids_of(request.parent, "parent"), before=before, limit=limit + 1)

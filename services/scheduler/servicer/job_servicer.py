@@ -14,6 +14,7 @@ from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
 from services.chassis.auth import current_principal
 from services.chassis.errors import InvalidArgument, Reason, SihlaiError, Unimplemented, Violation
+from services.chassis.log import get_logger
 from services.scheduler import specification
 from services.scheduler.job import Checkpoint, Job, ResumeSource
 from services.scheduler.reachability import Reachability
@@ -41,9 +42,12 @@ from services.scheduler.wire.names import (
     page_token_after,
     project_id_of,
     refuse,
+    request_id_violations,
     request_of,
 )
 from services.scheduler.wire.project import source_with_credentials
+
+log = get_logger(__name__)
 
 BATCH_MAX = 1_000
 
@@ -79,9 +83,13 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
 
     async def SubmitJob(self, request: messages.SubmitJobRequest, context: Any) -> messages.SubmitJobResponse:
         project_id = project_id_of(request.parent, "parent")
-        identity = request_of("SubmitJob", request)
         spec = specification.complete(request.spec)
-        refuse(id_violations(request.job_id, "job_id") + prefixed(specification.violations(request.spec), "spec."))
+        refuse(
+            request_id_violations(request.request_id)
+            + id_violations(request.job_id, "job_id")
+            + prefixed(specification.violations(request.spec), "spec.")
+        )
+        identity = request_of("SubmitJob", request)
         try:
             await self._check_reachable(spec, project_id)
         except SihlaiError:
@@ -93,8 +101,11 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         submission = submission_from_spec(
             spec, project_id=project_id, job_id=request.job_id, creator=current_principal().creator
         )
-        answer = await self._jobs.submit(identity, _encode_submitted, submission)
-        return messages.SubmitJobResponse.FromString(answer)
+        response = messages.SubmitJobResponse.FromString(
+            await self._jobs.submit(identity, _encode_submitted, submission)
+        )
+        log.info("job_submitted", job=response.job.name, job_uid=response.job.uid)
+        return response
 
     async def GetJob(self, request: messages.GetJobRequest, context: Any) -> messages.GetJobResponse:
         view, standing = await self._jobs.get(*job_ids_of(request.name))
@@ -118,7 +129,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         limit = page_size_of(request.page_size)
         job_filter = job_filter_from_proto(request.parent, request.filter)
         scope = f"{request.parent} {request.filter.SerializeToString(deterministic=True).hex()}"
-        after = page_token_after(request.page_token, scope)
+        after = page_token_after(request.page_token, scope, form="[0-9]{1,18}")
         found = await self._jobs.page(job_filter, before=int(after) if after else None, limit=limit + 1)
         more = len(found) > limit
         return messages.ListJobsResponse(
@@ -133,7 +144,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     async def StopJob(self, request: messages.StopJobRequest, context: Any) -> messages.StopJobResponse:
         project_id, job_id = job_ids_of(request.name)
         limits = self._stop_limits
-        refuse(stop_violations(request, limits.grace_seconds_max))
+        refuse(request_id_violations(request.request_id) + stop_violations(request, limits.grace_seconds_max))
         answer = await self._jobs.stop(
             request_of("StopJob", request),
             _encode_stopped,
@@ -144,6 +155,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             margin_seconds=limits.margin_seconds,
             reason=request.reason,
         )
+        log.info("job_stop_asked", job=request.name, mode=stop_mode_from_proto(request).name)
         return messages.StopJobResponse.FromString(answer)
 
     async def ResumeJob(self, request: messages.ResumeJobRequest, context: Any) -> messages.ResumeJobResponse:
@@ -155,8 +167,9 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             if answer is None:
                 raise
             return messages.ResumeJobResponse.FromString(answer)
-        answer = await self._jobs.submit(identity, _encode_resumed, submission)
-        return messages.ResumeJobResponse.FromString(answer)
+        response = messages.ResumeJobResponse.FromString(await self._jobs.submit(identity, _encode_resumed, submission))
+        log.info("job_resumed", job=response.job.name, job_uid=response.job.uid, source=request.name)
+        return response
 
     async def WatchJobs(
         self, request: messages.WatchJobsRequest, context: Any

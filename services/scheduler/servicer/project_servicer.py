@@ -20,6 +20,7 @@ from services.scheduler.wire.names import (
     page_token_after,
     project_id_of,
     refuse,
+    request_id_violations,
     request_of,
 )
 from services.scheduler.wire.project import (
@@ -48,7 +49,11 @@ class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
         self, request: messages.CreateProjectRequest, context: Any
     ) -> messages.CreateProjectResponse:
         proto = request.project
-        refuse(id_violations(request.project_id, "project_id") + project_violations(proto, self._bounds))
+        refuse(
+            request_id_violations(request.request_id)
+            + id_violations(request.project_id, "project_id")
+            + project_violations(proto, self._bounds)
+        )
         validation = proto.validation_dataset if proto.HasField("validation_dataset") else None
         answer = await self._projects.create(
             request_of("CreateProject", request),

@@ -87,8 +87,18 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
             call_again_after=duration(answer.call_again_seconds),
         )
         set_desired(response, answer.desired)
+        for closed in report.closed:
+            log.info(
+                "attempt_closed",
+                job_uid=closed.key.job_uid,
+                attempt=closed.number,
+                outcome=closed.outcome.value,
+                runner=request.runner,
+            )
         if self._needs_assignment(report, answer):
-            response.run.assignment.CopyFrom(await self._assignment(answer.standing))
+            assignment = await self._assignment(answer.standing)
+            response.run.assignment.CopyFrom(assignment)
+            log.info("attempt_assigned", job=assignment.job, attempt=assignment.attempt, runner=request.runner)
         await self._add_tokens(response, report, answer.standing)
         return response
 

@@ -15,6 +15,7 @@ from sihlai.scheduler.v1 import job_service_pb2 as messages
 
 from services.chassis.rpc import until_stopping
 from services.scheduler.store.jobs import Changes, JobFilter, JobStore, Removal
+from services.scheduler.store.projects import ProjectStore
 from services.scheduler.store.transaction import Committed
 from services.scheduler.wire.job import job_filter_from_proto, job_to_proto
 from services.scheduler.wire.names import (
@@ -38,8 +39,9 @@ class WatchLimits:
 class JobWatch:
     """All watches of this process; a commit wakes them."""
 
-    def __init__(self, jobs: JobStore, *, limits: WatchLimits, stopping: asyncio.Event) -> None:
+    def __init__(self, jobs: JobStore, projects: ProjectStore, *, limits: WatchLimits, stopping: asyncio.Event) -> None:
         self._jobs = jobs
+        self._projects = projects
         self._limits = limits
         self._stopping = stopping
         self._changed = asyncio.Event()
@@ -57,10 +59,14 @@ class JobWatch:
     async def _follow(self, request: messages.WatchJobsRequest) -> AsyncIterator[messages.WatchJobsResponse]:
         job_filter = job_filter_from_proto(request.parent, request.filter)
         revision = revision_from_cursor(request.cursor)
+        # By uid: what is deleted with its project is still told.
+        project_uid = None
+        if job_filter.project_id is not None:
+            project_uid = (await self._projects.get(job_filter.project_id)).uid
         is_caught_up = False
         while True:
             changed = self._changed
-            found = await self._jobs.changes(job_filter, after=revision, limit=self._limits.page_max)
+            found = await self._jobs.changes(project_uid=project_uid, after=revision, limit=self._limits.page_max)
             _check_cursor(revision, found)
             for response in _responses(found, job_filter, is_new=not request.cursor and not is_caught_up):
                 yield response

@@ -40,6 +40,8 @@ from services.scheduler.store.transaction import Transaction
 
 # Built once: see `queue`.
 _INSERT_JOB = insert(tables.jobs)
+_INSERT_ATTEMPT = insert(tables.attempts)
+_SERVE = update(tables.projects).where(tables.projects.c.uid == bindparam("id")).values(served=bindparam("at"))
 _JOB_BY_UID = select(tables.jobs).where(tables.jobs.c.uid == bindparam("id"))
 _ACTIVE_OF_RUNNER = select(tables.attempts).where(
     tables.attempts.c.runner_id == bindparam("id"), tables.attempts.c.active
@@ -104,10 +106,9 @@ def claim_job(transaction: Transaction, job_uid: str, runner: Runner, *, lease_s
         lease_seconds=lease_seconds,
     )
     row = {**attempt_to_row(attempt), "project_uid": job.project_uid, "adopted": False}
-    transaction.connection.execute(insert(tables.attempts), row)
+    transaction.connection.execute(_INSERT_ATTEMPT, row)
     claimed = save_job(transaction, job, claimed)
-    served = update(tables.projects).where(tables.projects.c.uid == job.project_uid)
-    transaction.connection.execute(served.values(served=claimed.revision))
+    transaction.connection.execute(_SERVE, {"id": job.project_uid, "at": claimed.revision})
     leave_queue(transaction, job.project_uid)
     transaction.emit(
         JobStarted(

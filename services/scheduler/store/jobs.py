@@ -223,9 +223,9 @@ class JobStore:
 
         return await self._database.read(read)
 
-    async def changes(self, job_filter: JobFilter, *, after: int, limit: int) -> Changes:
-        """What changed after the revision `after`, at most `limit` jobs."""
-        return await self._database.read(lambda connection: _changes(connection, job_filter, after, limit))
+    async def changes(self, *, project_uid: str | None, after: int, limit: int) -> Changes:
+        """What changed after the revision `after`, in one project or in all, at most `limit` jobs."""
+        return await self._database.read(lambda connection: _changes(connection, project_uid, after, limit))
 
     async def revision(self) -> int:
         """The last revision that is visible."""
@@ -353,14 +353,13 @@ def _filtered(query: Select[Any], connection: Connection, job_filter: JobFilter)
     return query
 
 
-def _changes(connection: Connection, job_filter: JobFilter, after: int, limit: int) -> Changes:
+def _changes(connection: Connection, project_uid: str | None, after: int, limit: int) -> Changes:
     jobs, removed = tables.jobs, tables.removed_jobs
     changed = select(jobs).where(jobs.c.revision > after).order_by(jobs.c.revision).limit(limit)
     gone = select(removed).where(removed.c.revision > after).order_by(removed.c.revision).limit(limit)
-    if job_filter.project_id is not None:
-        project = find_project(connection, job_filter.project_id)
-        changed = changed.where(jobs.c.project_uid == project.uid)
-        gone = gone.where(removed.c.project_uid == project.uid)
+    if project_uid is not None:
+        changed = changed.where(jobs.c.project_uid == project_uid)
+        gone = gone.where(removed.c.project_uid == project_uid)
     found_jobs = [job_from_row(row) for row in connection.execute(changed)]
     # Who starts from nothing has nothing that could be removed.
     found_gone = (

@@ -6,15 +6,13 @@ from one to the next in the index; `needs_max` bounds how many of a project are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Connection,
-    Row,
     Select,
     Text,
     and_,
@@ -23,6 +21,7 @@ from sqlalchemy import (
     exists,
     insert,
     select,
+    tuple_,
     update,
 )
 
@@ -37,12 +36,41 @@ Fit = Callable[[str], bool]
 """Whether a job with these needs can be served now."""
 
 
-# Statements of the busiest calls are built once: building one costs as much as running it.
+# Statements of the busiest calls are built once: building one costs more than running it.
+_PROJECT = bindparam("project", type_=Text)
+_IS_READY = and_(jobs.c.ready, jobs.c.project_uid == _PROJECT)
+_HAS_ACTIVE = exists().where(attempts.c.project_uid == _PROJECT, attempts.c.active)
 _ENTER = insert(waiting).from_select(
     ["project_uid", "needs_key", "served"],
-    select(bindparam("project", type_=Text), bindparam("needs", type_=Text), bindparam("served_at", type_=BigInteger))
-    .where(~exists().where(attempts.c.project_uid == bindparam("project"), attempts.c.active))
-    .where(~exists().where(waiting.c.project_uid == bindparam("project"), waiting.c.needs_key == bindparam("needs"))),
+    select(_PROJECT, bindparam("needs", type_=Text), bindparam("served_at", type_=BigInteger))
+    .where(~_HAS_ACTIVE)
+    .where(~exists().where(waiting.c.project_uid == _PROJECT, waiting.c.needs_key == bindparam("needs"))),
+)
+_LEAVE = delete(waiting).where(waiting.c.project_uid == _PROJECT)
+_STATE = select(projects.c.served, _HAS_ACTIVE.label("has_active")).where(projects.c.uid == _PROJECT)
+_FIRST = (
+    select(jobs.c.uid, jobs.c.needs_key, jobs.c.priority, jobs.c.sequence, jobs.c.overtaken)
+    .where(_IS_READY)
+    .order_by(jobs.c.priority.desc(), jobs.c.sequence)
+    .limit(1)
+)
+_FIRST_WITH_NEEDS = _FIRST.where(jobs.c.needs_key == bindparam("needs"))
+_NEXT_READY_NEEDS = (
+    select(jobs.c.needs_key)
+    .where(_IS_READY, jobs.c.needs_key > bindparam("beyond"))
+    .order_by(jobs.c.needs_key)
+    .limit(1)
+)
+_NEXT_WAITING_NEEDS = (
+    select(waiting.c.needs_key).where(waiting.c.needs_key > bindparam("beyond")).order_by(waiting.c.needs_key).limit(1)
+)
+_TURN = (waiting.c.served, waiting.c.project_uid)
+_WAITING_WITH_NEEDS = (
+    select(*_TURN)
+    .where(waiting.c.needs_key == bindparam("needs"))
+    .where(tuple_(*_TURN) > tuple_(bindparam("served_at"), bindparam("beyond")))
+    .order_by(*_TURN)
+    .limit(bindparam("limit"))
 )
 
 
@@ -55,7 +83,7 @@ class QueueLimits:
     needs_max: int = 64
     """Kinds of needs that are looked at, of one project and of all that wait."""
     projects_max: int = 16
-    """Projects that are tried for one runner, where slots are kept."""
+    """Projects that are read at once, where slots are kept."""
     position_max: int = 1_000
     """A queue position is counted up to this."""
 
@@ -91,19 +119,17 @@ def enter_queue(transaction: Transaction, job: Job, served: int) -> None:
 
 def leave_queue(transaction: Transaction, project_uid: str) -> None:
     """The project has an active attempt: it waits no more."""
-    transaction.connection.execute(delete(waiting).where(waiting.c.project_uid == project_uid))
+    transaction.connection.execute(_LEAVE, {"project": project_uid})
 
 
 def refresh_queue(transaction: Transaction, project_uid: str, *, needs_max: int = QueueLimits.needs_max) -> None:
     """Make the project's rows in `waiting` what they must be, after a job or an attempt of it changed."""
     connection = transaction.connection
     leave_queue(transaction, project_uid)
-    if connection.execute(select(exists().where(attempts.c.project_uid == project_uid, attempts.c.active))).scalar():
-        return
-    served = connection.execute(select(projects.c.served).where(projects.c.uid == project_uid)).scalar_one()
-    keys = list(ready_needs(connection, project_uid, needs_max))
+    state = connection.execute(_STATE, {"project": project_uid}).one()
+    keys = [] if state.has_active else ready_needs(connection, project_uid, needs_max)
     if keys:
-        rows = [{"project_uid": project_uid, "needs_key": key, "served": served} for key in keys]
+        rows = [{"project_uid": project_uid, "needs_key": key, "served": state.served} for key in keys]
         connection.execute(insert(waiting), rows)
         transaction.touch_project(project_uid)
 
@@ -117,7 +143,7 @@ def choose_job(
     runner could serve it at all.
     """
     connection = transaction.connection
-    head = _first(connection, project_uid)
+    head = connection.execute(_FIRST, {"project": project_uid}).one_or_none()
     if head is None:
         return None
     if fit(head.needs_key):
@@ -125,23 +151,28 @@ def choose_job(
     if head.overtaken >= limits.overtakes_max and registered_fit(head.needs_key):
         return None
     keys = [key for key in ready_needs(connection, project_uid, limits.needs_max) if fit(key)]
-    firsts = [row for key in keys if (row := _first(connection, project_uid, jobs.c.needs_key == key)) is not None]
-    if not firsts:
+    if not keys:
         return None
+    firsts = [connection.execute(_FIRST_WITH_NEEDS, {"project": project_uid, "needs": key}).one() for key in keys]
     best = min(firsts, key=lambda row: (-row.priority, row.sequence))
     connection.execute(update(jobs).where(jobs.c.uid == head.uid).values(overtaken=jobs.c.overtaken + 1))
     return Choice(job_uid=best.uid, needs_key=best.needs_key)
 
 
-def projects_in_turn(connection: Connection, fit: Fit, limits: QueueLimits) -> list[str]:
-    """Waiting projects with a job that can be served, the one served longest ago first; bounded."""
-    found: set[tuple[int, str]] = set()
-    for key in waiting_needs(connection, limits.needs_max):
-        if fit(key):
-            query = select(waiting.c.served, waiting.c.project_uid).where(waiting.c.needs_key == key)
-            query = query.order_by(waiting.c.served, waiting.c.project_uid).limit(limits.projects_max)
-            found.update((row.served, row.project_uid) for row in connection.execute(query))
-    return [project_uid for _, project_uid in sorted(found)[: limits.projects_max]]
+def projects_in_turn(connection: Connection, fit: Fit, limits: QueueLimits) -> Iterator[str]:
+    """Waiting projects with a job that can be served, the one served longest ago first."""
+    keys = [key for key in waiting_needs(connection, limits.needs_max) if fit(key)]
+    last = (-1, "")
+    while True:
+        found: set[tuple[int, str]] = set()
+        for key in keys:
+            row = {"needs": key, "served_at": last[0], "beyond": last[1], "limit": limits.projects_max}
+            found.update((each.served, each.project_uid) for each in connection.execute(_WAITING_WITH_NEEDS, row))
+        page = sorted(found)[: limits.projects_max]
+        if not page:
+            return
+        yield from (project_uid for _, project_uid in page)
+        last = page[-1]
 
 
 def waiting_in_turn(connection: Connection, project_uids: Iterable[str]) -> list[str]:
@@ -153,13 +184,12 @@ def waiting_in_turn(connection: Connection, project_uids: Iterable[str]) -> list
 
 def ready_needs(connection: Connection, project_uid: str, needs_max: int) -> list[str]:
     """The kinds of needs among the project's ready jobs."""
-    query = select(jobs.c.needs_key).where(jobs.c.ready, jobs.c.project_uid == project_uid)
-    return _distinct(connection, query, jobs.c.needs_key, needs_max)
+    return _distinct(connection, _NEXT_READY_NEEDS, {"project": project_uid}, needs_max)
 
 
 def waiting_needs(connection: Connection, needs_max: int) -> list[str]:
     """The kinds of needs among the waiting projects."""
-    return _distinct(connection, select(waiting.c.needs_key), waiting.c.needs_key, needs_max)
+    return _distinct(connection, _NEXT_WAITING_NEEDS, {}, needs_max)
 
 
 def registered_runners(connection: Connection, limit: int = 10_000) -> list[Runner]:
@@ -176,7 +206,8 @@ def any_registered_fit(connection: Connection, needs_key: str) -> bool:
 
 def queue_standing(connection: Connection, job: Job, limits: QueueLimits) -> QueueStanding:
     """Why the queued job waits."""
-    query = _in_order(select(jobs.c.uid).where(jobs.c.ready, jobs.c.project_uid == job.project_uid))
+    query = select(jobs.c.uid).where(jobs.c.ready, jobs.c.project_uid == job.project_uid)
+    query = query.order_by(jobs.c.priority.desc(), jobs.c.sequence)
     uids = list(connection.execute(query.limit(limits.position_max)).scalars())
     active = select(jobs.c.project_id, jobs.c.job_id).join(
         attempts, and_(attempts.c.job_uid == jobs.c.uid, attempts.c.active)
@@ -192,23 +223,11 @@ def queue_standing(connection: Connection, job: Job, limits: QueueLimits) -> Que
     )
 
 
-def _first(connection: Connection, project_uid: str, *conditions: ColumnElement[bool]) -> Row[Any] | None:
-    """The first ready job of the project that meets the conditions."""
-    query = select(jobs.c.uid, jobs.c.needs_key, jobs.c.priority, jobs.c.sequence, jobs.c.overtaken)
-    query = query.where(jobs.c.ready, jobs.c.project_uid == project_uid, *conditions)
-    return connection.execute(_in_order(query).limit(1)).one_or_none()
-
-
-def _in_order(query: Select[Any]) -> Select[Any]:
-    return query.order_by(jobs.c.priority.desc(), jobs.c.sequence)
-
-
-def _distinct(connection: Connection, query: Select[Any], column: ColumnElement[str], values_max: int) -> list[str]:
-    """The different values of an indexed column, one step into the index each, in order."""
+def _distinct(connection: Connection, query: Select[Any], row: dict[str, str], values_max: int) -> list[str]:
+    """The different values of an indexed column, in order: `query` finds the next beyond one, in one step."""
     found: list[str] = []
     while len(found) < values_max:
-        beyond = query.where(column > (found[-1] if found else "")).order_by(column).limit(1)
-        value = connection.execute(beyond).scalar_one_or_none()
+        value = connection.execute(query, {**row, "beyond": found[-1] if found else ""}).scalar_one_or_none()
         if value is None:
             break
         found.append(str(value))

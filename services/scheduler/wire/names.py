@@ -78,7 +78,7 @@ def refuse(violations: list[Violation]) -> None:
 
 
 def request_of(method: str, message: Any) -> Request:
-    """What makes the request the same when it is sent again: everything but its id."""
+    """What makes the request the same when it is sent again: everything but its id. InvalidArgument for a wrong id."""
     refuse(request_id_violations(message.request_id))
     body: Message = type(message)()
     body.CopyFrom(message)
@@ -100,12 +100,13 @@ def page_token(after: str, scope: str) -> str:
     return _packed({"after": after, "scope": _short_digest(scope)})
 
 
-def page_token_after(token: str, scope: str) -> str:
-    """What `page_token` was given; empty for the first page. InvalidArgument for any other list's token."""
+def page_token_after(token: str, scope: str, form: str = ID_PATTERN) -> str:
+    """What `page_token` was given, which has this form; empty for the first page. InvalidArgument for other tokens."""
     if not token:
         return ""
     values = _unpacked(token)
-    if values is None or values.get("scope") != _short_digest(scope) or not isinstance(values.get("after"), str):
+    is_ours = values is not None and values.get("scope") == _short_digest(scope)
+    if values is None or not is_ours or not re.fullmatch(form, str(values.get("after", ""))):
         description = "is not a token of this list with this filter: start from the first page"
         violation = Violation(field="page_token", description=description, reason=Reason.INVALID_PAGE_TOKEN)
         raise InvalidArgument([violation], reason=Reason.INVALID_PAGE_TOKEN)

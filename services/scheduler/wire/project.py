@@ -18,7 +18,7 @@ from services.chassis.objects import open_store
 from services.scheduler.project import DatasetSource, Project
 from services.scheduler.seal import Seal
 from services.scheduler.store.projects import ProjectChange, SourceChange
-from services.scheduler.wire.names import refuse
+from services.scheduler.wire.names import refuse, request_id_violations
 from services.scheduler.wire.times import timestamp
 
 DISPLAY_NAME_CHARACTERS_MAX = 200
@@ -107,7 +107,8 @@ def project_change_from_proto(
 ) -> ProjectChange:
     """What an update changes. InvalidArgument with all that is wrong."""
     proto, paths = request.project, list(request.update_mask.paths)
-    found = [
+    found = request_id_violations(request.request_id)
+    found += [
         Violation(field="update_mask", description=f"names {path!r}, but may name {', '.join(MASK_PATHS)}")
         for path in paths
         if path not in MASK_PATHS

@@ -1,0 +1,119 @@
+"""The scheduler as a process: started, killed, started again, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import grpc
+import pytest
+from sihlai.scheduler.v1 import job_service_pb2
+
+
+class Process:
+    """`python -m services.scheduler` in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.address_file = folder / "address"
+        self.process: subprocess.Popen | None = None
+
+    def arguments(self) -> list[str]:
+        folder = self.folder
+        return [
+            *(sys.executable, "-m", "services.scheduler"),
+            *("--database-url", f"sqlite:///{folder}/scheduler.sqlite"),
+            *("--checkpoint-root", f"file://{folder}/checkpoints"),
+            *("--token-key-file", f"{folder}/token.pem"),
+            *("--credentials-key-file", f"{folder}/credentials.key"),
+            *("--allowed-roots", f"{folder}/datasets"),
+            *("--address-file", str(self.address_file)),
+        ]
+
+    def start(self) -> str:
+        self.address_file.unlink(missing_ok=True)
+        self.process = subprocess.Popen(self.arguments(), stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not self.address_file.exists():
+            assert self.process.poll() is None
+            assert time.monotonic() < deadline
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.02)
+        return self.address_file.read_text().strip()
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def process(tmp_path):
+    process = Process(tmp_path)
+    yield process
+    if process.process is not None and process.process.poll() is None:
+        process.end(signal.SIGKILL)
+
+
+def test_what_was_acknowledged_survives_a_kill_and_a_repeat_has_one_effect(process, client_of):
+    address = process.start()
+
+    async def submit_until_the_kill() -> dict[str, str]:
+        """The jobs that were acknowledged, by request id, and None for those that were not."""
+        client = client_of(address)
+        await client.create_project()
+        asked: dict[str, str] = {}
+
+        async def submit() -> None:
+            while True:
+                request_id = str(uuid.uuid4())
+                asked[request_id] = ""
+                try:
+                    asked[request_id] = (await client.submit(request_id=request_id)).uid
+                except grpc.aio.AioRpcError:
+                    return  # killed
+
+        callers = [asyncio.ensure_future(submit()) for _ in range(8)]
+        await client.when(lambda: _async(sum(map(bool, asked.values())) > 50))
+        process.process.kill()
+        await asyncio.gather(*callers)
+        await client.channel.close()
+        return asked
+
+    async def check(asked: dict[str, str]) -> None:
+        client = client_of(process.start())
+        for request_id, uid in asked.items():
+            again = await client.submit(request_id=request_id)
+            assert uid in ("", again.uid)
+        number, request = 0, job_service_pb2.ListJobsRequest(parent="projects/digits", page_size=1_000)
+        while True:
+            page = await client.jobs.ListJobs(request)
+            number, request.page_token = number + len(page.jobs), page.next_page_token
+            if not page.next_page_token:
+                break
+        assert number == len(asked)
+        await client.channel.close()
+
+    asked = asyncio.run(submit_until_the_kill())
+    process.process.wait(30)
+    asyncio.run(check(asked))
+    assert process.end(signal.SIGTERM) == 0
+    assert not process.address_file.exists()
+
+
+async def _async(value: bool) -> bool:
+    return value
+
+
+def test_second_scheduler_on_the_same_database_is_refused_in_one_sentence(process):
+    process.start()
+    second = subprocess.run(process.arguments(), capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 2
+    assert second.stderr.startswith("scheduler: another scheduler works on sqlite:///")
+    assert len(second.stderr.splitlines()) == 1
+    assert process.end(signal.SIGTERM) == 0
