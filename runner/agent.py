@@ -250,15 +250,16 @@ class Agent:
             self._closed.pop(key, None)
         if self._attempt is not None:
             self._attempt.acknowledge(response.acknowledged_checkpoints)
-        for token in response.write_tokens:
-            expire_time = token.expire_time.ToDatetime(tzinfo=UTC)
-            self._shipper.set_token(key_of(token.attempt), Token(text=token.token, expire_time=expire_time))
         for dropped in response.dropped_spools:
             self._shipper.drop(key_of(dropped))
         if said.holding.draining and said.holding.key is None:
             self._drain_told.set()
         action = decide(said.holding, self._holding(), frozenset(self._closed), wanted_of(response))
         acted = self._act(action, response)
+        # After the action: the spool of an attempt that begins is there only now.
+        for token in response.write_tokens:
+            expire_time = token.expire_time.ToDatetime(tzinfo=UTC)
+            self._shipper.set_token(key_of(token.attempt), Token(text=token.token, expire_time=expire_time))
         self._check_settled()
         return acted or bool(response.acknowledged_closed or response.write_tokens or response.dropped_spools)
 

@@ -44,7 +44,7 @@ class RunnerConfig:
     )
     progress_seconds_min: float = setting(1.0, "progress alone is reported at most this often", units="s", minimum=0.01)
     reconnect_seconds_first: float = setting(0.2, "pause after the first failed call", units="s", minimum=0.01)
-    reconnect_seconds_max: float = setting(5.0, "longest pause between two calls", units="s", minimum=0.01)
+    reconnect_seconds_max: float = setting(2.0, "longest pause between two calls", units="s", minimum=0.01)
     disconnected_hours_max: float = setting(
         24.0, "how long it trains with the scheduler away, then it hands the job back", units="h", minimum=0
     )

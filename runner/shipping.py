@@ -259,10 +259,13 @@ class _Writer:
         assert self.reader is not None
         if self.held_back is None:
             self.held_back = self.reader.read()
+        next_sequence = self.held_back.sequence if self.held_back is not None else self.records.last_sequence + 1
+        if next_sequence != self.sent + 1:
+            if self.records.stored < self.sent:
+                return None  # what was sent before the gap must be stored first, or it would be sent for ever
+            raise SequenceBroken(f"{self.spool.key} goes on with record {next_sequence} after {self.sent}")
         if self.held_back is None:
             return None
-        if self.held_back.sequence != self.sent + 1:
-            raise SequenceBroken(f"{self.spool.key} has record {self.held_back.sequence} after {self.sent}")
         request = ingest.IngestRequest(writer=self.number)
         if self.kind == ingest.WRITER_KIND_POINTS:
             request.points.ParseFromString(self.held_back.body)

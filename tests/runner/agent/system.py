@@ -80,6 +80,7 @@ class System:
     folder: Path
     services: dict[str, Service] = field(default_factory=dict)
     agents: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _channels: dict[str, grpc.Channel] = field(default_factory=dict)
 
     def start(self) -> None:
         folder = self.folder
@@ -102,6 +103,8 @@ class System:
             agent.wait()
         for service in self.services.values():
             service.kill()
+        for channel in self._channels.values():
+            channel.close()
 
     def agent(self, work_folder: Path, *arguments: str, runner_id: str = "r") -> subprocess.Popen[bytes]:
         """Start an agent whose trainer is TRAINER."""
@@ -155,7 +158,7 @@ class System:
             project=project_service_pb2.Project(training_dataset=source), project_id=name, request_id=str(uuid.uuid4())
         )
         stub = project_service_pb2_grpc.ProjectServiceStub(self._channel("scheduler"))
-        return stub.CreateProject(request, timeout=20).project.name
+        return stub.CreateProject(request, timeout=20, wait_for_ready=True).project.name
 
     def submit(self, project: str, *, iterations: int = 40, **labels: str) -> str:
         spec = job_spec_pb2.JobSpec(labels={key.replace("_", "-"): value for key, value in labels.items()})
@@ -163,17 +166,17 @@ class System:
         spec.model.backbone.name = "tiny"
         spec.trainer.iterations_max = iterations
         request = job_service_pb2.SubmitJobRequest(parent=project, spec=spec, request_id=str(uuid.uuid4()))
-        return self.jobs.SubmitJob(request, timeout=20).job.name
+        return self.jobs.SubmitJob(request, timeout=20, wait_for_ready=True).job.name
 
     def stop_job(self, name: str, *, grace_seconds: float = 20, immediate: bool = False) -> None:
         mode = job_pb2.STOP_MODE_IMMEDIATE if immediate else job_pb2.STOP_MODE_CHECKPOINT
         request = job_service_pb2.StopJobRequest(name=name, mode=mode, request_id=str(uuid.uuid4()))
         request.grace.FromMilliseconds(round(grace_seconds * 1000))
-        self.jobs.StopJob(request, timeout=20)
+        self.jobs.StopJob(request, timeout=20, wait_for_ready=True)
 
     def resume(self, name: str) -> str:
         request = job_service_pb2.ResumeJobRequest(name=name, request_id=str(uuid.uuid4()))
-        return self.jobs.ResumeJob(request, timeout=20).job.name
+        return self.jobs.ResumeJob(request, timeout=20, wait_for_ready=True).job.name
 
     @property
     def jobs(self) -> job_service_pb2_grpc.JobServiceStub:
@@ -223,8 +226,10 @@ class System:
         self.services[name].start()
 
     def _channel(self, service: str) -> grpc.Channel:
-        options = [("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 300)]
-        return grpc.insecure_channel(self.services[service].address, options=options)
+        if service not in self._channels:
+            options = [("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 300)]
+            self._channels[service] = grpc.insecure_channel(self.services[service].address, options=options)
+        return self._channels[service]
 
 
 def end(agent: subprocess.Popen[bytes]) -> int:

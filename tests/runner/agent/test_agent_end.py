@@ -1,8 +1,6 @@
 """Agents that end, are killed, are taken over, or whose services go away: each test has its own."""
 
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +12,6 @@ from tests.runner.agent.system import System, end, left_behind, until
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     return tmp_path / "work"
-
-
-@pytest.fixture
-def agent(system: System, work: Path) -> Iterator[subprocess.Popen[bytes]]:
-    agent = system.agent(work)
-    yield agent
-    end(agent)
 
 
 def test_a_killed_agent_leaves_no_orphan_and_the_next_one_sweeps_and_goes_on(system: System, work: Path) -> None:
@@ -97,26 +88,44 @@ def test_an_agent_that_was_taken_over_ends_with_an_error_and_without_its_trainer
     assert not system.trainers()
 
 
-def test_two_agents_cannot_share_a_work_folder(system: System, work: Path, agent: subprocess.Popen[bytes]) -> None:
-    until(lambda: (work / "agent.lock").exists())
-    second = system.agent(work, runner_id="second")
-    assert second.wait(20) == 2
-    assert "is in use by another agent" in (work.parent / "work.log").read_text()
+def test_killed_services_lose_and_double_nothing_and_the_job_goes_on(system: System, work: Path) -> None:
+    agent = system.agent(work)
+    log = work.parent / "work.log"
+    try:
+        name = system.submit(system.project(), iterations=300, step_ms="10")
+        system.wait_step(name, 30)
+        system.services["scheduler"].kill()
+        until(lambda: "scheduler_away" in log.read_text())
+        system.services["metrics"].kill()
+        until(lambda: "ingest_stream_ended" in log.read_text())
+        system.services["scheduler"].start()
+        system.services["metrics"].start()
+        job = system.wait_ended(name)
+        assert (job.state, len(job.attempts)) == (job_pb2.JOB_STATE_COMPLETED, 1)
+        system.assert_once(name, range(1, 301))
+        until(lambda: not left_behind(work))
+    finally:
+        end(agent)
 
 
-@pytest.mark.parametrize("service", ["metrics", "scheduler"])
-def test_a_killed_service_loses_and_doubles_nothing_and_the_job_goes_on(
-    system: System, work: Path, agent: subprocess.Popen[bytes], service: str
-) -> None:
-    name = system.submit(system.project(), iterations=600, step_ms="10")
-    system.wait_step(name, 50)
-    system.services[service].kill()
-    until(lambda: any("away" in line or "ended" in line for line in (work.parent / "work.log").open()), seconds=20)
-    system.services[service].start()
-    job = system.wait_ended(name)
-    assert (job.state, len(job.attempts)) == (job_pb2.JOB_STATE_COMPLETED, 1)
-    system.assert_once(name, range(1, 601))
-    until(lambda: not left_behind(work))
+def test_an_agent_that_is_cut_off_for_too_long_hands_its_job_back(system: System, work: Path) -> None:
+    agent = system.agent(work, "--disconnected-hours-max", "0.0001")
+    log = work.parent / "work.log"
+    try:
+        name = system.submit(system.project(), iterations=200, step_ms="10")
+        system.wait_step(name, 5)
+        system.services["scheduler"].kill()
+        until(lambda: '"outcome": "handed back"' in log.read_text())
+        assert not system.trainers()
+        assert list(work.glob("ledger/*.closed"))
+        system.services["scheduler"].start()
+        job = system.wait_ended(name)
+        assert job.state == job_pb2.JOB_STATE_COMPLETED
+        assert job.attempts[0].outcome == job_pb2.ATTEMPT_OUTCOME_HANDED_BACK
+        system.assert_once(name, range(1, 201))
+        until(lambda: not left_behind(work))
+    finally:
+        end(agent)
 
 
 def test_conversion_that_is_away_is_waited_for(system: System, work: Path) -> None:
