@@ -30,6 +30,7 @@ from services.chassis.errors import Cancelled, DeadlineExceeded, Internal, Retry
 ATTEMPT_FILE = "attempt.json"
 DATASET = "dataset"
 RESUME = "resume"
+INITIALIZATION = "initialization"
 CHECKPOINTS = "checkpoints"
 PROGRESS_LINE_SECONDS = 10.0
 """How often a long conversion or download says in the log how far it is."""
@@ -77,7 +78,11 @@ class Provision:
         validation = None
         if assignment.HasField("validation_dataset"):
             validation = await self._dataset(assignment.validation_dataset, dataset / "validation", is_training=False)
-        resume_folder = await self._resume() if assignment.HasField("resume_from") else None
+        resume_folder = initialization_folder = None
+        if assignment.HasField("resume_from"):
+            resume_folder = await self._checkpoint(assignment.resume_from, self._folder / RESUME)
+        if assignment.HasField("initialization"):
+            initialization_folder = await self._checkpoint(assignment.initialization, self._folder / INITIALIZATION)
         content = {
             "job": assignment.job,
             "job_uid": assignment.job_uid,
@@ -87,6 +92,7 @@ class Provision:
             "training": training,
             "validation": validation,
             "resume_folder": None if resume_folder is None else str(resume_folder),
+            "initialization_folder": None if initialization_folder is None else str(initialization_folder),
             "checkpoint_folder": str(self._folder / CHECKPOINTS),
             "device": self._device.value,
         }
@@ -149,12 +155,11 @@ class Provision:
             self._on_fingerprint(result.source_fingerprint)
         return result
 
-    async def _resume(self) -> Path:
-        checkpoint = self._assignment.resume_from
+    async def _checkpoint(self, checkpoint: job_pb2.Checkpoint, folder: Path) -> Path:
         self._work("downloading", 0, len(checkpoint.files), "checkpoint")
-        fetched = await self._downloads.checkpoint(checkpoint, self._folder / RESUME)
-        self._recorder.line(f"downloaded checkpoint {checkpoint.epoch}-{checkpoint.iteration}, {_amount(fetched)}")
-        return self._folder / RESUME
+        fetched = await self._downloads.checkpoint(checkpoint, folder)
+        self._recorder.line(f"downloaded {checkpoint.name}, {_amount(fetched)}")
+        return folder
 
     def _work(self, phase: str, done: int, total: int, what: str) -> None:
         self._on_work(Work(phase=phase, done=done, total=total))
