@@ -50,8 +50,8 @@ class Model(nn.Module):
         features = self.neck(self.backbone((images - self._mean) / self._deviation))
         return {head_id: head(features) for head_id, head in self.heads.items()}
 
-    def losses(self, outputs: Mapping[str, Outputs], targets: Sequence[Targets | None]) -> Losses | None:
-        """The losses of a batch, None where no head has an annotated image in it. `targets` is in the heads' order."""
+    def losses(self, outputs: Mapping[str, Outputs], targets: Sequence[Targets | None]) -> Losses:
+        """The losses of a batch; `targets` is in the heads' order, and at least one is there."""
         by_head: dict[str, torch.Tensor] = {}
         total: torch.Tensor | None = None
         for (head_id, head), wanted in zip(self.heads.items(), targets, strict=True):
@@ -60,7 +60,8 @@ class Model(nn.Module):
             by_head[head_id] = head.loss(outputs[head_id], wanted)
             weighted = by_head[head_id] * self._weights[head_id]
             total = weighted if total is None else total + weighted
-        return None if total is None else Losses(total=total, by_head=by_head)
+        assert total is not None, "a batch without any target teaches nothing"
+        return Losses(total=total, by_head=by_head)
 
 
 def build_model(spec: job_spec_pb2.Model, vocabularies: Sequence[Vocabulary]) -> Model:

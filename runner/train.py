@@ -114,6 +114,8 @@ def train(training: Training, session: Session) -> Ended:
             batch = next(batches)
             arrived = time.perf_counter()
             session.note_unreadable(batch, training.data.training_images)
+            if all(found is None for found in batch.targets):
+                raise dataset_failure(f"no image of step {position.iteration + 1} can be read and learned from")
 
             rate = set_rate(optimizer, position.iteration, trainer)
             optimizer.zero_grad()
@@ -121,8 +123,6 @@ def train(training: Training, session: Session) -> Ended:
                 outputs = model(images_to_float(batch.images, training.device))
                 targets = [None if found is None else found.to(training.device) for found in batch.targets]
                 losses = model.losses(outputs, targets)
-            if losses is None:
-                raise dataset_failure(f"no image of step {position.iteration + 1} can be read and learned from")
             losses.total.backward()  # type: ignore[no-untyped-call]
             gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)

@@ -11,13 +11,13 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-LEASH = Path(__file__).with_name("leash.py")
+from services.chassis.leash import on_leash
+
 LOG_BYTES_MAX = 32 * 2**20
 """A log that is larger when its process starts is put aside, once."""
 LOG_TAIL_BYTES = 4_096
@@ -76,7 +76,7 @@ class Child:
         with definition.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), *definition.command],
+                on_leash(definition.command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

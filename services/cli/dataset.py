@@ -107,12 +107,10 @@ async def plan_conversion(
 ) -> None:
     """Show the way from one task to another, and what each step loses."""
     request = pb.PlanConversionRequest(to=parsed_task(to), via=_tasks(via), annotation_set=annotation_set)
-    task = _task_or_none(start)
     sources = []
+    task = _task_or_none(start)
     if task is not None:
-        request = pb.PlanConversionRequest(to=request.to, via=request.via, **{"from": task})  # type: ignore[arg-type]
-        if annotation_set:
-            raise SpecificationError("--annotation-set belongs to a dataset, but the plan starts from a task")
+        setattr(request, "from", task)  # a word of Python's
     else:
         sources = [_source(session, start, endpoint_url, region)]
         request.source.CopyFrom(sources[0])
@@ -137,9 +135,10 @@ async def inspect_dataset(
 ) -> None:
     """Show what a dataset holds: images and sizes, annotation sets, the balance of their categories."""
     found = _source(session, source, endpoint_url, region)
-    with WorkBar(session.output, "inspect"):
-        async with _service(session, [found], local=local, allow_root=allow_root) as service:
-            answer = await service.InspectDataset(pb.InspectDatasetRequest(source=found), timeout=INSPECT_SECONDS_MAX)
+    request = pb.InspectDatasetRequest(source=found)
+    async with _service(session, [found], local=local, allow_root=allow_root) as service:
+        with WorkBar(session.output, "inspect"):
+            answer = await service.InspectDataset(request, timeout=INSPECT_SECONDS_MAX)
     if session.output.as_json:
         session.output.json(answer)
     else:
@@ -164,13 +163,13 @@ async def validate_dataset(
     region: Region = "",
 ) -> None:
     """Find everything that is wrong with a dataset. Exit code 1 where there is an error; warnings are none."""
-    sources = [_source(session, text, endpoint_url, region) for text in (source, validation) if text]
+    sources = [_source(session, text, endpoint_url, region) for text in (source, validation) if text is not None]
     request = pb.ValidateDatasetRequest(source=sources[0], findings_max=findings)
-    if validation:
+    if len(sources) > 1:
         request.validation_source.CopyFrom(sources[1])
     totals = None
-    with WorkBar(session.output, "validate") as bar:
-        async with _service(session, sources, local=local, allow_root=allow_root) as service:
+    async with _service(session, sources, local=local, allow_root=allow_root) as service:
+        with WorkBar(session.output, "validate") as bar:
             async for answer in service.ValidateDataset(request):
                 kind = answer.WhichOneof("message")
                 if session.output.as_json:
@@ -215,10 +214,9 @@ async def convert_dataset(
     endpoint_url: EndpointUrl = "",
     region: Region = "",
 ) -> None:
-    """Convert a dataset into another task. It is written into the system's store, and the source stays as it is.
+    """Convert a dataset into another task. What was made before is found again; the source stays as it is.
 
-    Without a service that runs the store is in the data folder, where `sihlai up` has it too. A repeated conversion
-    finds what is there.
+    The result lies in the service's store; where none runs, in the data folder, as with `sihlai up`.
     """
     found = _source(session, source, endpoint_url, region)
     request = pb.ConvertDatasetRequest(
@@ -231,8 +229,8 @@ async def convert_dataset(
         lenient=lenient,
     )
     result = None
-    with WorkBar(session.output, "convert") as bar:
-        async with _service(session, [found], local=local, allow_root=allow_root, keep=True) as service:
+    async with _service(session, [found], local=local, allow_root=allow_root, keep=True) as service:
+        with WorkBar(session.output, "convert") as bar:
             async for answer in service.ConvertDataset(request):
                 if session.output.as_json:
                     session.output.json(answer)
@@ -244,6 +242,7 @@ async def convert_dataset(
         raise CommandError("the conversion ended early, without its result: try again, and it goes on where it was")
     if not session.output.as_json:
         session.output.show(result_drawing(result))
+        session.output.line(result.dataset.uri)
 
 
 @contextlib.asynccontextmanager
@@ -298,7 +297,7 @@ def _task_or_none(text: str) -> task_pb2.Task.ValueType | None:
     except SpecificationError as error:
         if "/" in text or Path(text).expanduser().is_dir():
             return None
-        raise SpecificationError(f"{text!r} is no folder; if it is meant as a task: {error}") from error
+        raise SpecificationError(f"{error}; nor is there a folder {text!r}") from error
 
 
 def _tasks(texts: Sequence[str] | None) -> list[task_pb2.Task.ValueType]:

@@ -33,6 +33,8 @@ BAR_WIDTH_MAX = 50
 BAR_BLOCKS = " ▏▎▍▌▋▊▉"
 """Eighths of a cell, none to seven."""
 NAME_WIDTH_MAX = 32
+SIZE_WIDTH = 13
+STATE_WIDTH = 10
 COLUMNS_WIDTH = 40
 """What the columns beside a name and its bar need."""
 STATE_STYLES = {"labelled": "green", "negative": "blue", "unlabelled": "bright_black"}
@@ -51,7 +53,7 @@ def tasks_table(tasks: Sequence[TaskDescription]) -> RenderableType:
     for each in tasks:
         keys = f"\n[dim]{escape(', '.join(each.metadata_keys))}[/dim]" if each.metadata_keys else ""
         leads_to = [names.get(s.to, task_name(s.to)) for s in each.conversions if s.to not in everywhere]
-        table.add_row(f"{escape(each.name)}{keys}", escape(each.annotation_format), escape(", ".join(leads_to)))
+        table.add_row(f"{escape(each.name)}{keys}", escape(each.annotation_format), escape("\n".join(leads_to)))
     common = ", ".join(name for task, name in names.items() if task in everywhere)
     return Group(table, Text(f"\nevery task also leads to: {common}")) if common else table
 
@@ -127,7 +129,10 @@ def _states(summary: AnnotationSetSummary, width: int) -> Table:
     for state, count in counts.items():
         share = count / total if total else 0.0
         table.add_row(
-            state, f"{count:,}", f"{share:.1%}", Text(bar(share, _bar_width(width, 10)), style=STATE_STYLES[state])
+            state,
+            f"{count:,}",
+            f"{share:.1%}",
+            Text(bar(share, _bar_width(width, STATE_WIDTH)), style=STATE_STYLES[state]),
         )
     return table
 
@@ -164,10 +169,9 @@ def _sizes_table(found: InspectDatasetResponse, width: int) -> RenderableType:
     table.add_column(no_wrap=True)
     drawn = found.sizes[:SIZES_SHOWN]
     for each in drawn:
-        share = each.images / max(found.images, 1)
-        table.add_row(
-            f"{each.width} × {each.height}", f"{each.images:,}", Text(bar(share, _bar_width(width, 12)), style="blue")
-        )
+        line = bar(each.images / max(found.images, 1), _bar_width(width, SIZE_WIDTH))
+        size = f"{each.width} \N{MULTIPLICATION SIGN} {each.height}"
+        table.add_row(size, f"{each.images:,}", Text(line, style="blue"))
     left = len(found.sizes) - len(drawn)
     return Group(table, Text(f"and {counted(left, 'size')} more", style="dim")) if left else table
 
@@ -209,28 +213,33 @@ def totals_drawing(totals: ValidationTotals) -> RenderableType:
 
 
 def result_drawing(result: ConversionResult) -> RenderableType:
-    """What a conversion gave: where it is, what went in and came out, what was dropped and why."""
+    """What a conversion gave: what went in and came out, what was dropped and why."""
     table = _pairs()
-    table.add_row("dataset", Text(result.dataset.uri, style="bold"))
     if result.steps:
         start = getattr(result.steps[0], "from")  # a word of Python's
-        table.add_row("path", path_text(start, result.steps))
         lost = [loss for step in result.steps for loss in step.losses]
+        table.add_row("path", path_text(start, result.steps))
         table.add_row("lost on it", Text("; ".join(lost)) if lost else Text("nothing", style="green"))
     else:
         table.add_row("path", "none: the annotations already were what was wanted")
     table.add_row("images", f"{result.images_in:,}")
-    table.add_row("labelled images", f"{result.labelled_in:,} in, {result.labelled_out:,} out")
+    table.add_row("labelled", f"{counted(result.labelled_in, 'image')} in, {result.labelled_out:,} out")
     table.add_row("annotations", f"{result.annotations_in:,} in, {result.annotations_out:,} out")
-    table.add_row("source", f"fingerprint {result.source_fingerprint}")
+    table.add_row("dropped", _dropped_table(result) if result.dropped else Text("nothing", style="green"))
+    table.add_row("fingerprint", result.source_fingerprint)
     if result.reused:
-        table.add_row("made", "by an earlier conversion of the same source, with the same path and options")
-    if not result.dropped:
-        return Group(table, Text("\nnothing was dropped", style="green"))
-    dropped = _table("dropped because of", "annotations", "images")
-    for each in result.dropped:
-        dropped.add_row(Text(shown(each.rule)), f"{each.annotations:,}", f"{each.images:,}")
-    return Group(table, Text(), dropped)
+        table.add_row("made", "before, from the same source with the same path and options")
+    return table
+
+
+def _dropped_table(result: ConversionResult) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold")
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    for each in sorted(result.dropped, key=lambda each: (-each.annotations, each.rule)):
+        table.add_row(Text(shown(each.rule)), counted(each.annotations, "annotation"), counted(each.images, "image"))
+    return table
 
 
 def task_name(task: int) -> str:

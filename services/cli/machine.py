@@ -30,9 +30,6 @@ RUNNERS_MAX = 1_000
 """How many runners are asked for when one of them is looked for."""
 MARK_VARIABLE = "SIHLAI_STACK"
 """Set in every process of a stack to the stack's id: finds what was left behind, grandchildren too."""
-TRAINER_VARIABLES = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Trainers share their cores with everything else here. With OpenMP's default, threads that wait for each other burn
-the time of whom they wait for: with one more busy process on two cores a step took 90 to 400 ms instead of 45."""
 CLIENT_VARIABLES = ("SIHLAI_DATA", *(f"SIHLAI_{service.upper()}_ADDRESS" for service in SERVICES))
 """What commands read. Services must not see them: a variable with a service's prefix is a setting of that service."""
 
@@ -194,7 +191,7 @@ def _runner(
     return Definition(
         name=f"runner-{runner_id}",
         command=[*PYTHON, "-m", "runner", *(str(word) for word in words)],
-        environ={**TRAINER_VARIABLES, **environ},
+        environ=environ,
         log=folder.log(f"runner-{runner_id}"),
         address="",
         serves=lambda: _is_registered(addresses["scheduler"], runner_id),

@@ -59,7 +59,7 @@ class WorkBar:
             self._output.note(f"{progress.phase} {numbers_text(progress)}")
 
     def say(self, line: Text) -> None:
-        """A line of the result, on standard output. Where both are terminals it goes above the bar, which stays whole."""
+        """A line of the result, on standard output; where both are a terminal, above the bar."""
         drawn_over = self._output.live and not self._drawn.disable
         console = self._drawn.console if drawn_over else self._output.console
         console.print(line, soft_wrap=True)

@@ -168,9 +168,11 @@ class Scheduler:
             bounds=SourceBounds(allowed_roots=config.allowed_roots, allowed_hosts=config.allowed_endpoint_hosts),
             new_project_id=lambda: f"project-{new_id()[:12]}",
         )
+        rows = CheckpointRows(self.database)
         job_servicer = JobServicer(
             self.jobs,
             self.projects,
+            rows,
             self.watch,
             self.reachability,
             seal=self.seal,
@@ -184,13 +186,14 @@ class Scheduler:
             self.desk,
             self.runners,
             self.projects,
+            rows,
             checkpoints=self.checkpoints,
             mint=mint,
             seal=self.seal,
             limits=RunnerLimits(lease_seconds=config.lease_seconds, log_drain_hours_max=config.log_drain_hours_max),
             now_us=now,
         )
-        checkpoint_servicer = CheckpointServicer(CheckpointRows(self.database), self.checkpoints)
+        checkpoint_servicer = CheckpointServicer(rows, self.checkpoints)
         admin_servicer = RunnerAdminServicer(self.runners)
         add: Callable[[str, Callable[[Any], None]], None] = self.server.add
         add(

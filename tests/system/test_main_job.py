@@ -37,6 +37,11 @@ def test_a_submitted_job_is_followed_to_its_final_model(client: Client) -> None:
     model = next(file for file in checkpoint.files if file.name == "model.safetensors")
     assert hashlib.sha256(download(client, final)).hexdigest() == model.sha256
 
+    begun = client.wait_ended(client.submit(project, initialization=final, iterations_max=1, validations=1).name)
+    assert begun.spec.model.initialization.checkpoint.checkpoint == checkpoint.name
+    assert begun.state == job_pb2.JOB_STATE_COMPLETED
+    assert client.points(begun.name, "train/loss").values[0] < client.points(job.name, "train/loss").values[0] / 2
+
 
 def test_a_watch_sees_each_point_once_and_the_end(client: Client) -> None:
     job = client.submit(client.create_project("watched"), iterations_max=ITERATIONS_MAX)

@@ -20,6 +20,7 @@ from services.scheduler.job import Checkpoint, Job, ResumeSource
 from services.scheduler.reachability import Reachability
 from services.scheduler.seal import Seal
 from services.scheduler.servicer.watch import JobWatch
+from services.scheduler.store.checkpoints import CheckpointRows
 from services.scheduler.store.jobs import JobStore, JobView, Submission
 from services.scheduler.store.projects import ProjectStore
 from services.scheduler.wire.checkpoint import checkpoint_name
@@ -68,6 +69,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         self,
         jobs: JobStore,
         projects: ProjectStore,
+        checkpoints: CheckpointRows,
         watch: JobWatch,
         reachability: Reachability,
         *,
@@ -76,6 +78,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
     ) -> None:
         self._jobs = jobs
         self._projects = projects
+        self._checkpoints = checkpoints
         self._watch = watch
         self._reachability = reachability
         self._seal = seal
@@ -92,6 +95,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         identity = request_of("SubmitJob", request)
         try:
             await self._check_reachable(spec, project_id)
+            await self._pin_initialization(spec)
         except SihlaiError:
             # The same request may have been accepted before the dataset changed, or before the project was deleted.
             answer = await self._jobs.first_answer(identity)
@@ -181,6 +185,15 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         project = await self._projects.get(project_id)
         sealed = await self._projects.sealed_credentials([project.training_dataset])
         await self._reachability.check(spec, source_with_credentials(project.training_dataset, sealed, self._seal))
+
+    async def _pin_initialization(self, spec: JobSpec) -> None:
+        """Write which checkpoint `last`, `best` or `final` is into the specification. NotFound where there is none."""
+        if spec.model.initialization.WhichOneof("source") != "checkpoint":
+            return
+        named = spec.model.initialization.checkpoint
+        project_id, job_id, checkpoint_id = checkpoint_ids_of(named.checkpoint)
+        checkpoint = await self._checkpoints.get(project_id, job_id, checkpoint_id)
+        named.checkpoint = checkpoint_name(f"projects/{project_id}/jobs/{job_id}", checkpoint.key)
 
     async def _resumed(self, request: messages.ResumeJobRequest) -> Submission:
         """The new job of a ResumeJob: the old one's specification with the changes, and where it goes on."""

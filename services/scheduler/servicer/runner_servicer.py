@@ -15,20 +15,29 @@ from sihlai.runner.v1 import (
     runner_service_pb2,
     runner_service_pb2_grpc,
 )
+from sihlai.scheduler.v1 import job_pb2
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
-from services.chassis.errors import FailedPrecondition, Reason
+from services.chassis.errors import FailedPrecondition, NotFound, Reason
 from services.chassis.log import get_logger
 from services.scheduler.checkpoints import CheckpointStore
 from services.scheduler.desk import Answer, RunnerDesk
 from services.scheduler.job import SECOND_US, Attempt, Checkpoint
 from services.scheduler.lease import AttemptKey, Report, RunAttempt, SpoolReport, key_of
 from services.scheduler.seal import Seal
+from services.scheduler.store.checkpoints import CheckpointRows
 from services.scheduler.store.projects import ProjectStore
 from services.scheduler.store.runners import RunnerStore, RunnerView, Standing
 from services.scheduler.tokens import SignedToken, TokenMint
 from services.scheduler.wire.checkpoint import checkpoint_to_proto
-from services.scheduler.wire.names import page_size_of, page_token, page_token_after, request_of, runner_id_of
+from services.scheduler.wire.names import (
+    checkpoint_ids_of,
+    page_size_of,
+    page_token,
+    page_token_after,
+    request_of,
+    runner_id_of,
+)
 from services.scheduler.wire.project import source_with_credentials
 from services.scheduler.wire.runner import key_to_proto, report_from_proto, runner_to_proto, set_desired
 from services.scheduler.wire.times import duration, timestamp
@@ -57,6 +66,7 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
         desk: RunnerDesk,
         runners: RunnerStore,
         projects: ProjectStore,
+        rows: CheckpointRows,
         *,
         checkpoints: CheckpointStore,
         mint: TokenMint,
@@ -67,6 +77,7 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
         self._desk = desk
         self._runners = runners
         self._projects = projects
+        self._rows = rows
         self._checkpoints = checkpoints
         self._mint = mint
         self._seal = seal
@@ -133,18 +144,31 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
         validation = job.validation_dataset
         sealed = await self._projects.sealed_credentials([job.training_dataset, validation])
         resume_job = job.source.job_name if job.source and resume and resume.key.job_uid != job.uid else job.name
+        spec = JobSpec.FromString(job.spec)
         return runner_service_pb2.Assignment(
             job=job.name,
             job_uid=job.uid,
             attempt=attempt.number,
             epoch=attempt.epoch,
-            spec=JobSpec.FromString(job.spec),
+            spec=spec,
             training_dataset=source_with_credentials(job.training_dataset, sealed, self._seal),
             validation_dataset=source_with_credentials(validation, sealed, self._seal) if validation else None,
             dataset_fingerprint=job.dataset_fingerprint,
             resume_from=checkpoint_to_proto(resume, resume_job) if resume is not None else None,
             checkpoint_uri=self._checkpoints.prefix(job.uid, attempt.epoch),
+            initialization=await self._initialization(spec) if resume is None else None,
         )
+
+    async def _initialization(self, spec: JobSpec) -> job_pb2.Checkpoint | None:
+        """The checkpoint that a fresh start takes its weights from. The trainer names one that was deleted since."""
+        if spec.model.initialization.WhichOneof("source") != "checkpoint":
+            return None
+        project_id, job_id, checkpoint_id = checkpoint_ids_of(spec.model.initialization.checkpoint.checkpoint)
+        try:
+            checkpoint = await self._rows.get(project_id, job_id, checkpoint_id)
+        except NotFound:
+            return None
+        return checkpoint_to_proto(checkpoint, f"projects/{project_id}/jobs/{job_id}")
 
     async def _add_tokens(
         self, response: runner_service_pb2.SynchronizeResponse, report: Report, standing: Standing
