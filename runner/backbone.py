@@ -24,8 +24,8 @@ TINY = "tiny"
 TINY_CHANNELS = (32, 64, 128)
 """By level, from level 1; 95,000 weights with a head of ten categories.
 
-What works for handwritten digits: 16 x 16 pixels, batches of 64, AdamW with a highest rate of 0.003, 300 iterations. That
-is 99.4 % (median of three seeds) in about 4 s on two cores.
+What works for handwritten digits: 16 x 16 pixels, batches of 64, AdamW with a highest rate of 0.003, 300 iterations.
+That is 99.4 % (median of three seeds) in about 4 s on two idle cores.
 """
 PROBE_PIXELS = 256
 """Images of this size show the strides of a chain's parts; the smallest power of two that all of them can take."""
