@@ -1,8 +1,6 @@
 """GPU runners: an agent process that talks to the services, and a trainer process that talks to the agent.
 
-In reading order: `__main__` (wiring), `config`, `agent` (what the scheduler wants is made true), `process` (the trainer's
-process: started, told, ended), `report` (what the two say to each other), `spool` (what is not stored yet), `download`
-(datasets in, checkpoints out); then the trainer's side: `train` (the loop), `data`, `checkpoint`, `tasks/`.
-
-The agent never imports torch; the trainer never imports grpc or nats.
+Three entry points: `__main__` starts the agent, `train` is the trainer's process and loop, `predict` uses a finished
+model. `report` is what agent and trainer say to each other. `agent/` never imports torch; `train`, `trainer/` and
+`tasks/` (one file a task) never import grpc or nats.
 """

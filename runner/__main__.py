@@ -12,18 +12,18 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from runner.agent import Agent, Refused, Replaced
-from runner.attempt import Parts
-from runner.capabilities import capabilities
-from runner.config import PREFIX, RunnerConfig
-from runner.conversion import Conversion, ConversionLimits
-from runner.download import DownloadLimits, Downloads
-from runner.gpu import Gpus
-from runner.ledger import Ledger, locked
-from runner.recorder import SpoolLimits
-from runner.recovery import LEDGER, recover
-from runner.shipping import Shipper, ShippingLimits
-from runner.system import SystemMeter
+from runner.agent.agent import Agent, Refused, Replaced
+from runner.agent.attempt import Parts
+from runner.agent.capabilities import capabilities
+from runner.agent.config import PREFIX, RunnerConfig
+from runner.agent.conversion import Conversion, ConversionLimits
+from runner.agent.download import DownloadLimits, Downloads
+from runner.agent.gpu import Gpus
+from runner.agent.ledger import Ledger, locked
+from runner.agent.recorder import SpoolLimits
+from runner.agent.recovery import LEDGER, recover
+from runner.agent.shipping import Shipper, ShippingLimits
+from runner.agent.system import SystemMeter
 from services.chassis import log as logs
 from services.chassis.config import load
 from services.chassis.errors import ConfigurationError

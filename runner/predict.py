@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from runner.checkpoint import read_config, read_weights
-from runner.failure import Failure, checkpoint_failure
-from runner.image import UnreadableImage, canvas_from_data, letterbox, read_image
-from runner.model import build_model, images_to_float
-from runner.preparation import choose_device
+from runner.trainer.checkpoint import read_config, read_weights
+from runner.trainer.failure import Failure, checkpoint_failure
+from runner.trainer.image import UnreadableImage, canvas_from_data, letterbox, read_image
+from runner.trainer.model import build_model, images_to_float
+from runner.trainer.preparation import choose_device
 
 BATCH_SIZE_MAX = 64
 

@@ -14,17 +14,17 @@ import time
 
 import torch
 
-from runner.attempt_file import Attempt, read_attempt
-from runner.commands import Commands
-from runner.failure import Failure, FailureReason, dataset_failure, trainer_failure
-from runner.model import images_to_float
-from runner.optimizer import set_rate
-from runner.preparation import Training, prepare
 from runner.report import Ended, Level, Outcome, ReportWriter
-from runner.reporter import Reporter
-from runner.schedule import validation_iterations
-from runner.session import Pace, Session
-from runner.trainer_config import PREFIX, TrainerConfig
+from runner.trainer.attempt_file import Attempt, read_attempt
+from runner.trainer.commands import Commands
+from runner.trainer.config import PREFIX, TrainerConfig
+from runner.trainer.failure import Failure, FailureReason, dataset_failure, trainer_failure
+from runner.trainer.model import images_to_float
+from runner.trainer.optimizer import set_rate
+from runner.trainer.preparation import Training, prepare
+from runner.trainer.reporter import Reporter
+from runner.trainer.schedule import validation_iterations
+from runner.trainer.session import Pace, Session
 from services.chassis.config import load
 from services.chassis.errors import ConfigurationError
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from sihlai.conversion.v1 import task_pb2
 
-from runner.failure import trainer_failure
 from runner.tasks.multiclass_classification import MulticlassClassification
 from runner.tasks.task import Task
+from runner.trainer.failure import trainer_failure
 
 TASKS: Mapping[int, Task] = {
     task_pb2.TASK_MULTICLASS_CLASSIFICATION: MulticlassClassification(),

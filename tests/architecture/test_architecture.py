@@ -66,7 +66,7 @@ def mentions(path: Path, words: tuple[str, ...]) -> bool:
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("runner.agent", {"torch", "torchvision", "sqlalchemy", "clickhouse_connect"}),
+        ("runner.agent.agent", {"torch", "torchvision", "sqlalchemy", "clickhouse_connect"}),
         ("runner.train", {"grpc", "nats", "sqlalchemy", "clickhouse_connect"}),
         ("services.scheduler.servicer", {"torch", "chdb", "clickhouse_connect", "nats.contrib"}),
         ("services.scheduler.job", {"grpc", "google", "sqlalchemy", "nats"}),

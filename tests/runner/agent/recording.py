@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sihlai.metrics.v1 import ingest_service_pb2 as ingest
 
-from runner.decision import AttemptKey
-from runner.recorder import Recorder, Spool, SpoolLimits
-from runner.spool import SpoolReader, WriterSpool
+from runner.agent.decision import AttemptKey
+from runner.agent.recorder import Recorder, Spool, SpoolLimits
+from runner.agent.spool import SpoolReader, WriterSpool
 
 KEY = AttemptKey(job_uid="0197", epoch=3)
 LIMITS = SpoolLimits(bytes_max=1_000_000, segment_bytes_max=4_096, batch_points_min=200, batch_seconds_max=0.01)

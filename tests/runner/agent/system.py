@@ -30,7 +30,7 @@ from sihlai.scheduler.v1 import (
     project_service_pb2_grpc,
 )
 
-from runner.process import ATTEMPT_VARIABLE
+from runner.agent.process import ATTEMPT_VARIABLE
 from tests.runner.agent.trainer import TRAINER, TRAINER_HEAD
 
 WAIT_SECONDS = 60.0

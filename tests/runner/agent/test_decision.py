@@ -1,6 +1,6 @@
 import pytest
 
-from runner.decision import (
+from runner.agent.decision import (
     Action,
     AttemptKey,
     Begin,

@@ -3,7 +3,7 @@ import signal
 import pytest
 from sihlai.scheduler.v1 import job_pb2
 
-from runner.ending import MESSAGE_CHARACTERS_MAX, Death, ending_of_trainer, failure
+from runner.agent.ending import MESSAGE_CHARACTERS_MAX, Death, ending_of_trainer, failure
 from runner.report import Ended, Outcome
 
 CRASHED, KILLED = Death(exit_code=1), Death(exit_code=-signal.SIGKILL, out_of_memory_kills=1)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.lines import LineSplitter, Piece, pieces_of
+from runner.agent.lines import LineSplitter, Piece, pieces_of
 
 
 def lines_of(*chunks: bytes, characters_max: int = 100) -> list[Piece]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner.ledger import ProcessGroup
-from runner.process import ATTEMPT_VARIABLE, TrainerProcess, end_group
+from runner.agent.ledger import ProcessGroup
+from runner.agent.process import ATTEMPT_VARIABLE, TrainerProcess, end_group
 from runner.report import Line, Points, Progress, Report
 from tests.runner.agent.recording import until
 
@@ -176,7 +176,7 @@ signal.pause()
     )
     agent = f"""
 import asyncio, os, pathlib
-from runner.process import TrainerProcess
+from runner.agent.process import TrainerProcess
 async def main():
     folder = pathlib.Path({str(tmp_path)!r})
     process = await TrainerProcess.start({command!r}, folder=folder, environ=dict(os.environ), mark="job-1")

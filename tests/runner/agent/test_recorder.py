@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sihlai.logs.v1 import log_line_pb2
 
-from runner.recorder import GAP_RESERVE_BYTES, LINES_A_BATCH_MAX, POINTS_A_BATCH_MAX, Spool, series_id_of, unit_of
+from runner.agent.recorder import GAP_RESERVE_BYTES, LINES_A_BATCH_MAX, POINTS_A_BATCH_MAX, Spool, series_id_of, unit_of
 from runner.report import LINE_CHARACTERS_MAX
 from tests.runner.agent.recording import KEY, LIMITS, Recording, until
 

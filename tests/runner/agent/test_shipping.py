@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.decision import AttemptKey
-from runner.recorder import Recorder, Spool
-from runner.shipping import Shipper, ShippingLimits, Token
-from runner.spool import HEAD
+from runner.agent.decision import AttemptKey
+from runner.agent.recorder import Recorder, Spool
+from runner.agent.shipping import Shipper, ShippingLimits, Token
+from runner.agent.spool import HEAD
 from services.chassis.auth import TokenSigner, WriteToken
 from services.chassis.rpc import channel
 from tests.runner.agent.recording import LIMITS, until

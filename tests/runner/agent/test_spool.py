@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runner.spool import HEAD, RECORD, Record, SpoolFull, SpoolReader, WriterSpool
+from runner.agent.spool import HEAD, RECORD, Record, SpoolFull, SpoolReader, WriterSpool
 
 
 def opened(folder: Path, *, bytes_max: int = 1_000_000, segment_bytes_max: int = 200) -> WriterSpool:

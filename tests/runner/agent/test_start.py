@@ -11,12 +11,12 @@ import pytest
 from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
-from runner.capabilities import TASKS, capabilities
-from runner.config import PREFIX, Device, RunnerConfig
-from runner.gpu import Gpus
-from runner.ledger import Ledger, ProcessGroup, locked
-from runner.process import ATTEMPT_VARIABLE
-from runner.recovery import Recovered, recover
+from runner.agent.capabilities import TASKS, capabilities
+from runner.agent.config import PREFIX, Device, RunnerConfig
+from runner.agent.gpu import Gpus
+from runner.agent.ledger import Ledger, ProcessGroup, locked
+from runner.agent.process import ATTEMPT_VARIABLE
+from runner.agent.recovery import Recovered, recover
 from services.chassis.config import load
 from services.chassis.errors import ConfigurationError
 from tests.runner.agent.recording import LIMITS, Recording

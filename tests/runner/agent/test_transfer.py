@@ -12,9 +12,9 @@ import pytest
 from sihlai.conversion.v1.dataset_pb2 import DatasetSource
 from sihlai.scheduler.v1 import job_pb2
 
-from runner.download import CheckpointDamaged, Downloaded, DownloadLimits, Downloads, IndexedImage
+from runner.agent.download import CheckpointDamaged, Downloaded, DownloadLimits, Downloads, IndexedImage
+from runner.agent.upload import Uploads, UploadTarget
 from runner.report import CheckpointWritten
-from runner.upload import Uploads, UploadTarget
 from services.chassis.errors import FailedPrecondition, Reason
 from tests.runner.agent.recording import until
 

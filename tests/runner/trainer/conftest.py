@@ -14,11 +14,11 @@ from google.protobuf import json_format
 from PIL import Image
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
-from runner.commands import Commands
 from runner.report import Ended, Points, Report, ReportWriter, read_reports
-from runner.reporter import Reporter
 from runner.train import run
-from runner.trainer_config import TrainerConfig
+from runner.trainer.commands import Commands
+from runner.trainer.config import TrainerConfig
+from runner.trainer.reporter import Reporter
 from services.scheduler.specification import complete, violations
 
 CATEGORIES = ("left", "right", "top", "bottom")

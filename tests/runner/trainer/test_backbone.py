@@ -9,9 +9,9 @@ from torchvision import models
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.resnet import BasicBlock
 
-from runner.backbone import TINY, backbone_from_torchvision, build_backbone, load_imagenet_weights
-from runner.failure import Failure
-from runner.neck import build_neck
+from runner.trainer.backbone import TINY, backbone_from_torchvision, build_backbone, load_imagenet_weights
+from runner.trainer.failure import Failure
+from runner.trainer.neck import build_neck
 from services.scheduler.specification import BACKBONES, REFUSED_BACKBONES, levels
 
 # The light ones: all others were compared by hand, and follow the same paths through the code.

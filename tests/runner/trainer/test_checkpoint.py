@@ -8,10 +8,17 @@ import pytest
 import torch
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
-from runner.checkpoint import Position, initialize_from, read_config, read_weights, resume_checkpoint, write_checkpoint
-from runner.failure import Failure, FailureReason
-from runner.model import Model, build_model
-from runner.optimizer import build_optimizer
+from runner.trainer.checkpoint import (
+    Position,
+    initialize_from,
+    read_config,
+    read_weights,
+    resume_checkpoint,
+    write_checkpoint,
+)
+from runner.trainer.failure import Failure, FailureReason
+from runner.trainer.model import Model, build_model
+from runner.trainer.optimizer import build_optimizer
 from tests.runner.trainer.conftest import spec_from
 
 VOCABULARIES = [{"categories": ["a", "b"]}]

@@ -8,10 +8,10 @@ import torch
 from sihlai.conversion.v1.task_pb2 import TASK_MULTICLASS_CLASSIFICATION
 from sihlai.scheduler.v1.job_spec_pb2 import Head, JobSpec
 
-from runner.augmentation import augment
-from runner.data import Batch, Collation, ImageStore, Order, training_loader, validation_loader
-from runner.dataset import Example
-from runner.image import canvas_from_data
+from runner.trainer.augmentation import augment
+from runner.trainer.data import Batch, Collation, ImageStore, Order, training_loader, validation_loader
+from runner.trainer.dataset import Example
+from runner.trainer.image import canvas_from_data
 from tests.runner.trainer.conftest import Workshop, picture, spec_from
 
 HEADS = [Head(id="side", task=TASK_MULTICLASS_CLASSIFICATION)]

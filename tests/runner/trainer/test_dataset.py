@@ -8,9 +8,9 @@ import pytest
 from sihlai.conversion.v1.task_pb2 import TASK_MULTICLASS_CLASSIFICATION, TASK_OBJECT_DETECTION
 from sihlai.scheduler.v1.job_spec_pb2 import Head
 
-from runner.attempt_file import DatasetFolders
-from runner.dataset import read_dataset
-from runner.failure import Failure, FailureReason
+from runner.trainer.attempt_file import DatasetFolders
+from runner.trainer.dataset import read_dataset
+from runner.trainer.failure import Failure, FailureReason
 from tests.runner.trainer.conftest import Workshop
 
 HEADS = [Head(id="side", task=TASK_MULTICLASS_CLASSIFICATION)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from runner.image import Canvas, Placement, UnreadableImage, letterbox, place, read_image
+from runner.trainer.image import Canvas, Placement, UnreadableImage, letterbox, place, read_image
 
 
 def canvas(

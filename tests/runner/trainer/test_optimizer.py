@@ -3,8 +3,8 @@
 import torch
 from sihlai.scheduler.v1.job_spec_pb2 import Trainer
 
-from runner.model import Model, build_model
-from runner.optimizer import build_optimizer, load_optimizer_state, set_rate
+from runner.trainer.model import Model, build_model
+from runner.trainer.optimizer import build_optimizer, load_optimizer_state, set_rate
 from tests.runner.trainer.conftest import spec_from
 
 VOCABULARIES = [{"categories": ["a", "b"]}]

@@ -3,7 +3,7 @@
 import pytest
 from sihlai.scheduler.v1.job_spec_pb2 import MultiStep, OneCycle, Trainer
 
-from runner.schedule import rate_factor, validation_iterations
+from runner.trainer.schedule import rate_factor, validation_iterations
 
 
 @pytest.mark.parametrize(

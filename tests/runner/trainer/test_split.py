@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from runner.split import validation_names
+from runner.trainer.split import validation_names
 
 
 def images(counts: dict[str, int]) -> dict[str, str]:

@@ -7,10 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from runner.attempt_file import read_attempt
-from runner.checkpoint import read_weights
-from runner.commands import Commands
-from runner.failure import FailureReason
 from runner.predict import Predictor
 from runner.report import (
     COMMAND_HAND_BACK,
@@ -24,8 +20,12 @@ from runner.report import (
     Report,
 )
 from runner.report import Outcome as Ending
-from runner.reporter import Reporter
 from runner.train import failure_of
+from runner.trainer.attempt_file import read_attempt
+from runner.trainer.checkpoint import read_weights
+from runner.trainer.commands import Commands
+from runner.trainer.failure import FailureReason
+from runner.trainer.reporter import Reporter
 from tests.runner.trainer.conftest import Outcome, Workshop, spec_from
 
 AUGMENTATIONS = {"horizontal_flip": 0.2, "rotation_degrees": 10, "translation": 0.1, "brightness": 0.2}

@@ -12,8 +12,8 @@ from typing import BinaryIO
 import pytest
 
 from runner import predict
-from runner.commands import EXIT_CODE_ORPHANED
 from runner.report import CheckpointWritten, Ended, Outcome, Points, read_reports
+from runner.trainer.commands import EXIT_CODE_ORPHANED
 from tests.runner.trainer.conftest import Workshop, spec_from
 
 SECONDS_MAX = 60

@@ -24,10 +24,10 @@ from sihlai.logs.v1 import log_line_pb2
 from sihlai.metrics.v1 import ingest_service_pb2 as ingest
 from sihlai.metrics.v1 import series_pb2
 
-from runner.decision import AttemptKey
-from runner.lines import pieces_of
+from runner.agent.decision import AttemptKey
+from runner.agent.lines import pieces_of
+from runner.agent.spool import Record, SpoolFull, WriterSpool, framed, whole_records
 from runner.report import LINE_CHARACTERS_MAX
-from runner.spool import Record, SpoolFull, WriterSpool, framed, whole_records
 from services.chassis.log import get_logger
 
 log = get_logger(__name__)

@@ -15,7 +15,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from sihlai.runner.v1 import runner_service_pb2 as wire
 
-from runner.decision import AttemptKey
+from runner.agent.decision import AttemptKey
 from services.chassis.errors import ConfigurationError
 from services.chassis.log import get_logger
 

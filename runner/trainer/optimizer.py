@@ -9,7 +9,7 @@ import torch
 from sihlai.scheduler.v1 import job_spec_pb2
 from torch import nn
 
-from runner.schedule import peak_rate, rate_factor
+from runner.trainer.schedule import peak_rate, rate_factor
 
 
 def build_optimizer(model: nn.Module, trainer: job_spec_pb2.Trainer) -> torch.optim.Optimizer:

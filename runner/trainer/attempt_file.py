@@ -15,7 +15,7 @@ import msgspec
 from google.protobuf import json_format
 from sihlai.scheduler.v1 import job_spec_pb2
 
-from runner.failure import trainer_failure
+from runner.trainer.failure import trainer_failure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 from sihlai.logs.v1 import log_line_pb2
 from sihlai.runner.v1 import runner_service_pb2 as wire
 
-from runner.ledger import Ledger
-from runner.process import end_group
-from runner.recorder import Recorder, Spool, SpoolLimits
+from runner.agent.ledger import Ledger
+from runner.agent.process import end_group
+from runner.agent.recorder import Recorder, Spool, SpoolLimits
 from services.chassis.log import get_logger
 
 log = get_logger(__name__)

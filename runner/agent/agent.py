@@ -19,10 +19,10 @@ from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.runner.v1 import runner_service_pb2_grpc
 from sihlai.scheduler.v1 import job_pb2
 
-from runner.attempt import Attempt, Parts
-from runner.backoff import Backoff
-from runner.config import RunnerConfig
-from runner.decision import (
+from runner.agent.attempt import Attempt, Parts
+from runner.agent.backoff import Backoff
+from runner.agent.config import RunnerConfig
+from runner.agent.decision import (
     Action,
     AttemptKey,
     Begin,
@@ -37,11 +37,11 @@ from runner.decision import (
     WantStop,
     decide,
 )
-from runner.ending import Ending, ending_of_stop, failure
-from runner.ledger import key_of
-from runner.recorder import Recorder, Spool, SpoolLimits
-from runner.recovery import ATTEMPTS, SPOOLS, Recovered
-from runner.shipping import Shipper, Token
+from runner.agent.ending import Ending, ending_of_stop, failure
+from runner.agent.ledger import key_of
+from runner.agent.recorder import Recorder, Spool, SpoolLimits
+from runner.agent.recovery import ATTEMPTS, SPOOLS, Recovered
+from runner.agent.shipping import Shipper, Token
 from services.chassis.errors import (
     FailedPrecondition,
     InvalidArgument,

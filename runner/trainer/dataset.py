@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 from sihlai.scheduler.v1 import job_spec_pb2
 
-from runner.attempt_file import DatasetFolders
-from runner.failure import Failure, dataset_failure
 from runner.tasks import task_of
 from runner.tasks.task import Target, Vocabulary, WrongAnnotation
+from runner.trainer.attempt_file import DatasetFolders
+from runner.trainer.failure import Failure, dataset_failure
 
 
 @dataclass(frozen=True, kw_only=True)

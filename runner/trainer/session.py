@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.checkpoint import Position, write_checkpoint
-from runner.commands import Commands
-from runner.data import Batch
-from runner.failure import dataset_failure, trainer_failure
-from runner.preparation import Training
 from runner.report import COMMAND_HAND_BACK, Ended, Outcome
-from runner.reporter import Reporter
-from runner.validation import validate
+from runner.trainer.checkpoint import Position, write_checkpoint
+from runner.trainer.commands import Commands
+from runner.trainer.data import Batch
+from runner.trainer.failure import dataset_failure, trainer_failure
+from runner.trainer.preparation import Training
+from runner.trainer.reporter import Reporter
+from runner.trainer.validation import validate
 
 LOG_SECONDS = 5.0
 """How often a line tells how far the training is."""

@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from sihlai.scheduler.v1 import job_spec_pb2
 from torch import nn
 
-from runner.failure import checkpoint_failure
-from runner.optimizer import load_optimizer_state
 from runner.tasks.task import Vocabulary
+from runner.trainer.failure import checkpoint_failure
+from runner.trainer.optimizer import load_optimizer_state
 
 STATE_FORMAT = 1
 """Grows when state.pt changes so that an older reader would misread it."""

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torchvision import models
 
-from runner.failure import trainer_failure
-from runner.image import CHANNELS
+from runner.trainer.failure import trainer_failure
+from runner.trainer.image import CHANNELS
 
 TINY = "tiny"
 TINY_CHANNELS = (32, 64, 128)

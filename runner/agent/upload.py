@@ -18,8 +18,8 @@ from pathlib import Path
 
 from sihlai.scheduler.v1 import job_pb2
 
-from runner.backoff import Backoff
-from runner.download import sha256_of
+from runner.agent.backoff import Backoff
+from runner.agent.download import sha256_of
 from runner.report import CheckpointWritten
 from services.chassis.errors import RetryableError, SihlaiError
 from services.chassis.log import get_logger

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from runner.gpu import Gpus
+from runner.agent.gpu import Gpus
 
 
 class SystemMeter:

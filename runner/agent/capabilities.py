@@ -10,8 +10,8 @@ import psutil
 from sihlai.conversion.v1 import task_pb2
 from sihlai.runner.v1 import runner_service_pb2 as wire
 
-from runner.config import Device
-from runner.gpu import Gpus
+from runner.agent.config import Device
+from runner.agent.gpu import Gpus
 from services.chassis.errors import ConfigurationError
 
 TASKS = (task_pb2.TASK_MULTICLASS_CLASSIFICATION,)

@@ -10,12 +10,12 @@ import msgspec
 from sihlai.logs.v1 import log_line_pb2
 from sihlai.scheduler.v1 import job_pb2
 
-from runner.decision import Stopping
-from runner.ending import Death, Ending, ending_of_trainer, failure, out_of_memory_kills
-from runner.ledger import Ledger
-from runner.lines import Piece
-from runner.process import TrainerProcess, end_group
-from runner.recorder import Recorder
+from runner.agent.decision import Stopping
+from runner.agent.ending import Death, Ending, ending_of_trainer, failure, out_of_memory_kills
+from runner.agent.ledger import Ledger
+from runner.agent.lines import Piece
+from runner.agent.process import TrainerProcess, end_group
+from runner.agent.recorder import Recorder
 from runner.report import (
     COMMAND_HAND_BACK,
     COMMAND_STOP,

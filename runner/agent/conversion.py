@@ -12,7 +12,7 @@ import grpc
 from sihlai.conversion.v1 import conversion_service_pb2 as conversion
 from sihlai.conversion.v1 import conversion_service_pb2_grpc
 
-from runner.backoff import Backoff
+from runner.agent.backoff import Backoff
 from services.chassis.errors import Aborted, Cancelled, DeadlineExceeded, RetryableError, SihlaiError
 from services.chassis.log import get_logger
 from services.chassis.rpc import error_from_rpc

@@ -17,11 +17,11 @@ from typing import Self
 import torch
 from sihlai.scheduler.v1 import job_spec_pb2
 
-from runner.augmentation import augment, changes_anything, seed_of
-from runner.dataset import Example
-from runner.image import CHANNELS, Canvas, UnreadableImage, letterbox, read_image
 from runner.tasks import task_of
 from runner.tasks.task import Targets
+from runner.trainer.augmentation import augment, changes_anything, seed_of
+from runner.trainer.dataset import Example
+from runner.trainer.image import CHANNELS, Canvas, UnreadableImage, letterbox, read_image
 
 BATCHES_AHEAD_PER_THREAD = 2
 

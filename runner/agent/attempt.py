@@ -18,18 +18,18 @@ from sihlai.logs.v1 import log_line_pb2
 from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
-from runner.config import RunnerConfig
-from runner.conversion import Conversion
-from runner.decision import Stopping
-from runner.download import CheckpointDamaged, Downloads
-from runner.ending import Ending, ending_of_stop, failure
-from runner.ledger import Ledger, key_of
-from runner.provision import Provision, Work, ending_of_provision
-from runner.recorder import Recorder
+from runner.agent.config import RunnerConfig
+from runner.agent.conversion import Conversion
+from runner.agent.decision import Stopping
+from runner.agent.download import CheckpointDamaged, Downloads
+from runner.agent.ending import Ending, ending_of_stop, failure
+from runner.agent.ledger import Ledger, key_of
+from runner.agent.provision import Provision, Work, ending_of_provision
+from runner.agent.recorder import Recorder
+from runner.agent.supervision import Supervision
+from runner.agent.system import SystemMeter
+from runner.agent.upload import Uploads, UploadTarget
 from runner.report import CheckpointStarted, CheckpointWritten, Progress
-from runner.supervision import Supervision
-from runner.system import SystemMeter
-from runner.upload import Uploads, UploadTarget
 from services.chassis.errors import SihlaiError
 from services.chassis.log import get_logger
 

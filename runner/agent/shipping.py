@@ -19,10 +19,10 @@ import grpc
 from sihlai.metrics.v1 import ingest_service_pb2 as ingest
 from sihlai.metrics.v1 import ingest_service_pb2_grpc
 
-from runner.backoff import Backoff
-from runner.decision import AttemptKey
-from runner.recorder import Spool
-from runner.spool import Record, SpoolReader, WriterSpool
+from runner.agent.backoff import Backoff
+from runner.agent.decision import AttemptKey
+from runner.agent.recorder import Spool
+from runner.agent.spool import Record, SpoolReader, WriterSpool
 from services.chassis.errors import Reason, SihlaiError
 from services.chassis.log import get_logger
 from services.chassis.rpc import error_from_rpc

@@ -20,11 +20,11 @@ from sihlai.logs.v1 import log_line_pb2
 from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2, job_spec_pb2
 
-from runner.config import Device
-from runner.conversion import Conversion
-from runner.download import CheckpointDamaged, Downloaded, Downloads, IndexedImage, check_name
-from runner.ending import Ending, failure
-from runner.recorder import Recorder
+from runner.agent.config import Device
+from runner.agent.conversion import Conversion
+from runner.agent.download import CheckpointDamaged, Downloaded, Downloads, IndexedImage, check_name
+from runner.agent.ending import Ending, failure
+from runner.agent.recorder import Recorder
 from services.chassis.errors import Cancelled, DeadlineExceeded, Internal, RetryableError, SihlaiError
 
 ATTEMPT_FILE = "attempt.json"

@@ -21,7 +21,7 @@ import msgspec
 from sihlai.conversion.v1 import dataset_pb2
 from sihlai.scheduler.v1 import job_pb2
 
-from runner.backoff import Backoff
+from runner.agent.backoff import Backoff
 from services.chassis.errors import FailedPrecondition, Reason, RetryableError, SihlaiError
 from services.chassis.objects import Credentials, ObjectFolder, ObjectNotFound, open_store
 

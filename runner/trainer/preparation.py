@@ -9,21 +9,21 @@ from functools import partial
 import torch
 from sihlai.scheduler.v1 import job_spec_pb2
 
-from runner.attempt_file import Attempt
-from runner.backbone import load_imagenet_weights
-from runner.checkpoint import Position, initialize_from, read_weights, resume_checkpoint, software_versions
-from runner.data import Collation, ImageStore, Loader, Order, training_loader, validation_loader
-from runner.dataset import Dataset, Example, labelled_counts, read_dataset
-from runner.failure import dataset_failure, trainer_failure
-from runner.image import canvas_from_data
-from runner.model import Model, build_model, check_size
-from runner.optimizer import build_optimizer
-from runner.reporter import Reporter
-from runner.split import validation_names
 from runner.tasks import task_of
 from runner.tasks.task import Vocabulary
-from runner.trainer_config import TrainerConfig
-from runner.validation import Selection, selection_of
+from runner.trainer.attempt_file import Attempt
+from runner.trainer.backbone import load_imagenet_weights
+from runner.trainer.checkpoint import Position, initialize_from, read_weights, resume_checkpoint, software_versions
+from runner.trainer.config import TrainerConfig
+from runner.trainer.data import Collation, ImageStore, Loader, Order, training_loader, validation_loader
+from runner.trainer.dataset import Dataset, Example, labelled_counts, read_dataset
+from runner.trainer.failure import dataset_failure, trainer_failure
+from runner.trainer.image import canvas_from_data
+from runner.trainer.model import Model, build_model, check_size
+from runner.trainer.optimizer import build_optimizer
+from runner.trainer.reporter import Reporter
+from runner.trainer.split import validation_names
+from runner.trainer.validation import Selection, selection_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from runner.ledger import ProcessGroup
-from runner.lines import LineSplitter, Piece
+from runner.agent.ledger import ProcessGroup
+from runner.agent.lines import LineSplitter, Piece
 from runner.report import FRAME_BYTES_MAX, Report
 from services.chassis.leash import on_leash
 from services.chassis.log import get_logger

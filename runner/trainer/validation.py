@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from sihlai.scheduler.v1 import job_spec_pb2
 
-from runner.data import Batch, Loader
-from runner.failure import trainer_failure
-from runner.model import Model, images_to_float
 from runner.tasks import task_of
+from runner.trainer.data import Batch, Loader
+from runner.trainer.failure import trainer_failure
+from runner.trainer.model import Model, images_to_float
 
 LOSS = "loss"
 """The selection metric that is the validation loss; of a head, `{head}/loss`."""

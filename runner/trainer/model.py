@@ -9,12 +9,12 @@ import torch
 from sihlai.scheduler.v1 import job_spec_pb2
 from torch import nn
 
-from runner.backbone import DEVIATION, MEAN, Backbone, build_backbone
-from runner.failure import trainer_failure
-from runner.image import BYTE_MAX, CHANNELS
-from runner.neck import FeaturePyramid, NoNeck, build_neck
 from runner.tasks import task_of
 from runner.tasks.task import Head, Outputs, Targets, Vocabulary
+from runner.trainer.backbone import DEVIATION, MEAN, Backbone, build_backbone
+from runner.trainer.failure import trainer_failure
+from runner.trainer.image import BYTE_MAX, CHANNELS
+from runner.trainer.neck import FeaturePyramid, NoNeck, build_neck
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from sihlai.scheduler.v1 import job_spec_pb2
 from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from runner.failure import trainer_failure
+from runner.trainer.failure import trainer_failure
 
 
 class NoNeck(nn.Module):
