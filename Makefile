@@ -25,7 +25,7 @@ demo: setup  ## The main job, end to end: trains on real digits while metrics an
 	$(BIN)/sihlai demo
 
 test: setup check  ## All tests.
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 check: setup  ## Style, types and the direction of dependency.
 	$(BIN)/ruff check --quiet .

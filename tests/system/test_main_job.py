@@ -40,6 +40,7 @@ def test_a_submitted_job_is_followed_to_its_final_model(client: Client) -> None:
     begun = client.wait_ended(client.submit(project, initialization=final, iterations_max=1, validations=1).name)
     assert begun.spec.model.initialization.checkpoint.checkpoint == checkpoint.name
     assert begun.state == job_pb2.JOB_STATE_COMPLETED
+    assert_steps_whole(client, begun.name, 1, 1)
     assert client.points(begun.name, "train/loss").values[0] < client.points(job.name, "train/loss").values[0] / 2
 
 
