@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from services.chassis.errors import Reason, Unimplemented
-from services.conversion.convert.edge import Edge, ImageSize, Step, StepOptions
+from services.conversion.convert.edge import Edge, Step, StepOptions
 from services.conversion.dataset import AnnotationSet, Counts, Record, read_vocabulary, records
 from services.conversion.finding import Dropped, Finding, Place, Report
 from services.conversion.formats import FORMATS
@@ -89,6 +89,7 @@ class Conversion:
         self._source_format = FORMATS[way.start]
         self._target_format = FORMATS[way.end]
         self._labelled_in = 0
+        self._dropped_by_steps = 0
         self._in = Counts()
         self._out = Counts()
 
@@ -124,11 +125,13 @@ class Conversion:
         self._labelled_in += record.annotated
         self._in.add(record.annotation, self._source_format)
         annotation = record.annotation
-        size = ImageSize(width=record.image.width, height=record.image.height)
+        size = record.image.size
+        dropped_before = self._report.annotations_dropped
         for step in steps:
             if annotation is None:  # null stays null, whatever the steps
                 break
             annotation = step.convert(annotation, size, record.place, self._report)
+        self._dropped_by_steps += self._report.annotations_dropped - dropped_before
         self._out.add(annotation, self._target_format)
         return None if annotation is None else self._target_format.write(annotation)
 
@@ -142,6 +145,7 @@ class Conversion:
 
     def _report_json(self) -> Mapping[str, Any]:
         dropped = self._report.dropped()
+        dropped_by_reading = self._report.annotations_dropped - self._dropped_by_steps
         return {
             "source_fingerprint": self._snapshot.fingerprint,
             "annotation_set": self._chosen.name,
@@ -154,7 +158,7 @@ class Conversion:
             "images_in": self._snapshot.files,
             "labelled_in": self._labelled_in,
             "labelled_out": self._out.labelled + self._out.negative,
-            "annotations_in": self._in.annotations + sum(each.annotations for each in dropped),
+            "annotations_in": self._in.annotations + dropped_by_reading,
             "annotations_out": self._out.annotations,
             "dropped": [asdict(each) for each in dropped],
             "errors": self._report.errors,
@@ -226,8 +230,12 @@ def _options_to_json(way: Plan, number: int) -> Mapping[str, Any] | None:
     return asdict(way.options[number] or kind())
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+"""One for all: json.dumps would make one for each value."""
+
+
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return _ENCODER.encode(value)
 
 
 def _not_served(feature: str) -> Unimplemented:

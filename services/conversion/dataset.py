@@ -90,12 +90,13 @@ class Counts:
         if annotation is None:
             self.unlabelled += 1
             return
-        categories = task_format.categories(annotation)
-        if categories:
+        count = task_format.count(annotation)
+        if count:
             self.labelled += 1
         else:
             self.negative += 1
-        self.annotations += len(categories)
+        self.annotations += count
+        categories = task_format.categories(annotation)
         self.annotations_by_category.update(categories)
         self.images_by_category.update(set(categories))
 
@@ -223,7 +224,7 @@ def records(
                 report.error("repeated_stem", message, place, value=key)
             yield Record(image=entry, annotated=True, annotation=None, place=place)
             continue
-        value = None if located.repeated else task_format.read(located.value, place, vocabulary, report)
+        value = None if located.repeated else task_format.read(located.value, entry.size, place, vocabulary, report)
         yield Record(image=entry, annotated=True, annotation=value, place=place)
     if not annotations.by_stem:
         _report_repeated_stems(stems, report)
@@ -349,10 +350,9 @@ def _repeated_message(repeated: document.RepeatedKey) -> str:
 
 
 def _report_repeated_stems(stems: Counter[str], report: Report) -> None:
-    for stem, count in sorted(stems.items()):
-        if count > 1:
-            message = f"{count} images have the stem {stem!r}: other formats could not tell them apart"
-            report.warn("repeated_stem", message, Place(file=f"images/{stem}.*"), value=stem)
+    for stem in sorted(stem for stem, count in stems.items() if count > 1):
+        message = f"{stems[stem]} images have the stem {stem!r}: other formats could not tell them apart"
+        report.warn("repeated_stem", message, Place(file=f"images/{stem}.*"), value=stem)
 
 
 def _report_without_image(

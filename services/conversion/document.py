@@ -12,7 +12,7 @@ import json.decoder
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import yaml
 
@@ -25,16 +25,18 @@ SUFFIXES = (".yaml", ".yml", ".json")
 class List(list["Value"]):
     """A list that knows the line of each of its items, from 1."""
 
+    __slots__ = ("lines",)  # a large file has a hundred thousand: each dictionary of attributes would cost
+
     def __init__(self) -> None:
-        super().__init__()
         self.lines: list[int] = []
 
 
 class Mapping(dict[str, "Value"]):
     """A mapping that knows the line of each of its keys, from 1. Of a repeated key it holds the first value."""
 
+    __slots__ = ("lines",)
+
     def __init__(self) -> None:
-        super().__init__()
         self.lines: dict[str, int] = {}
 
 
@@ -111,7 +113,11 @@ class _Builder:
 
     def scalar(self, text: str | None, line: int) -> None:
         """The next value, or the next key where one is wanted."""
-        if self.key_wanted:
+        container = self._container
+        if type(container) is List:
+            container.append(text)
+            container.lines.append(line)
+        elif self.key_wanted:
             self._set_key(text or "", line)
         else:
             self._put(text, line)
@@ -171,18 +177,9 @@ class _Builder:
 
 def _read_yaml(text: str) -> Document:
     builder = _Builder()
-    documents = 0
     try:
         # libyaml's events: its own constructors would cost ten times as much and turn 1.10 into 1.1.
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-            if isinstance(event, yaml.NodeEvent):
-                _take_yaml_node(event, builder)
-            elif isinstance(event, yaml.CollectionEndEvent):
-                builder.close()
-            elif isinstance(event, yaml.DocumentStartEvent):
-                documents += 1
-                if documents > 1:
-                    raise DocumentError(_yaml_line(event), "holds a second document, where one was wanted")
+        _take_yaml(yaml.CSafeLoader(text), builder)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = f"is not YAML: {error.problem or error.context or 'unknown problem'}"
@@ -193,31 +190,50 @@ def _read_yaml(text: str) -> Document:
     return builder.document()
 
 
-def _take_yaml_node(event: yaml.NodeEvent, builder: _Builder) -> None:
-    line = _yaml_line(event)
-    if isinstance(event, yaml.AliasEvent):
-        raise DocumentError(line, f"uses the alias *{event.anchor}: write the value out")
-    assert isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)), "there is no other node"
-    if event.tag is not None:
-        raise DocumentError(line, f"uses the tag {event.tag}: leave it out, everything is text")
-    if isinstance(event, yaml.ScalarEvent):
-        null = event.value in NULL_WORDS and event.implicit[0] and not builder.key_wanted
-        builder.scalar(None if null else event.value, line)
-    else:
-        builder.open(Mapping() if isinstance(event, yaml.MappingStartEvent) else List(), line)
+def _take_yaml(loader: yaml.CSafeLoader, builder: _Builder) -> None:
+    """Every event in turn, the frequent kinds first: a large file has millions."""
+    documents = 0
+    next_event = loader.get_event
+    scalar, close = builder.scalar, builder.close
+    scalar_event, sequence_end, mapping_end = yaml.ScalarEvent, yaml.SequenceEndEvent, yaml.MappingEndEvent
+    while True:
+        event: Any = next_event()  # the stubs know only what all events share, and libyaml marks every one
+        kind_of_event = type(event)
+        if kind_of_event is scalar_event:
+            if event.tag is not None:
+                raise _tagged(event)
+            value = event.value
+            if value in NULL_WORDS and event.implicit[0] and not builder.key_wanted:
+                value = None
+            scalar(value, event.start_mark.line + 1)
+        elif kind_of_event is sequence_end or kind_of_event is mapping_end:
+            close()
+        elif kind_of_event is yaml.MappingStartEvent or kind_of_event is yaml.SequenceStartEvent:
+            if event.tag is not None:
+                raise _tagged(event)
+            builder.open(Mapping() if kind_of_event is yaml.MappingStartEvent else List(), event.start_mark.line + 1)
+        elif kind_of_event is yaml.AliasEvent:
+            raise DocumentError(event.start_mark.line + 1, f"uses the alias *{event.anchor}: write the value out")
+        elif kind_of_event is yaml.DocumentStartEvent:
+            documents += 1
+            if documents > 1:
+                raise DocumentError(event.start_mark.line + 1, "holds a second document, where one was wanted")
+        elif kind_of_event is yaml.StreamEndEvent:
+            return
 
 
-def _yaml_line(event: yaml.Event) -> int:
-    mark = event.start_mark
-    assert mark is not None, "libyaml marks every event"
-    return mark.line + 1
+def _tagged(event: Any) -> DocumentError:
+    return DocumentError(event.start_mark.line + 1, f"uses the tag {event.tag}: leave it out, everything is text")
 
 
+_NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 # One token of JSON after white space; strings are left to the scanner of the json module, which is C.
 _TOKEN = re.compile(
-    r'[ \t\r\n]*(?:(?P<mark>[{}\[\]:,"])|(?P<number>-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![\w.+-])'
-    r"|(?P<word>[A-Za-z_][\w.]*))"
+    rf'[ \t\r\n]*(?:(?P<mark>[{{}}\[\]:,"])|(?P<number>{_NUMBER})(?![\w.+-])|(?P<word>[A-Za-z_][\w.]*))'
 )
+# A list of numbers on one line, such as a box, in one step: most of a large file is in such lists. Atomic groups keep
+# the time linear where it turns out to be something else.
+_NUMBERS = re.compile(rf"[ \t]*(?>{_NUMBER}[ \t]*)(?>,[ \t]*{_NUMBER}[ \t]*)*+\]")
 _scan_string: Callable[[str, int, bool], tuple[str, int]] = json.decoder.scanstring  # type: ignore[attr-defined]  # no stub
 _JSON_WORDS = {"true": "true", "false": "false", "null": None}
 
@@ -244,6 +260,13 @@ def _read_json(text: str) -> Document:
             wanted = "key" if closers[-1] == "}" else "value"
         elif found in ("string", "scalar") and wanted.startswith("value"):
             builder.scalar(value, line)
+            wanted = "comma" if closers else "end"
+        elif found == "numbers" and wanted.startswith("value"):
+            assert value is not None, "a list of numbers has a text"
+            builder.open(List(), line)
+            for number in value.split(","):
+                builder.scalar(number.strip(), line)
+            builder.close()
             wanted = "comma" if closers else "end"
         elif found in ("{", "[") and wanted.startswith("value"):
             builder.open(Mapping() if found == "{" else List(), line)
@@ -275,6 +298,9 @@ def _json_tokens(text: str, breaks: list[int]) -> Iterator[tuple[str, str | None
         if match["mark"] == '"':
             text_value, position = _json_string(text, position, breaks)
             yield "string", text_value, start
+        elif match["mark"] == "[" and (numbers := _NUMBERS.match(text, position)) is not None:
+            yield "numbers", text[position : numbers.end() - 1], start
+            position = numbers.end()
         elif match["mark"]:
             yield match["mark"], None, start
         elif match["number"]:

@@ -78,6 +78,8 @@ class Report:
     rules: Counter[str] = field(default_factory=Counter)
     fatal: bool = False
     """Something is wrong that leaves nothing to drop: also the lenient refuse the dataset."""
+    annotations_dropped: int = 0
+    """Of all images and for all reasons."""
     _dropped: Counter[str] = field(default_factory=Counter)
     _dropped_images: dict[str, set[str]] = field(default_factory=dict)
 
@@ -103,6 +105,7 @@ class Report:
     def drop(self, rule: str, image: str, annotations: int) -> None:
         """Count annotations of an image that are left out, without a finding."""
         if annotations:
+            self.annotations_dropped += annotations
             self._dropped[rule] += annotations
             self._dropped_images.setdefault(rule, set()).add(image)
 

@@ -19,6 +19,14 @@ INDEX_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageSize:
+    """The size of an image in pixels, as it is shown."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageEntry:
     """One image. `width` and `height` are as it is shown. A broken one has a `rule` and a `problem`, and no size."""
 
@@ -31,6 +39,11 @@ class ImageEntry:
     format: str = ""
     rule: str = ""
     problem: str = ""
+
+    @property
+    def size(self) -> ImageSize:
+        """As it is shown."""
+        return ImageSize(width=self.width, height=self.height)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from services.conversion.conversion import ConversionResult
 from services.conversion.convert.edge import Edge, KeypointToDetection, SemanticToMultilabel, StepOptions
 from services.conversion.finding import Action, Finding, Severity
 from services.conversion.formats.description import DESCRIPTIONS
+from services.conversion.formats.names import NAME_CHARACTERS_MAX, RESERVED_NAMES, is_name
 from services.conversion.library import ConversionRequest, Inspection, SetSummary, ValidationTotals
 from services.conversion.plan import Plan, edges_from
 from services.conversion.source import DatasetSource
@@ -330,8 +331,12 @@ def _keypoint_options(
         value = getattr(proto, name)
         if not 0 <= value < float("inf"):
             wrong.add(f"{path}.{name}", f"is {value}, but must be at least 0")
-    if proto.HasField("category_name") and not proto.category_name.strip():
-        wrong.add(f"{path}.category_name", "is empty: give a name, or leave it out")
+    if proto.HasField("category_name"):
+        if not is_name(proto.category_name):
+            wanted = f"1 to {NAME_CHARACTERS_MAX} printable characters"
+            wrong.add(f"{path}.category_name", f"is no name: give {wanted}, or leave it out")
+        elif proto.category_name in RESERVED_NAMES:
+            wrong.add(f"{path}.category_name", f"is {proto.category_name!r}, which is reserved: choose another name")
     return KeypointToDetection(
         min_size=proto.min_size if proto.HasField("min_size") else None,
         margin=proto.margin if proto.HasField("margin") else None,

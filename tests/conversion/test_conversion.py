@@ -12,7 +12,7 @@ import pytest
 from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
 from sihlai.conversion.v1 import task_pb2
 
-from services.chassis.errors import FailedPrecondition, InvalidArgument, Reason, Unimplemented
+from services.chassis.errors import FailedPrecondition, InvalidArgument, Reason
 from services.chassis.rpc import error_from_rpc
 
 MULTICLASS = task_pb2.TASK_MULTICLASS_CLASSIFICATION
@@ -388,9 +388,8 @@ def test_one_of_several_annotation_sets_is_chosen_by_name(run: Any, dataset: Any
             assert isinstance(error, InvalidArgument)
             assert error.violations[0].field == "annotation_set"
             assert "'kind', 'look', 'boxes'" in error.violations[0].description
-        error = await refused(service.convert(dataset.source, MULTILABEL, annotation_set="boxes"))
-        assert isinstance(error, Unimplemented)
-        assert error.metadata["feature"] == "annotations for object detection"
+        result = await service.convert(dataset.source, MULTILABEL, annotation_set="boxes")
+        assert service.converted(result)["annotations"] == {"a.png": [], "b.png": None, "c.png": None, "d.png": None}
 
     run(test)
 

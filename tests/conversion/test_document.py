@@ -41,6 +41,29 @@ def test_json_is_what_the_json_module_reads() -> None:
         assert as_json(text).value == value
 
 
+@pytest.mark.parametrize(
+    "text", ["[1]", "[1,2]", "[ 1 ,\t-2.50e+3 ]", "[1, 2,\n3]", "[\n1\n]", "[0, -0, 0.0]", "[1, [2, 3], null, 4]"]
+)
+def test_lists_of_numbers_are_what_the_json_module_reads_however_they_are_spaced(text: str) -> None:
+    def words(value: object) -> object:
+        return [words(each) for each in value] if isinstance(value, list) else value
+
+    expected = json.loads(text, parse_int=str, parse_float=str)
+    assert as_json(text).value == words(expected)
+    document = as_json(f'{{"a": {text},\n"b": 1}}')
+    assert document.value == {"a": words(expected), "b": "1"}
+    assert isinstance(document.value, Mapping)
+    assert document.value.lines == {"a": 1, "b": text.count("\n") + 2}
+
+
+@pytest.mark.parametrize(
+    "text", ["[1,,2]", "[1, 2", "[1, 2}", "[1, 02]", "[1, 2.]", "[1, ٣]", "[1, 1٣]", "[1٣\n]", "[1, 2]]", "[1] [2]"]
+)
+def test_lists_of_almost_numbers_are_refused(text: str) -> None:
+    with pytest.raises(DocumentError):
+        as_json(text)
+
+
 def test_lines_are_counted_in_both_languages() -> None:
     text = '{\n"a": "x",\n"b": ["y",\n\n"z"],\n"c": {"d":\n"e"}\n}'
     for document in (yaml(text), as_json(text)):

@@ -263,9 +263,7 @@ def test_inspecting_again_reads_no_image_again(run: Any, dataset: Any) -> None:
 
 
 def test_what_later_versions_bring_is_unimplemented_with_its_name(run: Any, dataset: Any) -> None:
-    dataset.write(
-        "task: object detection\ncategories: [cat]\nannotations: labels.yaml\n", **{"labels.yaml": "a.png: []"}
-    )
+    dataset.write("task: depth estimation\nrange: [1, 80]\nannotations: depth/\n", **{"depth/a.png": "a map"})
 
     async def test(service: Any) -> None:
         stub = service.stub
@@ -273,10 +271,10 @@ def test_what_later_versions_bring_is_unimplemented_with_its_name(run: Any, data
             "ImportDataset": stub.ImportDataset(service_pb2.ImportDatasetRequest()),
             "ExportDataset": stub.ExportDataset(service_pb2.ExportDatasetRequest()),
             "ConvertDataset.destination": stub.ConvertDataset(
-                service_pb2.ConvertDatasetRequest(source=dataset.source, to=6, destination="file:///x")
+                service_pb2.ConvertDatasetRequest(source=dataset.source, to=12, destination="file:///x")
             ),
-            "annotations for object detection": stub.ConvertDataset(
-                service_pb2.ConvertDatasetRequest(source=dataset.source, to=6)
+            "annotations for depth estimation": stub.ConvertDataset(
+                service_pb2.ConvertDatasetRequest(source=dataset.source, to=12)
             ),
         }
         for feature, call in calls.items():
@@ -287,7 +285,7 @@ def test_what_later_versions_bring_is_unimplemented_with_its_name(run: Any, data
             stub.InspectDataset(service_pb2.InspectDatasetRequest(source=dataset.source)),
             stub.ValidateDataset(service_pb2.ValidateDatasetRequest(source=dataset.source)),
         ):
-            assert (await refused(call)).metadata["feature"] == "annotations for object detection"
+            assert (await refused(call)).metadata["feature"] == "annotations for depth estimation"
 
     run(test)
 

@@ -6,6 +6,12 @@ paths of the same length.
 
 from __future__ import annotations
 
+from services.conversion.convert.boxes import (
+    detection_to_multilabel,
+    detection_to_quad,
+    keypoint_to_detection,
+    quad_to_detection,
+)
 from services.conversion.convert.classification import multiclass_to_multilabel, rename
 from services.conversion.convert.edge import Edge, KeypointToDetection, SemanticToMultilabel
 from services.conversion.convert.images import forget_annotations
@@ -36,11 +42,13 @@ ANNOTATED_EDGES: tuple[Edge, ...] = (
         end=Task.OBJECT_DETECTION,
         losses=("the corners and their order", "what lies outside the image"),
         rule="minimum and maximum of the corners, clipped to the image; where nothing is left it is dropped",
+        step=quad_to_detection,
     ),
     Edge(
         start=Task.OBJECT_DETECTION,
         end=Task.QUADRILATERAL_DETECTION,
         rule="the four corners of the box, clockwise from the top left",
+        step=detection_to_quad,
     ),
     Edge(
         start=Task.KEYPOINT_DETECTION,
@@ -49,12 +57,14 @@ ANNOTATED_EDGES: tuple[Edge, ...] = (
         rule="the instance's bbox where it has one, else minimum and maximum of its points, clipped to the image; what "
         "has no area is dropped unless `min_size` or `margin` is given; one category, `category_name`",
         options=KeypointToDetection,
+        step=keypoint_to_detection,
     ),
     Edge(
         start=Task.OBJECT_DETECTION,
         end=Task.MULTILABEL_CLASSIFICATION,
         losses=("where the objects are", "how many objects of a category there are"),
         rule="the set of categories; crowds count, regions to ignore do not",
+        step=detection_to_multilabel,
     ),
     Edge(
         start=Task.SEMANTIC_SEGMENTATION,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.conversion.convert.edge import ImageSize, Step, StepOptions
+from services.conversion.convert.edge import Step, StepOptions
 from services.conversion.finding import Place, Report
 from services.conversion.formats.names import Names
+from services.conversion.index import ImageSize
 
 
 def multiclass_to_multilabel(vocabulary: Names, options: StepOptions | None) -> Step:

@@ -7,15 +7,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from services.conversion.finding import Place, Report
+from services.conversion.index import ImageSize
 from services.conversion.task import Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSize:
-    """The size of an image in pixels, as it is shown."""
-
-    width: int
-    height: int
 
 
 @dataclass(frozen=True, kw_only=True)

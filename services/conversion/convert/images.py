@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.conversion.convert.edge import ImageSize, Step, StepOptions
+from services.conversion.convert.edge import Step, StepOptions
 from services.conversion.finding import Place, Report
+from services.conversion.index import ImageSize
 
 
 def forget_annotations(vocabulary: Any, options: StepOptions | None) -> Step:

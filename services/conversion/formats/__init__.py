@@ -11,9 +11,14 @@ from typing import Any
 from services.conversion.formats import (
     anomaly_detection,
     autoencoding,
+    keypoint_detection,
     metric_learning,
     multiclass_classification,
     multilabel_classification,
+    object_detection,
+    quadrilateral_detection,
+    regression,
+    scene_text_recognition,
     view_invariance_learning,
 )
 from services.conversion.formats.format import Format
@@ -23,6 +28,11 @@ FORMATS: Mapping[Task, Format[Any, Any]] = {
     Task.MULTICLASS_CLASSIFICATION: multiclass_classification.MulticlassClassification(),
     Task.MULTILABEL_CLASSIFICATION: multilabel_classification.MultilabelClassification(),
     Task.METRIC_LEARNING: metric_learning.MetricLearning(),
+    Task.REGRESSION: regression.Regression(),
+    Task.SCENE_TEXT_RECOGNITION: scene_text_recognition.SceneTextRecognition(),
+    Task.OBJECT_DETECTION: object_detection.ObjectDetection(),
+    Task.QUADRILATERAL_DETECTION: quadrilateral_detection.QuadrilateralDetection(),
+    Task.KEYPOINT_DETECTION: keypoint_detection.KeypointDetection(),
     Task.ANOMALY_DETECTION: anomaly_detection.AnomalyDetection(),
     Task.AUTOENCODING: autoencoding.Autoencoding(),
     Task.VIEW_INVARIANCE_LEARNING: view_invariance_learning.ViewInvarianceLearning(),

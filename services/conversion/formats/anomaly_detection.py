@@ -11,6 +11,7 @@ from services.conversion.document import Mapping, Value, shown
 from services.conversion.finding import Place, Report
 from services.conversion.formats.format import Json
 from services.conversion.formats.names import Names
+from services.conversion.index import ImageSize
 from services.conversion.task import Task
 
 STATES = Names(names=("normal", "anomalous"))
@@ -33,7 +34,7 @@ class AnomalyDetection:
     def names(self, vocabulary: Names) -> Sequence[str]:
         return vocabulary.names
 
-    def read(self, value: Value, place: Place, vocabulary: Names, report: Report) -> str | None:
+    def read(self, value: Value, size: ImageSize, place: Place, vocabulary: Names, report: Report) -> str | None:
         if isinstance(value, str) and value in vocabulary.known:
             return value
         message = f"the annotation must be {' or '.join(vocabulary.names)}, or null where it is not known"
@@ -42,6 +43,9 @@ class AnomalyDetection:
 
     def write(self, annotation: str) -> Json:
         return annotation
+
+    def count(self, annotation: str) -> int:
+        return 1
 
     def categories(self, annotation: str) -> Sequence[str]:
         return (annotation,)

@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from services.conversion.document import Mapping, Value
 from services.conversion.finding import Place, Report
+from services.conversion.index import ImageSize
 from services.conversion.task import Task
 
 Json: TypeAlias = "str | int | float | bool | Sequence[Json] | AnyMapping[str, Json] | None"
@@ -52,17 +53,23 @@ class Format(Protocol[Vocabulary, Annotation]):
         ...
 
     def names(self, vocabulary: Vocabulary) -> Sequence[str]:
-        """The categories, labels or identities, in order."""
+        """The categories, labels, identities, keypoints or tokens, in order."""
         ...
 
-    def read(self, value: Value, place: Place, vocabulary: Vocabulary, report: Report) -> Annotation | None:
-        """One image's annotation; None where it had to be dropped, which is in the report."""
+    def read(
+        self, value: Value, size: ImageSize, place: Place, vocabulary: Vocabulary, report: Report
+    ) -> Annotation | None:
+        """The annotation of an image of that size; None where it had to be dropped, which is in the report."""
         ...
 
     def write(self, annotation: Annotation) -> Json:
         """The annotation in the normalised form; reading it gives the annotation again."""
         ...
 
+    def count(self, annotation: Annotation) -> int:
+        """How many annotations the image has; 0 where nothing is there."""
+        ...
+
     def categories(self, annotation: Annotation) -> Sequence[str]:
-        """The category of each of the image's annotations; none where nothing is there."""
+        """The names that the image's annotations use, each as often as they do; none in a task without names."""
         ...

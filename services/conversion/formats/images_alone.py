@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from services.conversion.document import Mapping, Value
 from services.conversion.finding import Place, Report
 from services.conversion.formats.format import Json
+from services.conversion.index import ImageSize
 
 
 class ImagesAlone:
@@ -28,11 +29,14 @@ class ImagesAlone:
     def names(self, vocabulary: None) -> Sequence[str]:
         return ()
 
-    def read(self, value: Value, place: Place, vocabulary: None, report: Report) -> None:
+    def read(self, value: Value, size: ImageSize, place: Place, vocabulary: None, report: Report) -> None:
         return None
 
     def write(self, annotation: None) -> Json:
         return None
+
+    def count(self, annotation: None) -> int:
+        return 0
 
     def categories(self, annotation: None) -> Sequence[str]:
         return ()

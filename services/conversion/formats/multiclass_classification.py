@@ -12,6 +12,7 @@ from services.conversion.document import Mapping, Value
 from services.conversion.finding import Place, Report
 from services.conversion.formats.format import Json
 from services.conversion.formats.names import Names, read_flag, read_names, read_one
+from services.conversion.index import ImageSize
 from services.conversion.task import Task
 
 
@@ -34,11 +35,14 @@ class MulticlassClassification:
     def names(self, vocabulary: Names) -> Sequence[str]:
         return vocabulary.names
 
-    def read(self, value: Value, place: Place, vocabulary: Names, report: Report) -> str | None:
+    def read(self, value: Value, size: ImageSize, place: Place, vocabulary: Names, report: Report) -> str | None:
         return read_one(value, "category", place, vocabulary, report)
 
     def write(self, annotation: str) -> Json:
         return annotation
+
+    def count(self, annotation: str) -> int:
+        return 1
 
     def categories(self, annotation: str) -> Sequence[str]:
         return (annotation,)

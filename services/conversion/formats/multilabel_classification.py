@@ -11,6 +11,7 @@ from services.conversion.document import Mapping, Value
 from services.conversion.finding import Place, Report
 from services.conversion.formats.format import Json
 from services.conversion.formats.names import Names, read_names, read_set
+from services.conversion.index import ImageSize
 from services.conversion.task import Task
 
 
@@ -31,11 +32,16 @@ class MultilabelClassification:
     def names(self, vocabulary: Names) -> Sequence[str]:
         return vocabulary.names
 
-    def read(self, value: Value, place: Place, vocabulary: Names, report: Report) -> tuple[str, ...] | None:
+    def read(
+        self, value: Value, size: ImageSize, place: Place, vocabulary: Names, report: Report
+    ) -> tuple[str, ...] | None:
         return read_set(value, "label", place, vocabulary, report)
 
     def write(self, annotation: tuple[str, ...]) -> Json:
         return annotation
+
+    def count(self, annotation: tuple[str, ...]) -> int:
+        return len(annotation)
 
     def categories(self, annotation: tuple[str, ...]) -> Sequence[str]:
         return annotation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Set as AnySet
 from dataclasses import dataclass, field, replace
 
 from services.conversion.document import List, Mapping, Value, kind, shown
@@ -12,6 +13,8 @@ NAMES_MAX = 200_000
 NAME_CHARACTERS_MAX = 200
 SUGGESTIONS_MAX = 50
 """Nearest names are looked for this often in a pass: the search is slow in long vocabularies."""
+RESERVED_NAMES = frozenset({"area", "bbox", "crowd", "ignore"})
+"""What objects say beside their names: no category of objects and no keypoint is called so."""
 TRUE_WORDS = frozenset({"true", "True", "TRUE"})
 FALSE_WORDS = frozenset({"false", "False", "FALSE"})
 
@@ -28,7 +31,14 @@ class Names:
         object.__setattr__(self, "known", frozenset(self.names))
 
 
-def read_names(metadata: Mapping, key: str, place: Place, report: Report) -> Names:
+def is_name(text: str) -> bool:
+    """Whether a text can be a name."""
+    return bool(text.strip()) and len(text) <= NAME_CHARACTERS_MAX and text.isprintable()
+
+
+def read_names(
+    metadata: Mapping, key: str, place: Place, report: Report, *, reserved: AnySet[str] = frozenset()
+) -> Names:
     """The names under a metadata key. A repeated one is dropped with an error, anything else that is wrong fails."""
     place = replace(place, line=metadata.lines.get(key, place.line))
     if key not in metadata:
@@ -46,9 +56,12 @@ def read_names(metadata: Mapping, key: str, place: Place, report: Report) -> Nam
     first_lines: dict[str, int] = {}
     for name, line in zip(value, value.lines, strict=True):
         at = replace(place, line=line)
-        if not isinstance(name, str) or not name.strip() or len(name) > NAME_CHARACTERS_MAX or not name.isprintable():
+        if not isinstance(name, str) or not is_name(name):
             wanted = f"a name of 1 to {NAME_CHARACTERS_MAX} printable characters"
             report.fail("bad_name", f"an entry of {key!r} is no name: {wanted} was wanted", at, value=shown(name))
+        elif name in reserved:
+            message = f"{name!r} in {key!r} is reserved for what objects say beside their names: choose another name"
+            report.fail("reserved_name", message, at, value=name)
         elif name in first_lines:
             message = f"{name!r} stands twice in {key!r}, first on line {first_lines[name]}: name it once"
             report.error("repeated_category", message, at, value=name, annotations=0)
@@ -102,13 +115,15 @@ def read_set(value: Value, what: str, place: Place, vocabulary: Names, report: R
     return None if value and not found else tuple(found)
 
 
-def check_declared(name: str, what: str, place: Place, index: int, vocabulary: Names, report: Report) -> bool:
-    """Whether the name is in the vocabulary; an error in the report where it is not."""
+def check_declared(
+    name: str, what: str, place: Place, index: int, vocabulary: Names, report: Report, *, annotations: int = 1
+) -> bool:
+    """Whether the name is in the vocabulary; where it is not, an error for which `annotations` are dropped."""
     if name in vocabulary.known:
         return True
     rule = "undeclared_category"
     message = f"the {what} {shown(name)!r} is not declared in the metadata{_nearest(name, vocabulary, rule, report)}"
-    report.error(rule, message, place, index=index, value=name)
+    report.error(rule, message, place, index=index, value=name, annotations=annotations)
     return False
 
 

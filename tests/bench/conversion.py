@@ -1,0 +1,194 @@
+"""What conversions reach, beside the bars of the design: `python -m tests.bench.conversion [--json]`.
+
+Each line has name, value, unit, bar and ratio. The ratio is to a bare loop in the same run, which does the least that
+could be called the same work, so that a slow machine shows: 1 is as good as the loop, 0.5 takes twice as long. Seconds
+are those of the processor, in one thread: others who work on the machine do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from services.conversion.conversion import Conversion
+from services.conversion.dataset import read_metadata
+from services.conversion.document import read_document
+from services.conversion.finding import Report
+from services.conversion.index import ImageEntry, Index
+from services.conversion.plan import plan
+from services.conversion.snapshot import SetContents, Snapshot
+from services.conversion.task import Task
+
+IMAGES = 5_000
+BOXES = 36_000
+ROUNDS = 3
+WIDTH, HEIGHT = 640, 480
+BOX, QUAD = Task.OBJECT_DETECTION, Task.QUADRILATERAL_DETECTION
+CATEGORIES = tuple(f"category {number}" for number in range(80))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One number. `bar` and `ratio` are None where there is none."""
+
+    name: str
+    value: float
+    unit: str
+    bar: float | None = None
+    ratio: float | None = None
+
+    def line(self) -> str:
+        ratio = None if self.ratio is None else round(self.ratio, 3)
+        shown = {"name": self.name, "value": round(self.value, 4), "unit": self.unit, "bar": self.bar, "ratio": ratio}
+        return json.dumps(shown)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """Boxes in YAML as people write it, in JSON as this system does, as quads in JSON, and each number as a text."""
+
+    yaml: bytes
+    json: bytes
+    quads: bytes
+    numbers: list[list[tuple[str, list[str]]]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line (there is no other form)")
+    parser.parse_args()
+    for result in run():
+        sys.stdout.write(result.line() + "\n")
+        sys.stdout.flush()
+
+
+def run() -> Iterator[Result]:
+    boxes = make_boxes(random.Random(0))
+    bare = least_seconds(lambda: bare_yaml(boxes.yaml))
+    yield Result(name="bare loop over libyaml's events, 36,000 boxes", value=bare, unit="s")
+    seconds = least_seconds(lambda: read_document(boxes.yaml, "boxes.yaml"))
+    yield Result(name="reading 36,000 boxes of YAML", value=seconds, unit="s", bar=0.8, ratio=bare / seconds)
+    bare = least_seconds(lambda: json.loads(boxes.json))
+    yield Result(name="bare json.loads, 36,000 boxes", value=bare, unit="s")
+    seconds = least_seconds(lambda: read_document(boxes.json, "boxes.json"))
+    yield Result(name="reading 36,000 boxes of JSON", value=seconds, unit="s", ratio=bare / seconds)
+    bare = IMAGES / least_seconds(lambda: bare_labels(boxes))
+    yield Result(name="bare loop from boxes over quads to labels", value=bare, unit="images/s")
+    for name, (start, end, *via) in PATHS.items():
+        rate = max(conversion_rate(boxes, start, end, *via) for _ in range(ROUNDS))
+        yield Result(name=name, value=rate, unit="images/s", bar=10_000, ratio=rate / bare)
+
+
+PATHS = {
+    "boxes to quads to boxes to labels, once read": (BOX, Task.MULTILABEL_CLASSIFICATION, QUAD),
+    "quads to boxes to labels, once read": (QUAD, Task.MULTILABEL_CLASSIFICATION),
+    "boxes to labels, once read": (BOX, Task.MULTILABEL_CLASSIFICATION),
+    "boxes to quads, once read": (BOX, QUAD),
+    "quads to boxes, once read": (QUAD, BOX),
+}
+
+
+def make_boxes(chance: random.Random) -> Boxes:
+    """As many an image as in the validation images of COCO, with two digits after the point."""
+    numbers: list[list[tuple[str, list[str]]]] = [[] for _ in range(IMAGES)]
+    for _ in range(BOXES):
+        x, y = chance.uniform(0, WIDTH - 110), chance.uniform(0, HEIGHT - 110)
+        corners = (x, y, x + chance.uniform(5, 100), y + chance.uniform(5, 100))
+        chance.choice(numbers).append((chance.choice(CATEGORIES), [f"{each:.2f}" for each in corners]))
+    lines = []
+    for number, image in enumerate(numbers):
+        lines.append(f"{number:06}.jpg:{'' if image else ' []'}")
+        lines += [f"- category: {name}\n  bbox: [{', '.join(corners)}]" for name, corners in image]
+    as_json: dict[str, Any] = {
+        f"{number:06}.jpg": [{"category": name, "bbox": [float(each) for each in corners]} for name, corners in image]
+        for number, image in enumerate(numbers)
+    }
+    as_quads = {
+        name: [{"category": each["category"], "quad": quad_of(*each["bbox"])} for each in image]
+        for name, image in as_json.items()
+    }
+    return Boxes(
+        yaml="\n".join(lines).encode(),
+        json=json.dumps(as_json).encode(),
+        quads=json.dumps(as_quads).encode(),
+        numbers=numbers,
+    )
+
+
+def quad_of(xmin: float, ymin: float, xmax: float, ymax: float) -> list[list[float]]:
+    return [[xmin, ymin], [xmax, ymin], [xmax, ymax], [xmin, ymax]]
+
+
+def least_seconds(work: Callable[[], object]) -> float:
+    """Of some rounds the fastest: what others do on the machine only ever adds."""
+    taken = []
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        work()
+        taken.append(time.process_time() - began)
+    return min(taken)
+
+
+def bare_yaml(content: bytes) -> None:
+    for _ in yaml.parse(content, Loader=yaml.CSafeLoader):
+        pass
+
+
+def bare_labels(boxes: Boxes) -> list[str]:
+    """Numbers read, corners made, bounds taken, labels written; nothing checked."""
+    written = []
+    for image in boxes.numbers:
+        labels = {}
+        for name, corners in image:
+            xmin, ymin, xmax, ymax = map(float, corners)
+            quad = ((xmin, ymin), (xmax, ymin), (xmax, ymax), (xmin, ymax))
+            across, down = [x for x, _ in quad], [y for _, y in quad]
+            if min(across) < max(across) and min(down) < max(down):
+                labels[name] = True
+        written.append(json.dumps(list(labels)))
+    return written
+
+
+def conversion_rate(boxes: Boxes, start: Task, end: Task, *via: Task) -> float:
+    """Images a second of the service's own pass, from annotations that are parsed to files that are written."""
+    report = Report(findings_max=100)
+    metadata = json.dumps({"task": start, "categories": CATEGORIES, "annotations": "objects.json"})
+    declared = read_metadata(metadata.encode(), "metadata.json", report)
+    entries = tuple(
+        ImageEntry(name=f"{n:06}.jpg", size_bytes=1, etag=str(n), width=WIDTH, height=HEIGHT, format="JPEG")
+        for n in range(IMAGES)
+    )
+    snapshot = Snapshot(
+        uri="file:///boxes",
+        endpoint_url="",
+        images_uri="file:///boxes/images",
+        metadata=declared,
+        index=Index(entries=entries),
+        refused={},
+        findings=(),
+        contents={"": SetContents(file=boxes.json if start is BOX else boxes.quads)},
+        fingerprint="",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        way = plan(start, end, via=via)
+        images = Conversion(snapshot, declared.sets[0], way, report, Path(folder)).run()
+        next(images)  # reads the annotations and converts the first
+        began = time.process_time()
+        converted = sum(1 for _ in images)
+        seconds = time.process_time() - began
+    assert not report.findings
+    return converted / seconds
+
+
+if __name__ == "__main__":
+    main()
