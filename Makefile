@@ -39,6 +39,7 @@ format: setup  ## Formats Python and protos.
 
 bench: setup  ## Measures what the README promises; one JSON object a line.
 	$(BIN)/python -m tests.bench.metrics --json
+	$(BIN)/python -m tests.bench.conversion --json
 
 constraints: $(BIN)/uv  ## Pins the newest versions that fit together; run the tests before committing the result.
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --python-version 3.11 --upgrade --quiet \
