@@ -78,7 +78,8 @@ async def serve(config: Config, engine: Engine) -> None:
     jobs = Jobs(scheduler, limits=_job_limits(config))
     server = Server(config)
     _add_services(server, config, store=store, hub=hub, ingest=ingest, jobs=jobs)
-    background = [asyncio.create_task(inserter.run()), asyncio.create_task(jobs.run())]
+    works = (inserter.run(), jobs.run(), hub.stop_with(server.stopping))
+    background = [asyncio.create_task(work) for work in works]
     try:
         await run_until_signal(server, background=background)
     finally:
@@ -101,16 +102,15 @@ def _add_services(server: Server, config: Config, *, store: Store, hub: Hub, ing
     )
     following = Following(hub, jobs, endings, limits=follow_limits, clock=now)
     series = SeriesStore(store)
-    queries = Queries(store, series, limits=QueryLimits(points_max=config.points_max, buckets_max=config.buckets_max))
+    query_limits = QueryLimits(points_max=config.points_max, buckets_max=config.buckets_max, few_rows=config.few_rows)
+    queries = Queries(store, series, limits=query_limits)
     message_limits = MessageLimits(rows=config.message_rows_max, line_characters=config.line_characters_max)
     tail_limits = TailLimits(
         page_lines=config.page_lines, batch_bytes_max=config.batch_bytes_max, last_max=config.tail_last_max
     )
     ingest_servicer = IngestServicer(ingest, limits=message_limits, stopping=server.stopping)
-    metrics_servicer = MetricsServicer(
-        jobs, queries, following, store, series, page_rows=config.page_rows, stopping=server.stopping
-    )
-    log_servicer = LogServicer(jobs, following, store, limits=tail_limits, stopping=server.stopping)
+    metrics_servicer = MetricsServicer(jobs, queries, following, store, series, page_rows=config.page_rows)
+    log_servicer = LogServicer(jobs, following, store, limits=tail_limits)
 
     def add_ingest(to: grpc.aio.Server) -> None:
         ingest_service_pb2_grpc.add_IngestServiceServicer_to_server(ingest_servicer, to)

@@ -41,6 +41,7 @@ class Config(ServerConfig):
 
     points_max: int = setting(150_000, "points of one answer", units="points", minimum=1)
     buckets_max: int = setting(40_000, "buckets of one answer", units="buckets", minimum=1)
+    few_rows: int = setting(20_000, "points whose buckets this process makes itself", units="points", minimum=0)
     page_rows: int = setting(20_000, "points of one page of history", units="points", minimum=1)
     page_lines: int = setting(1_000, "lines of one page of history", units="lines", minimum=1)
     batch_bytes_max: int = setting(2**20, "lines in one answer", units="bytes", minimum=1)

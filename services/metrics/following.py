@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from services.chassis.errors import NotFound, Reason
+from services.chassis.rpc import server_stopping
 from services.metrics.block import Entry
 from services.metrics.ending import Endings
 from services.metrics.job import JobFacts
@@ -104,6 +105,7 @@ class Following:
         with self._hub.follow(job.uid, kind) as follower, self._jobs.follow(job, follower.wake) as interest:
             await reading.begin()
             async for rows in reading.history():
+                self._require_running()
                 yield Batch(cursor=reading.cursor(), rows=rows)
             yield CaughtUp(cursor=reading.cursor())
             if not follow:
@@ -117,6 +119,7 @@ class Following:
         seen_ended_at: datetime | None = None
         sent_at = self._clock()
         while True:
+            self._require_running()
             entries, overflowed = follower.take()
             # One look at storage gives all that is missing, and all that is in the buffer with it.
             behind = overflowed or not all(map(reading.joins, entries))
@@ -138,6 +141,10 @@ class Following:
                 yield Heartbeat(cursor=reading.cursor())
             pause = self._limits.ended_check_seconds if interest.job.ended else self._limits.heartbeat_seconds
             await follower.wait(pause)
+
+    def _require_running(self) -> None:
+        if self._hub.stopping:
+            raise server_stopping()
 
 
 async def _live_rows(reading: Reading[Rows], entries: list[Entry]) -> AsyncIterator[Rows]:

@@ -74,19 +74,21 @@ class Jobs:
     async def named(self, names: Sequence[str]) -> list[JobFacts]:
         """The jobs of these names. NotFound, or Unavailable where the scheduler is needed and away."""
         oldest = self._monotonic() - self._limits.fresh_seconds
-        asked = [name for name in names if name not in self._known or self._known[name][1] < oldest]
+        found = {name: self._known[name][0] for name in names if name in self._known and self._known[name][1] >= oldest}
+        asked = [name for name in names if name not in found]
         if asked:
             try:
                 response = await self._batch_get(job_service_pb2.BatchGetJobsRequest(names=asked))
             except (Unavailable, DeadlineExceeded) as error:
-                self._require_known(asked, error)
+                found |= self._stale(asked, error)
             else:
-                for proto in response.jobs:
-                    self._learn(wire_jobs.job_facts_from_proto(proto))
                 for name in response.missing:
                     self._known.pop(name, None)
                     raise NotFound(Reason.JOB_NOT_FOUND, f"there is no job {name}", {"name": name})
-        return [self._known[name][0] for name in names]
+                for proto in response.jobs:
+                    found[proto.name] = wire_jobs.job_facts_from_proto(proto)
+                    self._learn(found[proto.name])
+        return [found[name] for name in names]
 
     async def configured(self, uids: Sequence[str]) -> dict[str, ConfiguredJob]:
         """Jobs with their configurations, by uid; Unavailable with the scheduler away."""
@@ -190,14 +192,17 @@ class Jobs:
             while len(self._known) > self._limits.cached_max:
                 self._known.popitem(last=False)
         for interest in self._interests.get(job.uid, ()):
-            interest.job = job
-            interest.on_change()
+            # A job that says nothing new wakes nobody: thousands may follow it.
+            if interest.job != job:
+                interest.job = job
+                interest.on_change()
 
-    def _require_known(self, names: Sequence[str], error: SihlaiError) -> None:
-        """Raise unless every name was looked up not too long ago."""
+    def _stale(self, names: Sequence[str], error: SihlaiError) -> dict[str, JobFacts]:
+        """What was known of these jobs not too long ago; Unavailable where one of them was not."""
         oldest = self._monotonic() - self._limits.stale_seconds
         if any(name not in self._known or self._known[name][1] < oldest for name in names):
             _raise_away(error)
+        return {name: self._known[name][0] for name in names}
 
     def _pause_seconds(self, failures: int) -> float:
         first, most = self._limits.reconnect_seconds, self._limits.reconnect_seconds_max

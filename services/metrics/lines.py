@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from services.metrics.cursor import Places
@@ -89,9 +88,9 @@ class LineStore:
         rows = await self._store.read(LAST.format(conditions=conditions), job_uid=job_uid, lines=lines, **parameters)
         return _before(rows.to_pylist(), stored)
 
-    async def before_time(self, job_uid: str, *, time: datetime, stored: Places) -> Places:
+    async def before_time(self, job_uid: str, *, time_unix_us: int, stored: Places) -> Places:
         """The places after which the first lines come that were written at this time or later."""
-        rows = await self._store.read(SINCE, job_uid=job_uid, time_unix_us=int(time.timestamp() * 1_000_000))
+        rows = await self._store.read(SINCE, job_uid=job_uid, time_unix_us=time_unix_us)
         return _before(rows.to_pylist(), stored)
 
     async def fields(self, job_uid: str) -> LogFields:
@@ -112,7 +111,7 @@ def _conditions(wanted: LogFilter) -> tuple[str, dict[str, Any]]:
         "ranks": ("rank IN {ranks:Array(UInt16)}", list(wanted.ranks)),
         "streams": ("stream IN {streams:Array(UInt8)}", list(wanted.streams)),
         "contains": ("position(line, {contains:String}) > 0", wanted.contains),
-        "regex": ("match(line, {regex:String})", wanted.regex),
+        "regex": ("match(line, {regex:String})", wanted.expression if wanted.regex else ""),
         "attempts": ("attempt IN {attempts:Array(UInt16)}", list(wanted.attempts)),
     }
     given = {name: part for name, part in parts.items() if part[1]}

@@ -22,6 +22,8 @@ class Hub:
     def __init__(self, *, rows_max: int) -> None:
         self._rows_max = rows_max
         self._followers: dict[tuple[str, WriterKind], set[Follower]] = {}
+        self.stopping = False
+        """The server stops: followers end as soon as they see this."""
 
     @contextmanager
     def follow(self, job_uid: str, kind: WriterKind) -> Iterator[Follower]:
@@ -50,6 +52,15 @@ class Hub:
         """Something else than rows has changed: a writer has finished."""
         for follower in self._followers.get((key.job_uid, key.kind), ()):
             follower.wake()
+
+    async def stop_with(self, stopping: asyncio.Event) -> None:
+        """Tell all followers when the server stops. They look here and not at the event: waiting for both costs more
+        than everything else that a follower does for a row."""
+        await stopping.wait()
+        self.stopping = True
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.wake()
 
 
 class Follower:

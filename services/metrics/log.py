@@ -6,7 +6,6 @@ Levels and streams are the numbers of sihlai.logs.v1, in the table and on the wi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TypeAlias
 
 
@@ -21,6 +20,11 @@ class LogFilter:
     contains: str = ""
     regex: str = ""
     attempts: tuple[int, ...] = ()
+
+    @property
+    def expression(self) -> str:
+        """The RE2 expression as it is used everywhere: `.` is any character, as some engines have it by default."""
+        return f"(?s){self.regex}"
 
     def takes_writer(self, attempt: int, rank: int) -> bool:
         """Whether lines of this process of this attempt can be meant."""
@@ -50,7 +54,7 @@ class FromLast:
 class FromTime:
     """Start with the first line of each process that was written at this time or later."""
 
-    time: datetime
+    time_unix_us: int
 
 
 Start: TypeAlias = FromBeginning | FromCursor | FromLast | FromTime

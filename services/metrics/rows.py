@@ -124,15 +124,15 @@ def matching_lines(lines: Lines, wanted: LogFilter) -> Lines:
         and wanted.contains in text
     ]
     if wanted.regex and taken:
-        matches = pc.match_substring_regex(pa.array([lines.texts[i] for i in taken]), wanted.regex).to_pylist()
+        matches = pc.match_substring_regex(pa.array([lines.texts[i] for i in taken]), wanted.expression).to_pylist()
         taken = [i for i, match in zip(taken, matches, strict=True) if match]
     return lines.picked(taken)
 
 
-def require_regex(regex: str) -> None:
-    """Raise InvalidArgument where the text is no RE2 expression. Arrow and ClickHouse both use RE2."""
+def require_regex(wanted: LogFilter) -> None:
+    """Raise InvalidArgument where the filter has no RE2 expression. Arrow and ClickHouse both use RE2."""
     try:
-        pc.match_substring_regex(pa.array([""]), regex)
+        pc.match_substring_regex(pa.array([""]), wanted.expression)
     except pa.ArrowInvalid as error:
         description = f"is no RE2 expression: {error}"
         raise InvalidArgument([Violation(field="filter.regex", description=description)]) from error

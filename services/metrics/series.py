@@ -6,24 +6,21 @@ that hides a spike or a value that is not a number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from services.metrics.buckets import Buckets, PlacedPoints
 from services.metrics.point import BucketBounds, Cuts, Selector, SeriesDefinition, Summary
 from services.metrics.rows import PointColumns
 from services.metrics.store import Store
 
 # A point's place in its series: step, attempt, sequence, as one number. A tuple would be five times as slow.
 PLACE = "bitShiftLeft(toInt128(step), 64) + bitShiftLeft(toInt128(attempt), 48) + toInt128(seq)"
-DEFINITIONS = """
-SELECT job_uid, series_id, any(name) AS name, any(context) AS context, any(unit) AS unit FROM series
-WHERE job_uid IN {job_uids:Array(String)} GROUP BY job_uid, series_id
-"""
+DEFINITIONS = "SELECT job_uid, series_id, name, context, unit FROM series WHERE job_uid IN {job_uids:Array(String)}"
 # The expressions are those of the projection `summaries`, letter by letter: else it is not used.
 SUMMARIES = """
 SELECT
@@ -70,9 +67,15 @@ WHERE job_uid IN {{job_uids:Array(String)}} AND series_id IN {{series_ids:Array(
   AND step >= {{first:Int64}} AND step <= {{last:Int64}}{conditions}
 GROUP BY series_id, bucket ORDER BY series_id, bucket
 """
+ROWS = """
+SELECT series_id, step, attempt, seq, time_unix_us, value FROM points
+WHERE job_uid IN {{job_uids:Array(String)}} AND series_id IN {{series_ids:Array(UInt64)}}
+  AND step >= {{first:Int64}} AND step <= {{last:Int64}}{conditions}
+LIMIT {{rows:UInt32}}
+"""
 POINTS = """
 SELECT series_id, step, time_unix_us, value FROM points
-WHERE job_uid = {{job_uid:String}} AND series_id IN {{series_ids:Array(UInt64)}}
+WHERE job_uid IN {{job_uids:Array(String)}} AND series_id IN {{series_ids:Array(UInt64)}}
   AND step >= {{first:Int64}} AND step <= {{last:Int64}}{conditions}
 ORDER BY series_id, step, attempt, seq LIMIT {{points:UInt32}} BY series_id
 """
@@ -90,16 +93,6 @@ WHERE job_uid = {{job_uid:String}} AND series_id IN {{series_ids:Array(UInt64)}}
   AND seq > {{after:UInt64}} AND seq <= {{upto:UInt64}}{conditions}
 ORDER BY series_id, seq, step
 """
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Buckets:
-    """Buckets of one series; all columns have the same length."""
-
-    first_steps: list[int]
-    last_steps: list[int]
-    columns: Mapping[str, npt.NDArray[Any]]
-    """minimum, maximum, first, last, mean, count, nan_count, …infinity_count, last_time_unix_us."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +115,26 @@ class Counted:
         if self.system_ids:
             condition = f"(series_id IN ({', '.join(map(str, self.system_ids))}) OR ({condition}))"
         return f" AND {condition}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Points of some series between two steps, both included, as far as they count."""
+
+    job_uids: tuple[str, ...]
+    series_ids: tuple[int, ...]
+    first: int
+    last: int
+    counted: Counted
+
+    def parameters(self) -> dict[str, Any]:
+        """For the queries."""
+        return {
+            "job_uids": list(self.job_uids),
+            "series_ids": list(self.series_ids),
+            "first": self.first,
+            "last": self.last,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,16 +165,14 @@ class SeriesStore:
 
     async def definitions(self, job_uids: Sequence[str], selector: Selector) -> dict[str, list[SeriesDefinition]]:
         """The series that are meant, by job, sorted by name and context."""
-        found: dict[str, list[SeriesDefinition]] = {job_uid: [] for job_uid in job_uids}
-        for row in (await self._store.read(DEFINITIONS, job_uids=list(job_uids))).to_pylist():
-            definition = SeriesDefinition(
-                series_id=row["series_id"],
-                name=row["name"],
-                context=tuple(sorted(row["context"])),
-                unit=row["unit"],
-            )
+        # A series may be recorded twice: its id keeps it apart from others.
+        by_id: dict[str, dict[int, SeriesDefinition]] = {job_uid: {} for job_uid in job_uids}
+        rows = (await self._store.read(DEFINITIONS, job_uids=list(job_uids))).to_pydict()
+        for job_uid, series_id, name, context, unit in zip(*rows.values(), strict=True):
+            definition = SeriesDefinition(series_id=series_id, name=name, context=tuple(sorted(context)), unit=unit)
             if selector.matches(definition):
-                found[row["job_uid"]].append(definition)
+                by_id[job_uid][series_id] = definition
+        found = {job_uid: list(definitions.values()) for job_uid, definitions in by_id.items()}
         for definitions in found.values():
             definitions.sort(key=lambda d: (d.name, d.context))
         return found
@@ -193,32 +204,25 @@ class SeriesStore:
             found.setdefault(row["series_id"], {})[row["attempt"]] = (row["step_min"], row["step_max"])
         return found
 
-    async def buckets(
-        self, job_uids: Sequence[str], series_ids: Sequence[int], bounds: BucketBounds, counted: Counted
-    ) -> dict[int, Buckets]:
-        """The buckets of each series that have points."""
-        rows = await self._store.read(
-            BUCKETS.format(place=PLACE, conditions=counted.conditions()),
-            job_uids=list(job_uids),
-            series_ids=list(series_ids),
-            first=bounds.first,
-            last=bounds.last,
-            width=bounds.width,
-        )
+    async def buckets(self, wanted: Wanted, bounds: BucketBounds) -> dict[int, Buckets]:
+        """The buckets of each series that have points; `bounds` holds instead of the steps of `wanted`."""
+        sql = BUCKETS.format(place=PLACE, conditions=wanted.counted.conditions())
+        steps = {"first": bounds.first, "last": bounds.last, "width": bounds.width}
+        rows = await self._store.read(sql, **{**wanted.parameters(), **steps})
         return {series_id: _buckets(part, bounds) for series_id, part in _by_series(rows).items()}
 
-    async def points(
-        self, job_uid: str, series_ids: Sequence[int], *, first: int, last: int, points_max: int, counted: Counted
-    ) -> dict[int, PointColumns]:
+    async def rows(self, wanted: Wanted, *, rows_max: int) -> dict[int, PlacedPoints] | None:
+        """All points of each series that has some, in no order; None where there are more than `rows_max` in all."""
+        sql = ROWS.format(conditions=wanted.counted.conditions())
+        rows = await self._store.read(sql, **wanted.parameters(), rows=rows_max + 1)
+        if rows.num_rows > rows_max:
+            return None
+        return {series_id: _placed(part) for series_id, part in _by_series(rows.sort_by("series_id")).items()}
+
+    async def points(self, wanted: Wanted, *, points_max: int) -> dict[int, PointColumns]:
         """At most `points_max` points of each series, by step."""
-        rows = await self._store.read(
-            POINTS.format(conditions=counted.conditions()),
-            job_uid=job_uid,
-            series_ids=list(series_ids),
-            first=first,
-            last=last,
-            points=points_max,
-        )
+        sql = POINTS.format(conditions=wanted.counted.conditions())
+        rows = await self._store.read(sql, **wanted.parameters(), points=points_max)
         return {series_id: _points(series_id, part) for series_id, part in _by_series(rows).items()}
 
     async def page_ends(self, wanted: WriterPoints, *, after: int, upto: int, rows_max: int) -> list[int]:
@@ -253,20 +257,16 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _summaries(rows: pa.Table) -> Iterable[tuple[str, int, int, Summary]]:
-    for row in rows.to_pylist():
-        finite = row.pop("finite_count") > 0
-        key = (row.pop("job_uid"), row.pop("series_id"), row.pop("attempt"))
-        minimum, maximum = row.pop("minimum"), row.pop("maximum")
-        yield (
-            *key,
-            Summary(
-                **row,
-                last_step=row["step_max"],
-                minimum=minimum if finite else None,
-                maximum=maximum if finite else None,
-            ),
-        )
+def _summaries(rows: pa.Table) -> Iterator[tuple[str, int, int, Summary]]:
+    columns = rows.to_pydict()
+    keys = zip(columns.pop("job_uid"), columns.pop("series_id"), columns.pop("attempt"), strict=True)
+    finite_counts = columns.pop("finite_count")
+    for name in ("minimum", "maximum"):
+        pairs = zip(columns[name], finite_counts, strict=True)
+        columns[name] = [value if finite_count else None for value, finite_count in pairs]
+    columns["last_step"] = columns["step_max"]
+    for key, values in zip(keys, zip(*columns.values(), strict=True), strict=True):
+        yield (*key, Summary(**dict(zip(columns, values, strict=True))))
 
 
 def _by_series(rows: pa.Table) -> dict[int, pa.Table]:
@@ -288,11 +288,17 @@ def _points(series_id: int, rows: pa.Table) -> PointColumns:
     )
 
 
+def _placed(rows: pa.Table) -> PlacedPoints:
+    return PlacedPoints(
+        steps=rows["step"].to_numpy(),
+        attempts=rows["attempt"].to_numpy(),
+        sequences=rows["seq"].to_numpy(),
+        times_unix_us=rows["time_unix_us"].to_numpy(),
+        values=rows["value"].to_numpy(),
+    )
+
+
 def _buckets(rows: pa.Table, bounds: BucketBounds) -> Buckets:
     numbers = rows["bucket"].to_pylist()
-    names = [name for name in rows.column_names if name not in ("series_id", "bucket")]
-    return Buckets(
-        first_steps=[bounds.first_step(number) for number in numbers],
-        last_steps=[bounds.last_step(number) for number in numbers],
-        columns={name: rows[name].to_numpy() for name in names},
-    )
+    columns = {name: rows[name].to_numpy() for name in rows.column_names if name not in ("series_id", "bucket")}
+    return Buckets.of(numbers, columns, bounds)

@@ -20,7 +20,6 @@ from sihlai.metrics.v1 import (
 from sihlai.scheduler.v1 import job_pb2
 
 from services.chassis.errors import InvalidArgument, Reason, Unimplemented, Violation
-from services.chassis.rpc import until_stopping
 from services.metrics import wire, wire_jobs, wire_series
 from services.metrics.compare import BUCKETS_DEFAULT, compare_jobs
 from services.metrics.following import Batch, CaughtUp, Ended, Following, Heartbeat
@@ -106,7 +105,6 @@ class MetricsServicer(metrics_service_pb2_grpc.MetricsServiceServicer):
         series: SeriesStore,
         *,
         page_rows: int,
-        stopping: asyncio.Event,
     ) -> None:
         self._jobs = jobs
         self._queries = queries
@@ -114,7 +112,6 @@ class MetricsServicer(metrics_service_pb2_grpc.MetricsServiceServicer):
         self._store = store
         self._series = series
         self._page_rows = page_rows
-        self._stopping = stopping
 
     async def ListSeries(
         self, request: metrics_service_pb2.ListSeriesRequest, context: Context
@@ -159,7 +156,7 @@ class MetricsServicer(metrics_service_pb2_grpc.MetricsServiceServicer):
             page_rows=self._page_rows,
         )
         events = self._following.events(job, WriterKind.POINTS, reading, follow=True)
-        async for event in until_stopping(events, self._stopping):
+        async for event in events:
             response = metrics_service_pb2.WatchMetricsResponse(cursor=event.cursor)
             match event:
                 case Batch(rows=rows):
@@ -214,15 +211,12 @@ class TailLimits:
 class LogServicer(log_service_pb2_grpc.LogServiceServicer):
     """Lines out."""
 
-    def __init__(
-        self, jobs: Jobs, following: Following, store: Store, *, limits: TailLimits, stopping: asyncio.Event
-    ) -> None:
+    def __init__(self, jobs: Jobs, following: Following, store: Store, *, limits: TailLimits) -> None:
         self._jobs = jobs
         self._following = following
         self._store = store
         self._lines = LineStore(store)
         self._limits = limits
-        self._stopping = stopping
 
     async def TailLogs(
         self, request: log_service_pb2.TailLogsRequest, context: Context
@@ -240,7 +234,7 @@ class LogServicer(log_service_pb2_grpc.LogServiceServicer):
             batch_bytes_max=self._limits.batch_bytes_max,
         )
         events = self._following.events(job, WriterKind.LINES, reading, follow=request.follow)
-        async for event in until_stopping(events, self._stopping):
+        async for event in events:
             response = log_service_pb2.TailLogsResponse(cursor=event.cursor)
             match event:
                 case Batch(rows=rows):

@@ -31,8 +31,7 @@ class LineReading:
         page_lines: int,
         batch_bytes_max: int,
     ) -> None:
-        if wanted.regex:
-            require_regex(wanted.regex)
+        require_regex(wanted)
         self._store = store
         self._lines = lines
         self._job_uid = job_uid
@@ -54,9 +53,9 @@ class LineReading:
                 self._places = await self._lines.before_last(
                     self._job_uid, lines=lines, wanted=self._wanted, stored=stored
                 )
-            case FromTime(time=time):
+            case FromTime(time_unix_us=time_unix_us):
                 stored = await self._store.stored_numbers(self._job_uid)
-                self._places = await self._lines.before_time(self._job_uid, time=time, stored=stored)
+                self._places = await self._lines.before_time(self._job_uid, time_unix_us=time_unix_us, stored=stored)
 
     async def history(self) -> AsyncIterator[Lines]:
         """Lines up to what is stored now, attempt after attempt."""

@@ -5,13 +5,15 @@ Protos stop here. Series and queries stand in `wire_series`, jobs in `wire_jobs`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
 from sihlai.logs.v1 import log_line_pb2, log_service_pb2
-from sihlai.metrics.v1 import ingest_service_pb2
+from sihlai.metrics.v1 import ingest_service_pb2, series_pb2
 
 from services.chassis.errors import InvalidArgument, Violation
 from services.metrics.ingest import Answer, Opening
@@ -25,6 +27,17 @@ KINDS = {
     ingest_service_pb2.WRITER_KIND_POINTS: WriterKind.POINTS,
     ingest_service_pb2.WRITER_KIND_LINES: WriterKind.LINES,
 }
+TIME_UNIX_US_MIN = -62_135_596_800_000_000
+TIME_UNIX_US_MAX = 253_402_300_799_999_999
+"""What a Timestamp takes: the years 1 to 9999."""
+SHARED_BATCHES_MAX = 32
+NUMBER_BYTES = 8
+SERIES_ID_BYTES = 9
+"""Tag and number of a series' id, the first field of PointColumns."""
+COLUMN_TAGS = bytes([0x12, 0x1A, 0x22])
+"""Of steps, times and values: fields 2, 3 and 4, packed."""
+INTEGERS = np.dtype("<i8")
+DOUBLES = np.dtype("<f8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,23 +118,15 @@ def _point_rows_from_proto(proto: ingest_service_pb2.PointBatch, limits: Message
     columns = []
     rows = 0
     for index, part in enumerate(proto.columns):
-        length = len(part.steps)
-        if not length or length != len(part.times_unix_us) or length != len(part.values):
-            found = f"{length} steps, {len(part.times_unix_us)} times and {len(part.values)} values"
+        taken = _packed_columns(part) or _plain_columns(part)
+        length = len(taken.steps)
+        if not length or length != len(taken.times_unix_us) or length != len(taken.values):
+            found = f"{length} steps, {len(taken.times_unix_us)} times and {len(taken.values)} values"
             description = f"has {found}, but needs the same number of each, at least 1"
             problems.append(Violation(field=f"points.columns[{index}]", description=description))
-            continue
         rows += length
-        columns.append(
-            # numpy copies packed fields in one go; the message may go away.
-            PointColumns(
-                series_id=part.series_id,
-                steps=np.array(part.steps, np.int64),
-                times_unix_us=np.array(part.times_unix_us, np.int64),
-                values=np.array(part.values, np.float64),
-            )
-        )
-    problems += _row_violations("points.columns", rows, limits, empty=not proto.columns)
+        columns.append(taken)
+    problems += _row_violations("points.columns", rows, limits, empty=not columns)
     if problems:
         raise _invalid(problems)
     return PointRows(
@@ -129,6 +134,37 @@ def _point_rows_from_proto(proto: ingest_service_pb2.PointBatch, limits: Message
         columns=tuple(columns),
         new_definitions=tuple(definition_from_proto(series) for series in proto.new_series),
         row_count=rows,
+    )
+
+
+def _packed_columns(proto: series_pb2.PointColumns) -> PointColumns | None:
+    """The columns as they lie in the serialized message; None where it is not laid out as is usual.
+
+    Packed numbers are little-endian and without gaps, so numpy can read them in place: a quarter of the time that it
+    takes to turn the three fields into arrays one by one, and that is most of what a small message costs.
+    """
+    data = proto.SerializeToString()
+    count = len(proto.steps)
+    width = NUMBER_BYTES * count
+    head = 2 + (width > 127) + (width > 16_383) + (width > 2_097_151)  # tag, and length as a varint
+    field_bytes = head + width
+    if len(data) != SERIES_ID_BYTES + 3 * field_bytes or data[SERIES_ID_BYTES::field_bytes] != COLUMN_TAGS:
+        return None
+    steps = SERIES_ID_BYTES + head
+    return PointColumns(
+        series_id=proto.series_id,
+        steps=np.frombuffer(data, INTEGERS, count, steps),
+        times_unix_us=np.frombuffer(data, INTEGERS, count, steps + field_bytes),
+        values=np.frombuffer(data, DOUBLES, count, steps + 2 * field_bytes),
+    )
+
+
+def _plain_columns(proto: series_pb2.PointColumns) -> PointColumns:
+    return PointColumns(
+        series_id=proto.series_id,
+        steps=np.array(proto.steps, INTEGERS),
+        times_unix_us=np.array(proto.times_unix_us, INTEGERS),
+        values=np.array(proto.values, DOUBLES),
     )
 
 
@@ -143,6 +179,8 @@ def _line_rows_from_proto(proto: ingest_service_pb2.LineBatch, limits: MessageLi
     if not 1 <= proto.first_number <= SEQUENCE_MAX:
         description = f"is {proto.first_number}, but lines are numbered from 1"
         problems.append(Violation(field="lines.first_number", description=description))
+    if proto.times_unix_us and not _times_fit(proto.times_unix_us):
+        problems.append(Violation(field="lines.times_unix_us", description="has a time outside the years 1 to 9999"))
     if not set(proto.levels) <= set(log_line_pb2.LogLevel.values()):
         problems.append(Violation(field="lines.levels", description="has a value that is no LogLevel"))
     if not set(proto.streams) <= set(log_line_pb2.LogStream.values()):
@@ -179,7 +217,9 @@ def start_from_proto(request: log_service_pb2.TailLogsRequest, *, tail_last_max:
                 raise _invalid([Violation(field="tail_last", description=description)])
             return FromLast(lines=request.tail_last)
         case "since":
-            return FromTime(time=request.since.ToDatetime(UTC))
+            if not _times_fit([_microseconds(request.since)]):
+                raise _invalid([Violation(field="since", description="is no time from the year 1 to 9999")])
+            return FromTime(time_unix_us=_microseconds(request.since))
         case _:
             return FromBeginning()
 
@@ -208,8 +248,9 @@ def log_filter_from_proto(proto: log_service_pb2.LogFilter) -> LogFilter:
     )
 
 
+@lru_cache(maxsize=SHARED_BATCHES_MAX)
 def log_batch_to_proto(lines: Lines) -> log_service_pb2.LogBatch:
-    """Lines."""
+    """Lines. Followers of one log get the same live lines: their message is made once. Copy it, never change it."""
     batch = log_service_pb2.LogBatch()
     for index, text in enumerate(lines.texts):
         line = batch.lines.add(
@@ -235,6 +276,14 @@ def log_fields_to_proto(fields: LogFields) -> log_service_pb2.ListLogFieldsRespo
         levels=[log_line_pb2.LogLevel.ValueType(level) for level in fields.levels],
         attempts=fields.attempts,
     )
+
+
+def _microseconds(time: Timestamp) -> int:
+    return time.seconds * 1_000_000 + time.nanos // 1_000
+
+
+def _times_fit(times_unix_us: Sequence[int]) -> bool:
+    return all(TIME_UNIX_US_MIN <= time <= TIME_UNIX_US_MAX for time in (min(times_unix_us), max(times_unix_us)))
 
 
 def _sequence_violations(field: str, sequence: int) -> list[Violation]:

@@ -10,12 +10,12 @@ from sihlai.metrics.v1 import metrics_service_pb2, series_pb2
 from sihlai.scheduler.v1 import job_pb2
 
 from services.chassis.errors import InvalidArgument, Reason, Violation
+from services.metrics.buckets import Buckets
 from services.metrics.compare import ComparedJob, Comparison
 from services.metrics.job import JobFacts
 from services.metrics.point import Selector, SeriesDefinition, Summary
 from services.metrics.query import Curve, SummarizedSeries
 from services.metrics.rows import PointColumns
-from services.metrics.series import Buckets
 from services.metrics.watch import AttemptPoints
 
 NAMES_MAX = 1_000

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -22,44 +23,53 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-from sihlai.logs.v1 import log_service_pb2
+from sihlai.logs.v1 import log_line_pb2, log_service_pb2
 from sihlai.metrics.v1 import ingest_service_pb2, metrics_service_pb2, metrics_service_pb2_grpc, series_pb2
 
 from tests.metrics.client import CHANNEL_OPTIONS, LINES, Job, JobBook, Metrics, Scheduler, definition, submit, until
 
 SERIES = 20
+MESSAGES_A_JOB = 100
+CALM_SECONDS = 3.0
 START_UNIX_US = 1_700_000_000_000_000
 STEP_US = 50_000
 QUERIES = 60
 FOLLOW_SECONDS = 8.0
 BATCHES_PER_SECOND = 5
+CAUGHT_UP = b"\x1a\x00"
+"""Field 3 of TailLogsResponse, empty."""
+SEQUENCE = re.compile(rb"sequence (\d{6})")
 BARE = """
 import sys, time
 import numpy as np
 from services.metrics.block import Entry, point_block
 from services.metrics.engine import open_engine
 from services.metrics.migration import migrate, read_migrations
+from services.metrics.point import series_id_of
 from services.metrics.rows import PointColumns, PointRows
 from services.metrics.writer import WriterKey, WriterKind
 from tests.bench.metrics import columns_of
-from tests.metrics.client import definition
 engine = open_engine("chdb://" + sys.argv[1], lock_seconds=5, query_seconds=60, insert_seconds=60)
 connection = engine.connect()
 migrate(connection, read_migrations())
 rng = np.random.default_rng(0)
-messages, points = int(sys.argv[2]), int(sys.argv[3])
-key = WriterKey(job_uid="bare", attempt=1, rank=0, kind=WriterKind.POINTS)
+jobs, turns, points = (int(word) for word in sys.argv[2:])
 entries = []
-for sequence in range(1, messages + 1):
-    columns = tuple(PointColumns(series_id=i, steps=s, times_unix_us=t, values=v)
-                    for i, (s, t, v) in enumerate(columns_of(rng, sequence, points)))
-    rows = PointRows(sequence=sequence, columns=columns, new_definitions=(), row_count=points)
-    entries.append(Entry(key=key, rows=rows, size_bytes=0, sender=None, from_step=0, definitions={}))
+for sequence in range(1, turns + 1):
+    for job in range(jobs):
+        key = WriterKey(job_uid=f"{job:032d}", attempt=1, rank=0, kind=WriterKind.POINTS)
+        columns = tuple(
+            PointColumns(series_id=series_id_of(key.job_uid, str(i), ()), steps=s, times_unix_us=t, values=v)
+            for i, (s, t, v) in enumerate(columns_of(rng, sequence, points))
+        )
+        rows = PointRows(sequence=sequence, columns=columns, new_definitions=(), row_count=points)
+        entries.append(Entry(key=key, rows=rows, size_bytes=0, sender=None, from_step=0, definitions={}))
+messages = len(entries)
 blocks = 100_000 // points
-began = time.perf_counter()
+began, cpu = time.perf_counter(), time.process_time()
 for start in range(0, messages, blocks):
     connection.insert("points", point_block(entries[start : start + blocks]))
-print(messages * points / (time.perf_counter() - began))
+print(messages * points / (time.perf_counter() - began), (time.process_time() - cpu) / messages / points * 1e6)
 """
 SIZE = """
 import sys
@@ -105,17 +115,21 @@ def main() -> None:
 
 
 def run(server: Metrics, book: JobBook, folder: Path, *, jobs: int, followers: int) -> Iterator[Result]:
-    bare = bare_rate(folder / "bare", messages=jobs * 20, points=2000)
-    yield Result(name="bare loop of inserts", value=bare, unit="points/s")
+    bare = bare_rate(folder / "bare", jobs=jobs, turns=MESSAGES_A_JOB, points=2000)
+    yield Result(name="bare loop of inserts", value=bare.rate, unit="points/s")
+    yield Result(name="the same, processor time", value=bare.cpu_us, unit="us/point")
     server.start()
     submitted = [submit(book) for _ in range(jobs)]
-    rate = ingest_rate(server, submitted, messages=100, points=2000)
-    yield Result(name="ingest, 2,000-point messages", value=rate, unit="points/s")
-    yield Result(
-        name="the same as a share of the bare loop", value=rate / bare, unit="1", bar=0.7, higher_is_better=True
-    )
+    large = ingest_rate(server, submitted, messages=MESSAGES_A_JOB, points=2000)
+    yield Result(name="ingest, 2,000-point messages", value=large.rate, unit="points/s")
+    share = large.rate / bare.rate
+    yield Result(name="the same as a share of the bare loop", value=share, unit="1", bar=0.7, higher_is_better=True)
+    yield Result(name="the same, processor time of the server", value=large.cpu_us, unit="us/point")
     small = ingest_rate(server, [submit(book)], messages=5_000, points=200)
-    yield Result(name="ingest, 200-point messages", value=small, unit="points/s", bar=250_000, higher_is_better=True)
+    name = "ingest, 200-point messages"
+    yield Result(name=name, value=small.rate, unit="points/s", bar=250_000, higher_is_better=True)
+    yield Result(name="the same, processor time of the server", value=small.cpu_us, unit="us/point")
+    wait_calm(server)
     yield from queries(server, submitted)
     yield from queries_under_ingest(server, book, submitted)
     yield Result(
@@ -125,11 +139,20 @@ def run(server: Metrics, book: JobBook, folder: Path, *, jobs: int, followers: i
         latencies = asyncio.run(follow(server, submit(book), count))
         name = f"line stored to follower, {count} followers, p99"
         yield Result(name=name, value=float(np.quantile(latencies, 0.99)), unit="s", bar=bar)
+    wait_calm(server)
     server.stop()
     size = subprocess.run(
         [sys.executable, "-c", SIZE, str(server.folder / "data")], capture_output=True, text=True, check=True
     )
     yield Result(name="bytes a point on disk", value=float(size.stdout.split()[-1]), unit="bytes", bar=6.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingested:
+    """Rows a second, and processor time for each."""
+
+    rate: float
+    cpu_us: float
 
 
 def columns_of(
@@ -144,15 +167,16 @@ def columns_of(
         yield steps, times, values.astype(np.float64)
 
 
-def bare_rate(folder: Path, *, messages: int, points: int) -> float:
-    """Points a second of inserts alone, in a process of its own."""
+def bare_rate(folder: Path, *, jobs: int, turns: int, points: int) -> Ingested:
+    """The same inserts alone, in a process of its own: as many jobs, in turns, in full blocks."""
     result = subprocess.run(
-        [sys.executable, "-c", BARE, str(folder), str(messages), str(points)],
+        [sys.executable, "-c", BARE, str(folder), str(jobs), str(turns), str(points)],
         capture_output=True,
         text=True,
         check=True,
     )
-    return float(result.stdout.split()[-1])
+    rate, cpu_us = result.stdout.split()[-2:]
+    return Ingested(rate=float(rate), cpu_us=float(cpu_us))
 
 
 def names() -> list[str]:
@@ -238,19 +262,20 @@ class Sender:
                 self._changed.notify_all()
 
 
-def ingest_rate(server: Metrics, jobs: Sequence[Job], *, messages: int, points: int) -> float:
-    """Points a second from the first message to the last acknowledgement, over one stream."""
+def ingest_rate(server: Metrics, jobs: Sequence[Job], *, messages: int, points: int) -> Ingested:
+    """From the first message to the last acknowledgement, over one stream."""
     sender = Sender(server)
     firsts = {writer: sender.open(server, writer, job) + 1 for writer, job in enumerate(jobs, 1)}
     by_job = [requests_of(writer, job, firsts[writer], messages, points) for writer, job in enumerate(jobs, 1)]
     in_turns = [request for turn in zip(*by_job, strict=True) for request in turn]
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), cpu_seconds(server)
     sender.send(in_turns)
     for writer, first in firsts.items():
         sender.wait_stored(writer, first + messages - 1)
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, cpu_seconds(server) - cpu
     sender.close()
-    return len(in_turns) * points / seconds
+    rows = len(in_turns) * points
+    return Ingested(rate=rows / seconds, cpu_us=cpu / rows * 1e6)
 
 
 def line_rate(server: Metrics, book: JobBook) -> float:
@@ -273,9 +298,9 @@ def line_request(sequence: int, lines: int, *, text: str = "") -> bytes:
         sequence=sequence,
         first_number=first,
         times_unix_us=[START_UNIX_US + first + index for index in range(lines)],
-        levels=[2] * lines,
+        levels=[log_line_pb2.LOG_LEVEL_INFO] * lines,
         sources=["trainer"] * lines,
-        streams=[2] * lines,
+        streams=[log_line_pb2.LOG_STREAM_STDOUT] * lines,
         lines=[text or f"iteration {first + index} of 100000, loss 0.{first + index:07d}" for index in range(lines)],
         continued=[False] * lines,
     )
@@ -362,6 +387,20 @@ def measured(server: Metrics, call: Callable[[int], object], *, queries: int = Q
     return Measured(p50=statistics.median(seconds), cpu_seconds=(cpu_seconds(server) - cpu) / queries)
 
 
+def wait_calm(server: Metrics) -> None:
+    """Wait until ClickHouse has put together what was written: queries are measured on an idle server."""
+    used = [(time.monotonic(), cpu_seconds(server))]
+
+    def is_calm() -> bool:
+        now = time.monotonic()
+        if now - used[-1][0] < CALM_SECONDS:
+            return False
+        used.append((now, cpu_seconds(server)))
+        return used[-1][1] - used[-2][1] < 0.1 * CALM_SECONDS
+
+    until(is_calm, "the server to be idle", 120)
+
+
 def cpu_seconds(server: Metrics) -> float:
     """Processor time that the server process has used so far."""
     assert server.process is not None
@@ -378,13 +417,15 @@ async def follow(server: Metrics, job: Job, followers: int) -> list[float]:
 
     async def read(channel: grpc.aio.Channel) -> None:
         # Followers of the benchmark look at as little as they can: they share the machine with the server.
-        call = channel.unary_stream("/sihlai.logs.v1.LogService/TailLogs")(request)
+        tail: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
+            "/sihlai.logs.v1.LogService/TailLogs", request_serializer=bytes, response_deserializer=bytes
+        )
+        call = tail(request)
         async for data in call:
             now = time.perf_counter()
-            place = data.find(b"sequence ")
-            if place >= 0:
-                arrivals.append((int(data[place + 9 : place + 15]), now))
-            else:
+            found = SEQUENCE.findall(data)
+            arrivals.extend((int(sequence), now) for sequence in found)
+            if data.endswith(CAUGHT_UP):
                 caught_up.release()
 
     readers = [asyncio.create_task(read(channels[number % 4])) for number in range(followers)]
@@ -403,7 +444,9 @@ async def follow(server: Metrics, job: Job, followers: int) -> list[float]:
     for channel in channels:
         await channel.close()
     sender.close()
-    return [max(0.0, at - sender.stored_at[1, sequence]) for sequence, at in arrivals]
+    # One acknowledgement can stand for several messages.
+    stored_at = {s: min(at for (_, last), at in sender.stored_at.items() if last >= s) for s in range(1, batches + 1)}
+    return [max(0.0, at - stored_at[sequence]) for sequence, at in arrivals]
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ class Scheduler:
     """The job book behind an address. It can go away and come back there."""
 
     def __init__(self) -> None:
-        self.book = JobBook()
+        self.book = JobBook()  # type: ignore[abstract]  # what metrics does not call is left to the base class
         self._port = 0
         self._server: grpc.Server | None = None
 
@@ -167,6 +167,8 @@ class Metrics:
     folder: Path
     scheduler_address: str
     flags: tuple[str, ...] = ()
+    clickhouse: str = ""
+    """An engine of its own, in the folder, where this is empty."""
     process: subprocess.Popen[bytes] | None = None
     address: str = ""
     channels: list[grpc.Channel] = field(default_factory=list)
@@ -187,7 +189,7 @@ class Metrics:
                 *(sys.executable, "-m", "services.metrics"),
                 *("--listen-address", self.address or "127.0.0.1:0"),
                 *("--address-file", str(address_file)),
-                *("--clickhouse", f"chdb://{self.folder / 'data'}"),
+                *("--clickhouse", self.clickhouse or f"chdb://{self.folder / 'data'}"),
                 *("--scheduler-address", self.scheduler_address),
                 *("--token-public-keys", str(self.folder / "token.pub.pem")),
                 *self.flags,

@@ -15,10 +15,11 @@ FLAGS = (
     *("--job-fresh-seconds", "0.2"),
     *("--follower-rows-max", "500"),
     *("--points-max", "5000"),
+    *("--few-rows", "20"),
     *("--page-rows", "500"),
     *("--page-lines", "50"),
     *("--batch-bytes-max", "4000"),
-    *("--block-seconds", "0.2"),
+    *("--block-seconds", "0.02"),
 )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sihlai.metrics.v1 import ingest_service_pb2, series_pb2
 from sihlai.scheduler.v1 import job_pb2
 
 from services.chassis.errors import InvalidArgument, Reason
@@ -15,12 +18,14 @@ from services.metrics.cursor import decode_cursor, encode_cursor
 from services.metrics.point import (
     BucketBounds,
     Cuts,
-    Selector,
     SeriesDefinition,
     definition_violations,
+    matches_pattern,
     series_id_of,
     step_range,
 )
+from services.metrics.rows import PointRows
+from services.metrics.wire import MessageLimits, ingest_message_from_proto
 from services.metrics.wire_jobs import configuration_from_proto, require_job_names
 from services.metrics.writer import Finish, WriterKind, WriterRecord
 
@@ -74,7 +79,7 @@ def test_buckets_cover_the_range_and_are_not_more_than_asked_for(ends: list[int]
     whole_range_in_one = buckets_max == 1 and last - first + 1 == 2**64
     assert bucket_of_last < buckets_max + whole_range_in_one
     assert bounds.first_step(0) == first
-    assert bounds.first_step(bucket_of_last) <= last == bounds.last_step(bucket_of_last)
+    assert bounds.first_step(bucket_of_last) <= last == bounds.last_step(bounds.first_step(bucket_of_last))
 
 
 def test_the_range_of_steps_leaves_out_what_is_cut() -> None:
@@ -85,15 +90,16 @@ def test_the_range_of_steps_leaves_out_what_is_cut() -> None:
 
 
 def test_stars_stand_for_any_text_and_nothing_else_is_special() -> None:
-    def chosen(pattern: str, name: str) -> bool:
-        definition = SeriesDefinition(series_id=0, name=name, context=(), unit="")
-        return Selector(names=(pattern,)).matches(definition)
+    assert matches_pattern("digits/train/loss", "*/loss")
+    assert matches_pattern("digits//loss", "digits/*/loss")
+    assert not matches_pattern("digits/train/loss", "digits/?rain/loss")
+    assert not matches_pattern("digits/loss", "loss")
+    assert not matches_pattern("aba", "ab*ba")
 
-    assert chosen("*/loss", "digits/train/loss")
-    assert chosen("digits/*/loss", "digits//loss")
-    assert not chosen("digits/?rain/loss", "digits/train/loss")
-    assert not chosen("loss", "digits/loss")
-    assert not chosen("loss*", "digits/loss")
+
+@given(st.text("ab/", max_size=12), st.text("ab*/", max_size=8))
+def test_patterns_mean_what_the_shell_means(name: str, pattern: str) -> None:
+    assert matches_pattern(name, pattern) == fnmatch.fnmatchcase(name, pattern)
 
 
 PLACES = st.dictionaries(st.tuples(st.integers(1, 65535), st.integers(0, 65535)), st.integers(1, 2**48))
@@ -158,3 +164,35 @@ def test_texts_that_name_no_job_are_refused(name: str) -> None:
     with pytest.raises(InvalidArgument):
         require_job_names([name], field="job")
     require_job_names(["projects/a/jobs/b-1"], field="job")
+
+
+LIMITS = MessageLimits(rows=1_000_000, line_characters=100)
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 2047, 2048, 262_143, 262_144])
+def test_columns_of_any_length_are_read_as_they_were_written(count: int) -> None:
+    steps = [(-1) ** n * n * 2**40 for n in range(count)]
+    proto = ingest_service_pb2.IngestRequest()
+    proto.points.sequence = 1
+    proto.points.columns.add(
+        series_id=2**63, steps=steps, times_unix_us=range(count), values=[step / 7 for step in steps]
+    )
+    rows = ingest_message_from_proto(proto, LIMITS)
+    assert isinstance(rows, PointRows)
+    (columns,) = rows.columns
+    assert (rows.row_count, columns.series_id) == (count, 2**63)
+    assert columns.steps.tolist() == steps
+    assert columns.times_unix_us.tolist() == list(range(count))
+    assert columns.values.tolist() == [step / 7 for step in steps]
+
+
+def test_a_message_that_is_laid_out_in_another_way_means_the_same() -> None:
+    usual = series_pb2.PointColumns(steps=[5, 6], times_unix_us=[7, 8], values=[math.inf, -0.0])
+    unknown_field_first = b"\xf8\x7f\x01" + usual.SerializeToString()
+    proto = ingest_service_pb2.IngestRequest()
+    proto.points.sequence = 1
+    proto.points.columns.add().ParseFromString(unknown_field_first)
+    rows = ingest_message_from_proto(proto, LIMITS)
+    assert isinstance(rows, PointRows)
+    assert rows.columns[0].steps.tolist() == [5, 6]
+    assert rows.columns[0].values.tolist() == [math.inf, -0.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,37 +16,42 @@ from services.metrics.migration import Migration, read_migrations
 from tests.metrics.client import Metrics
 
 PROGRAM = """
-import sys
-from pathlib import Path
+import json, sys
 from services.chassis.errors import ConfigurationError
 from services.metrics.engine import open_engine
 from services.metrics.migration import Migration, migrate
-texts = sys.argv[2:]
-engine = open_engine("chdb://" + sys.argv[1], lock_seconds=1, query_seconds=10, insert_seconds=10)
-connection = engine.connect()
 try:
-    migrate(connection, [Migration(number=i, name="test", text=text) for i, text in enumerate(texts, 1)])
-    print(connection.read("SELECT count() AS n FROM system.tables WHERE database = 'sihlai'", {})["n"][0].as_py())
+    engine = open_engine("chdb://" + sys.argv[1], lock_seconds=1, query_seconds=10, insert_seconds=10)
 except ConfigurationError as error:
-    print(error)
+    sys.exit(print(error))
+connection = engine.connect()
+for texts in json.loads(sys.argv[2]):
+    try:
+        migrate(connection, [Migration(number=i, name="test", text=text) for i, text in enumerate(texts, 1)])
+        tables = connection.read("SELECT name FROM system.tables WHERE database = 'sihlai' ORDER BY name", {})
+        print(tables["name"].to_pylist())
+    except ConfigurationError as error:
+        print(error)
 """
 TABLE = "CREATE TABLE IF NOT EXISTS {} (x Int64) ENGINE = MergeTree ORDER BY x;\n"
 
 
-def migrated(folder: Path, texts: Sequence[str]) -> str:
-    result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder), *texts], capture_output=True, text=True, check=False
-    )
-    return (result.stdout or result.stderr).strip().splitlines()[-1]
+def migrated(folder: Path, *versions: Sequence[str]) -> list[str]:
+    """What is said of each version's migrations, run one after the other."""
+    arguments = [sys.executable, "-c", PROGRAM, str(folder), json.dumps(versions)]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    said = [line for line in result.stdout.splitlines() if "migration_ran" not in line]
+    assert said or result.returncode == 0, result.stderr[-2000:]
+    return said
 
 
 def test_migrations_run_once_in_order_and_a_changed_one_is_refused(tmp_path: Path) -> None:
     one, two = TABLE.format("one"), TABLE.format("two")
-    assert migrated(tmp_path, [one]) == "2"
-    assert migrated(tmp_path, [one, two]) == "3"
-    assert migrated(tmp_path, [one, two]) == "3"
-    assert "changed after it ran" in migrated(tmp_path, [one + "-- a comment\n", two])
-    assert "does not know" in migrated(tmp_path, [one])
+    said = migrated(tmp_path, [one], [one, two], [one, two], [one + "-- a comment\n", two], [one])
+    assert said[0] == "['migrations', 'one']"
+    assert said[1] == said[2] == "['migrations', 'one', 'two']"
+    assert "migration 1 (test) was changed after it ran" in said[3]
+    assert "migration 2, which this version does not know" in said[4]
 
 
 def test_the_migrations_of_this_version_are_numbered_and_each_statement_can_run_twice() -> None:
@@ -65,7 +71,7 @@ def test_statements_end_at_a_semicolon_at_the_end_of_a_line() -> None:
 
 
 def test_a_second_process_on_the_same_folder_says_who_holds_it(server: Metrics) -> None:
-    said = migrated(server.folder / "data", [])
+    (said,) = migrated(server.folder / "data")
     assert "is in use by another process" in said
     assert server.process is not None
     assert f"id {server.process.pid}" in said
@@ -75,7 +81,7 @@ def test_what_a_killed_process_left_of_its_inserts_is_cleared(tmp_path: Path) ->
     left = tmp_path / "temporary" / "left.raw"
     left.parent.mkdir()
     left.write_bytes(b"x")
-    assert migrated(tmp_path, []) == "1"
+    assert migrated(tmp_path) == []
     assert not left.exists()
 
 

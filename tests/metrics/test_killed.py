@@ -30,7 +30,7 @@ from tests.metrics.client import (
 )
 
 LOSS = "digits/train/loss"
-KILLS = 4
+KILLS = 3
 LINES_A_MESSAGE = 20
 POINTS_A_MESSAGE = 500
 

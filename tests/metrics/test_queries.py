@@ -125,7 +125,7 @@ STEPS = st.integers(-50, 50) | st.sampled_from([-(2**63), 2**63 - 1, -(2**62), 2
 VALUES = st.floats(allow_nan=True, allow_infinity=True)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.tuples(STEPS, VALUES), min_size=1, max_size=60),
     buckets_max=st.integers(2, 40),

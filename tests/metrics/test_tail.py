@@ -243,6 +243,7 @@ FILTERS = [
     log_service_pb2.LogFilter(contains="' OR 1 = 1 --"),
     log_service_pb2.LogFilter(regex=r"^line ß \d*[05]$"),
     log_service_pb2.LogFilter(regex=r"(?i)LINE.*9"),
+    log_service_pb2.LogFilter(regex=r"12.*below|^nothing"),
     log_service_pb2.LogFilter(level_min=LEVELS.LOG_LEVEL_INFO, sources=["agent"], contains="1"),
 ]
 
@@ -259,7 +260,7 @@ def test_filters_choose_the_same_lines_in_history_and_live(
         write(
             ingest,
             1,
-            [f"line ß {number}" for number in numbers],
+            [f"line ß {number}" if number != 12 else "line ß 12\nand below" for number in numbers],
             writer=writer,
             levels=[number % 5 for number in numbers],
             sources=[("agent", "trainer", "conversion")[number % 3] for number in numbers],
@@ -326,6 +327,7 @@ def test_starts_and_filters_that_mean_nothing_are_refused(
         {"cursor": "nonsense"},
         {"cursor": foreign},
         {"tail_last": -1},
+        {"since": Timestamp(seconds=2**60)},
         {"filter": log_service_pb2.LogFilter(regex="(")},
         {"filter": log_service_pb2.LogFilter(attempts=[0])},
         {"filter": log_service_pb2.LogFilter(ranks=[-1])},

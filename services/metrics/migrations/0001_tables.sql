@@ -50,7 +50,8 @@ CREATE TABLE IF NOT EXISTS points (
     )
 ) ENGINE = MergeTree
 ORDER BY (job_uid, series_id, step, attempt)
-SETTINGS fsync_after_insert = 1;
+-- A query reads one series of many: small granules halve what it reads in vain.
+SETTINGS fsync_after_insert = 1, index_granularity = 2048;
 
 -- One row a line. Numbers run from 1 in each attempt and rank and grow with `seq`, so that a cursor is a range of the key.
 CREATE TABLE IF NOT EXISTS logs (
