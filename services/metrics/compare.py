@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from services.chassis.errors import Unavailable
 from services.metrics.job import ConfiguredJob, JobFacts
 from services.metrics.jobs import Jobs
 from services.metrics.point import Selector
-from services.metrics.query import Curve, Queries, SummarizedSeries
+from services.metrics.query import Curve, Queries, Selection, SummarizedSeries
 
 BUCKETS_DEFAULT = 200
 
@@ -45,14 +46,12 @@ async def compare_jobs(
     """Compare. Without a selector: the summaries of all series and no curves."""
     facts = await jobs.named(names)
     uids = list(dict.fromkeys(job.uid for job in facts))
-    summaries = await queries.summarize(uids, selector or Selector())
-    curves: Mapping[str, list[Curve]] = {}
-    if selector is not None:
-        curves = await queries.buckets(uids, selector, step_min=None, step_max=None, buckets_max=buckets_max)
-    try:
-        configured = await jobs.configured(uids)
-    except Unavailable:
-        configured = {}
+    selection = await queries.select(uids, selector or Selector())
+    summaries, curves, configured = await asyncio.gather(
+        queries.summarize(selection),
+        _curves(queries, selection if selector is not None else None, buckets_max),
+        _configured(jobs, uids),
+    )
     compared = [
         ComparedJob(
             facts=configured[job.uid].facts if job.uid in configured else job,
@@ -63,6 +62,19 @@ async def compare_jobs(
     ]
     known = [configured[job.uid] for job in facts if job.uid in configured]
     return Comparison(jobs=compared, differences=differences(known) if len(known) == len(facts) else None)
+
+
+async def _curves(queries: Queries, selection: Selection | None, buckets_max: int) -> Mapping[str, list[Curve]]:
+    if selection is None:
+        return {}
+    return await queries.buckets(selection, step_min=None, step_max=None, buckets_max=buckets_max)
+
+
+async def _configured(jobs: Jobs, uids: Sequence[str]) -> Mapping[str, ConfiguredJob]:
+    try:
+        return await jobs.configured(uids)
+    except Unavailable:
+        return {}
 
 
 def differences(jobs: Sequence[ConfiguredJob]) -> list[Difference]:

@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import grpc
@@ -43,6 +43,15 @@ class JobLimits:
     reconnect_seconds_max: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A job as it was told at the time `at`. `doubted`: it has changed since, nobody knows how."""
+
+    job: JobFacts
+    at: float
+    doubted: bool = False
+
+
 class Interest:
     """One who follows a job: `job` is the newest that is known, `deleted` that it is gone."""
 
@@ -67,14 +76,15 @@ class Jobs:
         self._limits = limits
         self._monotonic = monotonic
         self._jitter = jitter
-        self._known: OrderedDict[str, tuple[JobFacts, float]] = OrderedDict()
+        self._known: OrderedDict[str, Known] = OrderedDict()
         self._interests: dict[str, set[Interest]] = {}
         self._look = asyncio.Event()
+        self._listening_since: float | None = None
+        """Since then every change of an active job has been heard; None while the watch is broken."""
 
     async def named(self, names: Sequence[str]) -> list[JobFacts]:
         """The jobs of these names. NotFound, or Unavailable where the scheduler is needed and away."""
-        oldest = self._monotonic() - self._limits.fresh_seconds
-        found = {name: self._known[name][0] for name in names if name in self._known and self._known[name][1] >= oldest}
+        found = {name: self._known[name].job for name in names if self._is_fresh(name)}
         asked = [name for name in names if name not in found]
         if asked:
             try:
@@ -138,6 +148,7 @@ class Jobs:
                 if isinstance(error, OutOfRange):
                     cursor = ""
                 log.info("job_watch_broken", reason=error.reason.value, message=error.message)
+            self._listening_since = None
             await asyncio.sleep(self._pause_seconds(failures))
             failures += 1
 
@@ -147,12 +158,11 @@ class Jobs:
                 self._learn(wire_jobs.job_facts_from_proto(response.job), cached_only=True)
             case "removed":
                 # Ended, or deleted: it is not active any more. Ask which of the two.
-                if (known := self._known.get(response.removed.name)) is not None:
-                    known_at = self._monotonic() - self._limits.fresh_seconds - 1
-                    self._known[response.removed.name] = (known[0], min(known[1], known_at))
+                self._doubt(response.removed.name)
                 if response.removed.uid in self._interests:
                     self._look.set()
             case "caught_up":
+                self._listening_since = self._monotonic()
                 # What ended while nobody listened is not in a snapshot of active jobs.
                 self._look.set()
 
@@ -187,7 +197,7 @@ class Jobs:
 
     def _learn(self, job: JobFacts, *, cached_only: bool = False) -> None:
         if not cached_only or job.name in self._known:
-            self._known[job.name] = (job, self._monotonic())
+            self._known[job.name] = Known(job=job, at=self._monotonic())
             self._known.move_to_end(job.name)
             while len(self._known) > self._limits.cached_max:
                 self._known.popitem(last=False)
@@ -197,12 +207,25 @@ class Jobs:
                 interest.job = job
                 interest.on_change()
 
+    def _doubt(self, name: str) -> None:
+        """Ask for the job the next time; with the scheduler away what is known still holds."""
+        if name in self._known:
+            self._known[name] = replace(self._known[name], doubted=True)
+
+    def _is_fresh(self, name: str) -> bool:
+        """Whether what is known of the job needs no question: it is new, or a change would have been heard."""
+        known = self._known.get(name)
+        if known is None or known.doubted:
+            return False
+        heard = self._listening_since is not None and known.at >= self._listening_since and not known.job.ended
+        return heard or known.at >= self._monotonic() - self._limits.fresh_seconds
+
     def _stale(self, names: Sequence[str], error: SihlaiError) -> dict[str, JobFacts]:
         """What was known of these jobs not too long ago; Unavailable where one of them was not."""
         oldest = self._monotonic() - self._limits.stale_seconds
-        if any(name not in self._known or self._known[name][1] < oldest for name in names):
+        if any(name not in self._known or self._known[name].at < oldest for name in names):
             _raise_away(error)
-        return {name: self._known[name][0] for name in names}
+        return {name: self._known[name].job for name in names}
 
     def _pause_seconds(self, failures: int) -> float:
         first, most = self._limits.reconnect_seconds, self._limits.reconnect_seconds_max

@@ -139,6 +139,8 @@ class Summary:
 def merged_summary(by_attempt: Mapping[int, Summary]) -> Summary:
     """The summary of all attempts (at least one). At the same step the later attempt is the last."""
     summaries = [by_attempt[attempt] for attempt in sorted(by_attempt)]
+    if len(summaries) == 1:
+        return summaries[0]
     last = max(enumerate(summaries), key=lambda pair: (pair[1].last_step, pair[0]))[1]
     lowest = min((s for s in summaries if s.minimum is not None), key=_minimum, default=last)
     highest = max((s for s in summaries if s.maximum is not None), key=_maximum, default=last)

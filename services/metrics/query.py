@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.chassis.errors import InvalidArgument, Reason, Violation
@@ -48,6 +48,47 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Series of some jobs, by job, and where the attempts of each job stop to count."""
+
+    definitions: Mapping[str, Sequence[SeriesDefinition]]
+    cuts: Mapping[str, Cuts]
+
+    @property
+    def all(self) -> list[SeriesDefinition]:
+        """Of all jobs."""
+        return [definition for of_job in self.definitions.values() for definition in of_job]
+
+    @property
+    def series_ids(self) -> tuple[int, ...]:
+        """Of all jobs."""
+        return tuple(definition.series_id for definition in self.all)
+
+    @property
+    def system_ids(self) -> tuple[int, ...]:
+        """Of the series that no cut concerns."""
+        return tuple(definition.series_id for definition in self.all if definition.is_system)
+
+    def few(self) -> list[SeriesDefinition]:
+        """All of them, or InvalidArgument where they are too many for one answer."""
+        found = self.all
+        if len(found) > SELECTED_SERIES_MAX:
+            description = f"takes {len(found)} series, but at most {SELECTED_SERIES_MAX} go into one answer: name fewer"
+            raise InvalidArgument([Violation(field="selector", description=description)])
+        return found
+
+    def wanted(self, step_min: int | None, step_max: int | None) -> Wanted:
+        """Their points between two steps."""
+        return Wanted(
+            job_uids=tuple(self.definitions),
+            series_ids=self.series_ids,
+            first=STEP_MIN if step_min is None else step_min,
+            last=STEP_MAX if step_max is None else step_max,
+            counted=Counted(cuts=self.cuts, system_ids=self.system_ids),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class QueryLimits:
     """What one answer holds at most."""
 
@@ -65,27 +106,33 @@ class Queries:
         self._series = series
         self._limits = limits
 
-    async def summarize(self, job_uids: Sequence[str], selector: Selector) -> dict[str, list[SummarizedSeries]]:
-        """The series with points that count, with their summaries, by job, sorted by name."""
+    async def select(self, job_uids: Sequence[str], selector: Selector) -> Selection:
+        """The series that are meant, and what of them counts."""
         definitions, cuts = await asyncio.gather(
             self._series.definitions(job_uids, selector), self._store.cuts(job_uids)
         )
-        everything = [definition for of_job in definitions.values() for definition in of_job]
-        summaries = await self._series.summaries(job_uids, cuts, system_ids=_system_ids(everything))
+        return Selection(definitions=definitions, cuts=cuts)
+
+    async def summarize(self, selection: Selection) -> dict[str, list[SummarizedSeries]]:
+        """The selected series with points that count, with their summaries, by job, sorted by name."""
+        summaries = await self._series.summaries(
+            selection.cuts, series_ids=selection.series_ids, system_ids=selection.system_ids
+        )
         return {
             job_uid: [
                 SummarizedSeries(definition=d, summary=merged_summary(summaries[d.series_id]))
                 for d in of_job
                 if d.series_id in summaries
             ]
-            for job_uid, of_job in definitions.items()
+            for job_uid, of_job in selection.definitions.items()
         }
 
     async def page(
         self, job: JobFacts, *, name_prefix: str, after: int | None, size: int
     ) -> tuple[list[SummarizedSeries], bool]:
         """A page of a job's series, after the one with the id `after`, and whether there are more."""
-        found = (await self.summarize([job.uid], Selector()))[job.uid]
+        selection = await self.select([job.uid], Selector())
+        found = (await self.summarize(selection))[job.uid]
         found = [series for series in found if series.definition.name.startswith(name_prefix)]
         start = 0
         if after is not None:
@@ -96,52 +143,29 @@ class Queries:
             start = places[0] + 1
         return found[start : start + size], len(found) > start + size
 
-    async def points(
-        self, job: JobFacts, selector: Selector, *, step_min: int | None, step_max: int | None
-    ) -> list[Curve]:
-        """Points of the series that are meant, in equal shares of what an answer holds."""
-        definitions, cuts = await self._selected([job.uid], selector)
+    async def points(self, selection: Selection, *, step_min: int | None, step_max: int | None) -> list[Curve]:
+        """Points of the selected series, in equal shares of what an answer holds."""
+        definitions = selection.few()
         if not definitions:
             return []
         share = max(1, self._limits.points_max // len(definitions))
-        wanted = Wanted(
-            job_uids=(job.uid,),
-            series_ids=tuple(definition.series_id for definition in definitions),
-            first=STEP_MIN if step_min is None else step_min,
-            last=STEP_MAX if step_max is None else step_max,
-            counted=Counted(cuts=cuts, system_ids=tuple(_system_ids(definitions))),
-        )
+        wanted = selection.wanted(step_min, step_max)
         found = await self._series.points(wanted, points_max=share + 1)
         return [_point_curve(definition, found.get(definition.series_id), share) for definition in definitions]
 
     async def buckets(
-        self,
-        job_uids: Sequence[str],
-        selector: Selector,
-        *,
-        step_min: int | None,
-        step_max: int | None,
-        buckets_max: int,
+        self, selection: Selection, *, step_min: int | None, step_max: int | None, buckets_max: int
     ) -> dict[str, list[Curve]]:
-        """Buckets of the series that are meant, by job; the bounds are the same for all of them."""
-        definitions_by_job, cuts = await asyncio.gather(
-            self._series.definitions(job_uids, selector), self._store.cuts(job_uids)
-        )
-        definitions = _required_few(definitions_by_job)
-        wanted = Wanted(
-            job_uids=tuple(job_uids),
-            series_ids=tuple(definition.series_id for definition in definitions),
-            first=STEP_MIN if step_min is None else step_min,
-            last=STEP_MAX if step_max is None else step_max,
-            counted=Counted(cuts=cuts, system_ids=tuple(_system_ids(definitions))),
-        )
+        """Buckets of the selected series, by job; the bounds are the same for all of them."""
+        definitions = selection.few()
+        wanted = selection.wanted(step_min, step_max)
         share = max(1, min(buckets_max, self._limits.buckets_max // max(1, len(definitions))))
         found = await self._few_buckets(wanted, share)
         if found is None:
-            found = await self._many_buckets(wanted, share, definitions_by_job)
+            found = await self._many_buckets(wanted, share, selection)
         return {
             job_uid: [Curve(definition=d, buckets=found.get(d.series_id)) for d in of_job]
-            for job_uid, of_job in definitions_by_job.items()
+            for job_uid, of_job in selection.definitions.items()
         }
 
     async def _few_buckets(self, wanted: Wanted, share: int) -> dict[int, Buckets] | None:
@@ -160,15 +184,12 @@ class Queries:
         bounds = BucketBounds.over(first=first, last=last, buckets_max=share)
         return {series_id: bucketed(points, bounds) for series_id, points in found.items()}
 
-    async def _many_buckets(
-        self, wanted: Wanted, share: int, definitions: Mapping[str, Sequence[SeriesDefinition]]
-    ) -> dict[int, Buckets]:
+    async def _many_buckets(self, wanted: Wanted, share: int, selection: Selection) -> dict[int, Buckets]:
         """Buckets made by ClickHouse, after it was asked for the range of steps."""
-        ranges = await self._series.ranges(wanted.job_uids)
-        cuts = wanted.counted.cuts
+        ranges = await self._series.ranges(wanted)
         span = step_range(
-            (ranges.get(d.series_id, {}), NO_CUTS if d.is_system else cuts[job_uid])
-            for job_uid, of_job in definitions.items()
+            (ranges.get(d.series_id, {}), NO_CUTS if d.is_system else selection.cuts[job_uid])
+            for job_uid, of_job in selection.definitions.items()
             for d in of_job
         )
         if span is None:
@@ -178,27 +199,6 @@ class Queries:
             return {}
         bounds = BucketBounds.over(first=first, last=last, buckets_max=share)
         return await self._series.buckets(wanted, bounds)
-
-    async def _selected(
-        self, job_uids: Sequence[str], selector: Selector
-    ) -> tuple[list[SeriesDefinition], dict[str, Cuts]]:
-        definitions, cuts = await asyncio.gather(
-            self._series.definitions(job_uids, selector), self._store.cuts(job_uids)
-        )
-        return _required_few(definitions), cuts
-
-
-def _required_few(by_job: Mapping[str, Sequence[SeriesDefinition]]) -> list[SeriesDefinition]:
-    """All of them, or InvalidArgument where they are too many for one answer."""
-    found = [definition for of_job in by_job.values() for definition in of_job]
-    if len(found) > SELECTED_SERIES_MAX:
-        description = f"takes {len(found)} series, but at most {SELECTED_SERIES_MAX} go into one answer: name fewer"
-        raise InvalidArgument([Violation(field="selector", description=description)])
-    return found
-
-
-def _system_ids(definitions: Iterable[SeriesDefinition]) -> list[int]:
-    return [definition.series_id for definition in definitions if definition.is_system]
 
 
 def _point_curve(definition: SeriesDefinition, points: PointColumns | None, share: int) -> Curve:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from services.metrics.buckets import Buckets, PlacedPoints
-from services.metrics.point import BucketBounds, Cuts, Selector, SeriesDefinition, Summary
+from services.metrics.point import SELECTED_SERIES_MAX, BucketBounds, Cuts, Selector, SeriesDefinition, Summary
 from services.metrics.rows import PointColumns
 from services.metrics.store import Store
 
@@ -45,7 +45,8 @@ GROUP BY job_uid, series_id, attempt
 """
 RANGES = """
 SELECT job_uid, series_id, attempt, min(step) AS step_min, max(step) AS step_max FROM points
-WHERE job_uid IN {job_uids:Array(String)} GROUP BY job_uid, series_id, attempt
+WHERE job_uid IN {job_uids:Array(String)} AND series_id IN {series_ids:Array(UInt64)}
+GROUP BY job_uid, series_id, attempt
 """
 # The difference of steps may wrap around as a signed number and is then right as an unsigned one.
 BUCKETS = """
@@ -81,15 +82,13 @@ ORDER BY series_id, step, attempt, seq LIMIT {{points:UInt32}} BY series_id
 """
 MESSAGES = """
 SELECT seq, count() AS count FROM points
-WHERE job_uid = {{job_uid:String}} AND series_id IN {{series_ids:Array(UInt64)}}
-  AND attempt = {{attempt:UInt16}} AND rank = {{rank:UInt16}}
+WHERE job_uid = {{job_uid:String}} AND attempt = {{attempt:UInt16}} AND rank = {{rank:UInt16}}
   AND seq > {{after:UInt64}} AND seq <= {{upto:UInt64}}{conditions}
 GROUP BY seq ORDER BY seq
 """
 PAGE = """
 SELECT series_id, step, time_unix_us, value FROM points
-WHERE job_uid = {{job_uid:String}} AND series_id IN {{series_ids:Array(UInt64)}}
-  AND attempt = {{attempt:UInt16}} AND rank = {{rank:UInt16}}
+WHERE job_uid = {{job_uid:String}} AND attempt = {{attempt:UInt16}} AND rank = {{rank:UInt16}}
   AND seq > {{after:UInt64}} AND seq <= {{upto:UInt64}}{conditions}
 ORDER BY series_id, seq, step
 """
@@ -147,14 +146,11 @@ class WriterPoints:
     series_ids: tuple[int, ...]
     counted: Counted
 
-    def parameters(self) -> dict[str, Any]:
-        """For the queries."""
-        return {
-            "job_uid": self.job_uid,
-            "attempt": self.attempt,
-            "rank": self.rank,
-            "series_ids": list(self.series_ids),
-        }
+    def conditions(self) -> tuple[str, dict[str, Any]]:
+        """For the queries, with their parameters."""
+        condition, parameters = _among(self.series_ids)
+        writer = {"job_uid": self.job_uid, "attempt": self.attempt, "rank": self.rank}
+        return condition + self.counted.conditions(), {**parameters, **writer}
 
 
 class SeriesStore:
@@ -178,13 +174,18 @@ class SeriesStore:
         return found
 
     async def summaries(
-        self, job_uids: Sequence[str], cuts: Mapping[str, Cuts], system_ids: Iterable[int]
+        self, cuts: Mapping[str, Cuts], *, series_ids: Sequence[int], system_ids: Iterable[int]
     ) -> dict[int, dict[int, Summary]]:
-        """What counts of each series, in short, by series and attempt. Rows are read only where a cut goes through."""
+        """What counts of these series of the jobs in `cuts`, in short, by series and attempt.
+
+        Rows are read only where a cut goes through.
+        """
         exempt = set(system_ids)
         found: dict[int, dict[int, Summary]] = {}
         cut_through: set[tuple[str, int]] = set()
-        whole = await self._store.read(SUMMARIES.format(conditions=""), job_uids=list(job_uids))
+        condition, parameters = _among(series_ids)
+        parameters["job_uids"] = list(cuts)
+        whole = await self._store.read(SUMMARIES.format(conditions=condition), **parameters)
         for job_uid, series_id, attempt, summary in _summaries(whole):
             bound = None if series_id in exempt else cuts[job_uid].bound(attempt)
             if bound is None or summary.step_max < bound:
@@ -192,15 +193,18 @@ class SeriesStore:
             elif summary.step_min < bound:
                 cut_through.add((job_uid, attempt))
         if cut_through:
-            for _, series_id, attempt, summary in _summaries(await self._cut_summaries(cut_through, cuts)):
+            condition += f" AND ({_below(cut_through, cuts)})"
+            rows = await self._store.read(SUMMARIES.format(conditions=condition), **parameters)
+            for _, series_id, attempt, summary in _summaries(rows):
                 # Series that the cut does not go through are in it too, with the summary that they have already.
                 found.setdefault(series_id, {}).setdefault(attempt, summary)
         return found
 
-    async def ranges(self, job_uids: Sequence[str]) -> dict[int, dict[int, tuple[int, int]]]:
-        """The first and the last step of each series and attempt, whether they count or not."""
+    async def ranges(self, wanted: Wanted) -> dict[int, dict[int, tuple[int, int]]]:
+        """The first and the last step of each series and attempt, whether they count and are wanted or not."""
+        parameters = {"job_uids": list(wanted.job_uids), "series_ids": list(wanted.series_ids)}
         found: dict[int, dict[int, tuple[int, int]]] = {}
-        for row in (await self._store.read(RANGES, job_uids=list(job_uids))).to_pylist():
+        for row in (await self._store.read(RANGES, **parameters)).to_pylist():
             found.setdefault(row["series_id"], {})[row["attempt"]] = (row["step_min"], row["step_max"])
         return found
 
@@ -227,8 +231,8 @@ class SeriesStore:
 
     async def page_ends(self, wanted: WriterPoints, *, after: int, upto: int, rows_max: int) -> list[int]:
         """Sequences at which to cut a writer's messages into pages of about `rows_max` points; the last is `upto`."""
-        sql = MESSAGES.format(conditions=wanted.counted.conditions())
-        rows = await self._store.read(sql, **wanted.parameters(), after=after, upto=upto)
+        conditions, parameters = wanted.conditions()
+        rows = await self._store.read(MESSAGES.format(conditions=conditions), **parameters, after=after, upto=upto)
         ends: list[int] = []
         in_page = 0
         for sequence, count in zip(rows["seq"].to_pylist(), rows["count"].to_pylist(), strict=True):
@@ -240,17 +244,25 @@ class SeriesStore:
 
     async def page(self, wanted: WriterPoints, *, after: int, upto: int) -> list[PointColumns]:
         """What a writer sent in the messages above `after` and up to `upto`, by series, in order."""
-        sql = PAGE.format(conditions=wanted.counted.conditions())
-        rows = await self._store.read(sql, **wanted.parameters(), after=after, upto=upto)
+        conditions, parameters = wanted.conditions()
+        rows = await self._store.read(PAGE.format(conditions=conditions), **parameters, after=after, upto=upto)
         return [_points(series_id, part) for series_id, part in _by_series(rows).items()]
 
-    async def _cut_summaries(self, cut_through: Iterable[tuple[str, int]], cuts: Mapping[str, Cuts]) -> pa.Table:
-        terms = [
-            f"(job_uid = {_quoted(job_uid)} AND attempt = {attempt:d} AND step < {cuts[job_uid].bound(attempt):d})"
-            for job_uid, attempt in sorted(cut_through)
-        ]
-        job_uids = sorted({job_uid for job_uid, _ in cut_through})
-        return await self._store.read(SUMMARIES.format(conditions=f" AND ({' OR '.join(terms)})"), job_uids=job_uids)
+
+def _among(series_ids: Sequence[int]) -> tuple[str, dict[str, Any]]:
+    """A condition that spares reading other series. Very many would not fit into a request: the caller picks then."""
+    if len(series_ids) > SELECTED_SERIES_MAX:
+        return "", {}
+    return " AND series_id IN {series_ids:Array(UInt64)}", {"series_ids": list(series_ids)}
+
+
+def _below(attempts: Iterable[tuple[str, int]], cuts: Mapping[str, Cuts]) -> str:
+    """The rows of these attempts that lie below their cuts, as SQL."""
+    terms = [
+        f"job_uid = {_quoted(job_uid)} AND attempt = {attempt:d} AND step < {cuts[job_uid].bound(attempt):d}"
+        for job_uid, attempt in sorted(attempts)
+    ]
+    return " OR ".join(terms)
 
 
 def _quoted(text: str) -> str:

@@ -27,6 +27,7 @@ from services.metrics.ingest import Ingest, Opening
 from services.metrics.job import JobFacts
 from services.metrics.jobs import Jobs
 from services.metrics.lines import LineStore
+from services.metrics.page_token import last_from_page_token, page_token_to_text
 from services.metrics.query import Queries
 from services.metrics.rows import LineRows, PointRows
 from services.metrics.series import SeriesStore
@@ -38,6 +39,8 @@ from services.metrics.writer import Finish, WriterKind
 
 PAGE_SIZE_DEFAULT = 200
 PAGE_SIZE_MAX = 1_000
+SOURCES_PAGE_SIZE_DEFAULT = 50
+SOURCES_SCOPE = "sources"
 JOBS_MAX = 100
 BUCKETS_MAX = 10_000
 
@@ -118,12 +121,13 @@ class MetricsServicer(metrics_service_pb2_grpc.MetricsServiceServicer):
     ) -> metrics_service_pb2.ListSeriesResponse:
         _require_not_negative("page_size", request.page_size)
         (job,) = await _named(self._jobs, [request.job], field="job")
-        after = wire_series.series_id_from_page_token(request.page_token, job, request.name_prefix)
+        scope = f"series {request.name_prefix}"
+        after = wire_series.series_id_from_key(last_from_page_token(request.page_token, job, scope))
         size = min(request.page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
         page, more = await self._queries.page(job, name_prefix=request.name_prefix, after=after, size=size)
         return metrics_service_pb2.ListSeriesResponse(
             series=[wire_series.series_to_proto(job, series) for series in page],
-            next_page_token=wire_series.page_token_to_text(job, request.name_prefix, page[-1]) if more else "",
+            next_page_token=page_token_to_text(job, scope, str(page[-1].definition.series_id)) if more else "",
         )
 
     async def QuerySeries(
@@ -134,13 +138,14 @@ class MetricsServicer(metrics_service_pb2_grpc.MetricsServiceServicer):
         (job,) = await _named(self._jobs, [request.job], field="job")
         step_min = request.step_min if request.HasField("step_min") else None
         step_max = request.step_max if request.HasField("step_max") else None
+        selection = await self._queries.select([job.uid], selector)
         if request.buckets_max:
             by_job = await self._queries.buckets(
-                [job.uid], selector, step_min=step_min, step_max=step_max, buckets_max=request.buckets_max
+                selection, step_min=step_min, step_max=step_max, buckets_max=request.buckets_max
             )
             curves = by_job[job.uid]
         else:
-            curves = await self._queries.points(job, selector, step_min=step_min, step_max=step_max)
+            curves = await self._queries.points(selection, step_min=step_min, step_max=step_max)
         return metrics_service_pb2.QuerySeriesResponse(series=[wire_series.curve_to_proto(curve) for curve in curves])
 
     async def WatchMetrics(
@@ -175,7 +180,8 @@ class MetricsServicer(metrics_service_pb2_grpc.MetricsServiceServicer):
     ) -> metrics_service_pb2.SummarizeJobsResponse:
         jobs = await _named(self._jobs, request.jobs, field="jobs")
         selector = wire_series.selector_from_proto(request.selector)
-        found = await self._queries.summarize(list(dict.fromkeys(job.uid for job in jobs)), selector)
+        selection = await self._queries.select(list(dict.fromkeys(job.uid for job in jobs)), selector)
+        found = await self._queries.summarize(selection)
         return metrics_service_pb2.SummarizeJobsResponse(
             series=[wire_series.series_to_proto(job, series) for job in jobs for series in found[job.uid]]
         )
@@ -251,8 +257,18 @@ class LogServicer(log_service_pb2_grpc.LogServiceServicer):
     async def ListLogFields(
         self, request: log_service_pb2.ListLogFieldsRequest, context: Context
     ) -> log_service_pb2.ListLogFieldsResponse:
+        _require_not_negative("page_size", request.page_size)
         (job,) = await _named(self._jobs, [request.job], field="job")
-        return wire.log_fields_to_proto(await self._lines.fields(job.uid))
+        after = last_from_page_token(request.page_token, job, SOURCES_SCOPE)
+        size = min(request.page_size or SOURCES_PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+        fields = await self._lines.fields(job.uid)
+        sources = [source for source in fields.sources if after is None or source > after]
+        return wire.log_fields_to_proto(
+            fields,
+            sources=sources[:size],
+            is_first=after is None,
+            next_page_token=page_token_to_text(job, SOURCES_SCOPE, sources[size - 1]) if len(sources) > size else "",
+        )
 
 
 async def _named(jobs: Jobs, names: Sequence[str], *, field: str) -> list[JobFacts]:

@@ -267,10 +267,15 @@ def log_batch_to_proto(lines: Lines) -> log_service_pb2.LogBatch:
     return batch
 
 
-def log_fields_to_proto(fields: LogFields) -> log_service_pb2.ListLogFieldsResponse:
-    """The values that occur."""
+def log_fields_to_proto(
+    fields: LogFields, *, sources: Sequence[str], is_first: bool, next_page_token: str
+) -> log_service_pb2.ListLogFieldsResponse:
+    """A page of the sources that occur; the other values stand in the first page."""
+    if not is_first:
+        return log_service_pb2.ListLogFieldsResponse(sources=sources, next_page_token=next_page_token)
     return log_service_pb2.ListLogFieldsResponse(
-        sources=fields.sources,
+        sources=sources,
+        next_page_token=next_page_token,
         ranks=fields.ranks,
         streams=[log_line_pb2.LogStream.ValueType(stream) for stream in fields.streams],
         levels=[log_line_pb2.LogLevel.ValueType(level) for level in fields.levels],

@@ -34,6 +34,7 @@ from sihlai.scheduler.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
 from services.chassis.auth import TokenSigner, WriteToken
 from services.chassis.errors import SihlaiError
+from services.chassis.leash import on_leash
 from services.chassis.status import error_from_rpc
 from services.metrics.point import series_id_of
 
@@ -184,7 +185,7 @@ class Metrics:
         address_file = self.folder / "address"
         address_file.unlink(missing_ok=True)
         log = (self.folder / "server.log").open("ab")
-        self.process = subprocess.Popen(
+        command = on_leash(
             [
                 *(sys.executable, "-m", "services.metrics"),
                 *("--listen-address", self.address or "127.0.0.1:0"),
@@ -193,10 +194,9 @@ class Metrics:
                 *("--scheduler-address", self.scheduler_address),
                 *("--token-public-keys", str(self.folder / "token.pub.pem")),
                 *self.flags,
-            ],
-            stderr=log,
-            stdout=log,
+            ]
         )
+        self.process = subprocess.Popen(command, stderr=log, stdout=log)
         log.close()
         until(lambda: address_file.exists() or self.process_ended(), "the server's address", 60)
         assert not self.process_ended(), self.log_text()[-3000:]

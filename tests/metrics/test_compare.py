@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-import grpc
 from sihlai.metrics.v1 import metrics_service_pb2
 from sihlai.scheduler.v1 import job_pb2
 
-from services.chassis.errors import Reason, Unavailable
 from tests.metrics.client import (
     IngestClient,
     Job,
     JobBook,
     Metrics,
-    Scheduler,
     columns,
     definition,
-    refused,
     submit,
-    until,
 )
 
 LOSS = "digits/train/loss"
@@ -51,13 +45,6 @@ def compare(
         jobs=[job.name for job in jobs], selector=selector, buckets_max=buckets_max
     )
     return server.metrics().CompareJobs(request)
-
-
-def answers(server: Metrics, job: Job) -> bool:
-    try:
-        return bool(compare(server, [job]).jobs)
-    except grpc.RpcError:
-        return False
 
 
 def write_curve(client: IngestClient, server: Metrics, job: Job, first: int, last: int) -> None:
@@ -110,32 +97,3 @@ def test_without_a_selector_there_are_all_summaries_and_no_curves(
     (compared,) = compare(server, [job]).jobs
     assert [series.definition.name for series in compared.series] == [LOSS, "other"]
     assert not compared.curves
-
-
-def test_with_the_scheduler_away_the_series_come_alone_and_names_hold_for_a_while(tmp_path: Path) -> None:
-    scheduler = Scheduler()
-    scheduler.start()
-    flags = ("--job-fresh-seconds", "0", "--scheduler-seconds", "1")
-    server = Metrics(tmp_path, scheduler.address, flags)
-    server.start()
-    job, other = submit(scheduler.book), submit(scheduler.book)
-    client = server.ingest()
-    write_curve(client, server, job, 1, 10)
-    assert not compare(server, [job], LOSS).configurations_missing
-    scheduler.stop()
-    response = compare(server, [job], LOSS)
-    assert response.configurations_missing
-    assert not response.differences
-    assert response.jobs[0].state == job_pb2.JOB_STATE_UNSPECIFIED
-    assert sum(response.jobs[0].curves[0].buckets.counts) == 10
-    with refused() as errors:
-        compare(server, [other])
-    assert isinstance(errors[0], Unavailable)
-    assert errors[0].reason is Reason.SERVICE_UNAVAILABLE
-    assert dict(errors[0].metadata) == {"service": "scheduler"}
-    scheduler.start()
-    until(lambda: answers(server, other), "the scheduler to be asked again")
-    assert not compare(server, [other]).configurations_missing
-    client.close()
-    assert server.stop() == 0
-    scheduler.stop()

@@ -45,13 +45,19 @@ def migrated(folder: Path, *versions: Sequence[str]) -> list[str]:
     return said
 
 
-def test_migrations_run_once_in_order_and_a_changed_one_is_refused(tmp_path: Path) -> None:
+def test_migrations_run_once_a_changed_one_is_refused_and_what_killed_inserts_left_goes(
+    tmp_path: Path,
+) -> None:
+    left = tmp_path / "temporary" / "left.raw"
+    left.parent.mkdir()
+    left.write_bytes(b"x")
     one, two = TABLE.format("one"), TABLE.format("two")
     said = migrated(tmp_path, [one], [one, two], [one, two], [one + "-- a comment\n", two], [one])
     assert said[0] == "['migrations', 'one']"
     assert said[1] == said[2] == "['migrations', 'one', 'two']"
     assert "migration 1 (test) was changed after it ran" in said[3]
     assert "migration 2, which this version does not know" in said[4]
+    assert not left.exists()
 
 
 def test_the_migrations_of_this_version_are_numbered_and_each_statement_can_run_twice() -> None:
@@ -75,14 +81,6 @@ def test_a_second_process_on_the_same_folder_says_who_holds_it(server: Metrics) 
     assert "is in use by another process" in said
     assert server.process is not None
     assert f"id {server.process.pid}" in said
-
-
-def test_what_a_killed_process_left_of_its_inserts_is_cleared(tmp_path: Path) -> None:
-    left = tmp_path / "temporary" / "left.raw"
-    left.parent.mkdir()
-    left.write_bytes(b"x")
-    assert migrated(tmp_path) == []
-    assert not left.exists()
 
 
 @pytest.mark.parametrize("url", ["sqlite:///x", "chdb://", "chdb:///", "http://host:8123", "http:///database", ""])

@@ -14,6 +14,7 @@ from sihlai.logs.v1 import log_service_pb2
 from sihlai.metrics.v1 import metrics_service_pb2
 
 from services.chassis.errors import Reason
+from services.chassis.leash import on_leash
 from tests.metrics.client import (
     LINES,
     Job,
@@ -47,7 +48,7 @@ class ClickHouse:
         address_file = self.folder / "address"
         address_file.unlink(missing_ok=True)
         program = [sys.executable, "-m", "tests.metrics.clickhouse_http"]
-        self.process = subprocess.Popen([*program, str(self.folder), str(self.port), str(address_file)])
+        self.process = subprocess.Popen(on_leash([*program, str(self.folder), str(self.port), str(address_file)]))
         until(lambda: address_file.exists() and bool(address_file.read_text()), "the engine's address")
         self.port = int(address_file.read_text().rpartition(":")[2])
 

@@ -347,3 +347,9 @@ def test_the_fields_that_filters_take_are_listed(server: Metrics, ingest: Ingest
     assert list(fields.sources) == ["agent", "trainer"]
     assert list(fields.levels) == [LEVELS.LOG_LEVEL_INFO, LEVELS.LOG_LEVEL_ERROR]
     assert (list(fields.streams), list(fields.ranks), list(fields.attempts)) == ([1], [0], [1])
+
+    first = server.logs().ListLogFields(log_service_pb2.ListLogFieldsRequest(job=job.name, page_size=1))
+    request = log_service_pb2.ListLogFieldsRequest(job=job.name, page_size=1, page_token=first.next_page_token)
+    second = server.logs().ListLogFields(request)
+    assert (list(first.sources), list(first.ranks)) == (["agent"], [0])
+    assert second == log_service_pb2.ListLogFieldsResponse(sources=["trainer"])

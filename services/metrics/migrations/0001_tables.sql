@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS points (
     attempt UInt16 CODEC(ZSTD(3)),
     rank UInt16 CODEC(ZSTD(3)),
     seq UInt64 CODEC(Delta, ZSTD(3)),
-    time_unix_us Int64 CODEC(Delta, ZSTD(3)),
+    time_unix_us Int64 CODEC(Delta, T64, ZSTD(1)),
     value Float64 CODEC(ZSTD(3)),
     INDEX seq_range seq TYPE minmax GRANULARITY 1,
     PROJECTION summaries (

@@ -1,4 +1,7 @@
-"""The server is killed midway, again and again: what was acknowledged is there, and nothing is there twice."""
+"""Outages: the server is killed midway, again and again, or stopped; the scheduler goes away and comes back.
+
+What was acknowledged is there, nothing is there twice, and nothing that breaks off looks like an end.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ import grpc
 import pytest
 from sihlai.logs.v1 import log_service_pb2
 from sihlai.metrics.v1 import metrics_service_pb2
+from sihlai.scheduler.v1 import job_pb2
 
-from services.chassis.errors import Reason, SihlaiError
+from services.chassis.errors import Reason, SihlaiError, Unavailable
 from tests.metrics.client import (
     LINES,
     WAIT_SECONDS,
@@ -23,6 +27,7 @@ from tests.metrics.client import (
     Scheduler,
     columns,
     definition,
+    refused,
     submit,
     tail_all,
     texts,
@@ -31,6 +36,7 @@ from tests.metrics.client import (
 
 LOSS = "digits/train/loss"
 KILLS = 3
+IN_FLIGHT_MAX = 60
 LINES_A_MESSAGE = 20
 POINTS_A_MESSAGE = 500
 
@@ -45,7 +51,13 @@ def scheduler() -> Iterator[Scheduler]:
 
 @pytest.fixture(scope="module")
 def server(scheduler: Scheduler, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Metrics]:
-    flags = ("--block-seconds", "0.05", "--block-rows", "3000", "--ended-wait-seconds", "5")
+    flags = (
+        *("--block-seconds", "0.05"),
+        *("--block-rows", "3000"),
+        *("--ended-wait-seconds", "5"),
+        *("--job-fresh-seconds", "0"),
+        *("--scheduler-seconds", "1"),
+    )
     server = Metrics(tmp_path_factory.mktemp("killed"), scheduler.address, flags)
     server.start()
     yield server
@@ -60,21 +72,23 @@ class Spool:
         self._job = job
         self.acknowledged = {1: 0, 2: 0}
         self.streams = 0
+        self.last: int | None = None
+        """The last message; unknown while it still writes."""
 
-    def ship(self, last: int) -> None:
-        """Send points (writer 1) and lines (writer 2) up to message `last` and their finish."""
+    def ship(self) -> None:
+        """Send points (writer 1) and lines (writer 2) up to the last message, and their finish."""
         while True:
             client = self._server.ingest()
             self.streams += 1
             try:
-                self._ship(client, last)
+                self._ship(client)
             except SihlaiError:
                 continue
             finally:
                 client.close()
             return
 
-    def _ship(self, client: IngestClient, last: int) -> None:
+    def _ship(self, client: IngestClient) -> None:
         token = self._server.token(self._job.uid)
         series = [definition(self._job.uid, LOSS)]
         stored = {
@@ -83,20 +97,25 @@ class Spool:
         }
         for writer, sequence in stored.items():
             assert sequence >= self.acknowledged[writer], "an acknowledged message is gone"
-        for sequence in range(min(stored.values()) + 1, last + 1):
-            client.wait(lambda: client.credit_bytes > 100_000, "credit")
-            if sequence > stored[1]:
-                steps = range((sequence - 1) * POINTS_A_MESSAGE, sequence * POINTS_A_MESSAGE)
-                client.points(1, sequence, columns(self._job.uid, LOSS, steps, [0.5] * len(steps)))
-            if sequence > stored[2]:
-                first = (sequence - 1) * LINES_A_MESSAGE + 1
-                lines = [f"line {number}" for number in range(first, first + LINES_A_MESSAGE)]
-                client.lines(2, sequence, first, lines)
+        sequence = min(stored.values())
+        while self.last is None or sequence < self.last:
+            sequence += 1
+            self._send(client, sequence, stored)
             self.acknowledged |= client.stored
         for writer in (1, 2):
-            client.wait_stored(writer, last)
-            self.acknowledged[writer] = last
-            client.finish(writer, last)
+            client.wait_stored(writer, self.last)
+            self.acknowledged[writer] = self.last
+            client.finish(writer, self.last)
+
+    def _send(self, client: IngestClient, sequence: int, stored: dict[int, int]) -> None:
+        # Never more than this ahead of what is stored: the test shall end some time.
+        client.wait(lambda: sequence - client.stored[1] < IN_FLIGHT_MAX, "room")
+        if sequence > stored[1]:
+            steps = range((sequence - 1) * POINTS_A_MESSAGE, sequence * POINTS_A_MESSAGE)
+            client.points(1, sequence, columns(self._job.uid, LOSS, steps, [0.5] * len(steps)))
+        if sequence > stored[2]:
+            first = (sequence - 1) * LINES_A_MESSAGE + 1
+            client.lines(2, sequence, first, [f"line {number}" for number in range(first, first + LINES_A_MESSAGE)])
 
 
 class PatientTail:
@@ -134,19 +153,19 @@ def test_nothing_is_lost_and_nothing_doubled_when_the_server_is_killed_midway(
     job = submit(scheduler.book)
     spool = Spool(server, job)
     tail = PatientTail(server, job)
-    last = 600
-    shipping = in_background(lambda: spool.ship(last))
+    shipping = in_background(spool.ship)
     chance = random.Random(7)
-    for round_number in range(1, KILLS + 1):
-        goal = last * round_number // (KILLS + 2)
+    for _ in range(KILLS):
+        goal = spool.acknowledged[1] + IN_FLIGHT_MAX
         until(lambda goal=goal: spool.acknowledged[1] >= goal, f"message {goal}")
         # Not only between two acknowledgements, but anywhere in an insert.
         threading.Event().wait(chance.uniform(0, 0.05))
         server.kill()
         server.start()
+    until(lambda: spool.streams > KILLS, "the last stream")
+    spool.last = last = spool.acknowledged[1] + 2 * IN_FLIGHT_MAX
     shipping.join(WAIT_SECONDS)
     assert not shipping.is_alive()
-    assert spool.streams > KILLS
     scheduler.book.end(job.uid)
     until(lambda: tail.ended is not None, "the tail to end")
     assert tail.ended is not None
@@ -221,3 +240,40 @@ def test_with_the_scheduler_away_a_tail_stays_open_and_ends_when_it_is_back(
     until(lambda: tail.ended is not None, "the end")
     assert tail.lines == ["before", "while it is away"]
     client.close()
+
+
+def test_with_the_scheduler_away_the_series_come_alone_and_names_hold_for_a_while(
+    server: Metrics, scheduler: Scheduler
+) -> None:
+    job, other = submit(scheduler.book), submit(scheduler.book)
+    client = server.ingest()
+    client.open(1, server.token(job.uid), series=[definition(job.uid, LOSS)])
+    client.points(1, 1, columns(job.uid, LOSS, range(10), [1.0] * 10))
+    client.wait_stored(1, 1)
+    assert not compare(server, job).configurations_missing
+    scheduler.stop()
+    response = compare(server, job)
+    assert response.configurations_missing
+    assert not response.differences
+    assert response.jobs[0].state == job_pb2.JOB_STATE_UNSPECIFIED
+    assert sum(response.jobs[0].curves[0].buckets.counts) == 10
+    with refused() as errors:
+        compare(server, other)
+    assert isinstance(errors[0], Unavailable)
+    assert errors[0].reason is Reason.SERVICE_UNAVAILABLE
+    assert dict(errors[0].metadata) == {"service": "scheduler"}
+    scheduler.start()
+    until(lambda: answers(server, other), "the scheduler to be asked again")
+    client.close()
+
+
+def compare(server: Metrics, job: Job) -> metrics_service_pb2.CompareJobsResponse:
+    selector = metrics_service_pb2.SeriesSelector(names=[LOSS])
+    return server.metrics().CompareJobs(metrics_service_pb2.CompareJobsRequest(jobs=[job.name], selector=selector))
+
+
+def answers(server: Metrics, job: Job) -> bool:
+    try:
+        return not compare(server, job).configurations_missing
+    except grpc.RpcError:
+        return False
