@@ -1,14 +1,12 @@
 """What the metrics service reaches, beside the bars of the design: `python -m tests.bench.metrics [--json]`.
 
-Generator, server and engine share this machine. Each line has name, value, unit, bar and ratio; a ratio of 1 or more
-means that the bar is met. The rate of ingest is also given as a share of a bare loop of the same inserts in this run.
+Generator, server and engine share this machine. The ratio of ingest is to a bare loop of the same inserts in this run.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import re
 import statistics
 import subprocess
@@ -26,6 +24,7 @@ import numpy as np
 from sihlai.logs.v1 import log_line_pb2, log_service_pb2
 from sihlai.metrics.v1 import ingest_service_pb2, metrics_service_pb2, metrics_service_pb2_grpc, series_pb2
 
+from tests.bench.result import Result
 from tests.metrics.client import CHANNEL_OPTIONS, LINES, Job, JobBook, Metrics, Scheduler, definition, submit, until
 
 SERIES = 20
@@ -80,24 +79,6 @@ print(connection.read(sql, {})["size"][0].as_py())
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One number. `ratio` is 1 or more where the bar is met; both are None where the design has no bar."""
-
-    name: str
-    value: float
-    unit: str
-    bar: float | None = None
-    higher_is_better: bool = False
-
-    def line(self) -> str:
-        ratio = None
-        if self.bar is not None:
-            ratio = self.value / self.bar if self.higher_is_better else self.bar / max(self.value, 1e-9)
-        shown = {"name": self.name, "value": round(self.value, 4), "unit": self.unit, "bar": self.bar}
-        return json.dumps({**shown, "ratio": None if ratio is None else round(ratio, 3)})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object a line (there is no other form)")
@@ -121,21 +102,19 @@ def run(server: Metrics, book: JobBook, folder: Path, *, jobs: int, followers: i
     server.start()
     submitted = [submit(book) for _ in range(jobs)]
     large = ingest_rate(server, submitted, messages=MESSAGES_A_JOB, points=2000)
-    yield Result(name="ingest, 2,000-point messages", value=large.rate, unit="points/s")
     share = large.rate / bare.rate
-    yield Result(name="the same as a share of the bare loop", value=share, unit="1", bar=0.7, higher_is_better=True)
+    yield Result(name="ingest, 2,000-point messages", value=large.rate, unit="points/s", ratio=share)
+    yield Result(name="the same as a share of the bare loop", value=share, unit="1", bar=">= 0.7", ratio=share)
     yield Result(name="the same, processor time of the server", value=large.cpu_us, unit="us/point")
     small = ingest_rate(server, [submit(book)], messages=5_000, points=200)
     name = "ingest, 200-point messages"
-    yield Result(name=name, value=small.rate, unit="points/s", bar=250_000, higher_is_better=True)
+    yield Result(name=name, value=small.rate, unit="points/s", bar=">= 250000", ratio=small.rate / bare.rate)
     yield Result(name="the same, processor time of the server", value=small.cpu_us, unit="us/point")
     wait_calm(server)
     yield from queries(server, submitted)
     yield from queries_under_ingest(server, book, submitted)
-    yield Result(
-        name="log lines, stored", value=line_rate(server, book), unit="lines/s", bar=100_000, higher_is_better=True
-    )
-    for count, bar in ((10, 0.05), (followers, 0.5)):
+    yield Result(name="log lines, stored", value=line_rate(server, book), unit="lines/s", bar=">= 100000")
+    for count, bar in ((10, "< 0.05"), (followers, "< 0.5")):
         latencies = asyncio.run(follow(server, submit(book), count))
         name = f"line stored to follower, {count} followers, p99"
         yield Result(name=name, value=float(np.quantile(latencies, 0.99)), unit="s", bar=bar)
@@ -144,7 +123,7 @@ def run(server: Metrics, book: JobBook, folder: Path, *, jobs: int, followers: i
     size = subprocess.run(
         [sys.executable, "-c", SIZE, str(server.folder / "data")], capture_output=True, text=True, check=True
     )
-    yield Result(name="bytes a point on disk", value=float(size.stdout.split()[-1]), unit="bytes", bar=6.0)
+    yield Result(name="bytes a point on disk", value=float(size.stdout.split()[-1]), unit="bytes", bar="<= 6")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,12 +290,12 @@ def queries(server: Metrics, jobs: Sequence[Job]) -> Iterator[Result]:
     """Latencies on a server that has nothing else to do, and what a query costs it."""
     stub = server.metrics()
     one = measured(server, lambda turn: one_series(stub, jobs[turn % len(jobs)]))
-    yield Result(name="one series of 10,000 points into 500 buckets, p50", value=one.p50, unit="s", bar=0.02)
+    yield Result(name="one series of 10,000 points into 500 buckets, p50", value=one.p50, unit="s", bar="<= 0.02")
     yield Result(name="the same, processor time of the server", value=one.cpu_seconds, unit="s")
     everything = metrics_service_pb2.SummarizeJobsRequest(jobs=[job.name for job in jobs])
     summary = measured(server, lambda _: stub.SummarizeJobs(everything))
     name = f"summaries of {len(jobs)} jobs of {SERIES} series, p50"
-    yield Result(name=name, value=summary.p50, unit="s", bar=0.05)
+    yield Result(name=name, value=summary.p50, unit="s", bar="< 0.05")
     yield Result(name="the same, processor time of the server", value=summary.cpu_seconds, unit="s")
     compare = metrics_service_pb2.CompareJobsRequest(
         jobs=[job.name for job in jobs],
@@ -325,7 +304,7 @@ def queries(server: Metrics, jobs: Sequence[Job]) -> Iterator[Result]:
     )
     compared = measured(server, lambda _: stub.CompareJobs(compare))
     name = f"{len(jobs)} jobs of 1 series into 200 buckets, p50"
-    yield Result(name=name, value=compared.p50, unit="s", bar=0.1)
+    yield Result(name=name, value=compared.p50, unit="s", bar="< 0.1")
     yield Result(name="the same, processor time of the server", value=compared.cpu_seconds, unit="s")
 
 
@@ -350,7 +329,7 @@ def queries_under_ingest(server: Metrics, book: JobBook, jobs: Sequence[Job]) ->
     ended.set()
     thread.join()
     sender.close()
-    yield Result(name="one series into 500 buckets under 10,000 points/s, p50", value=one.p50, unit="s", bar=0.06)
+    yield Result(name="one series into 500 buckets under 10,000 points/s, p50", value=one.p50, unit="s", bar="<= 0.06")
     flood = Sender(server)
     flooded = submit(book)
     flood.open(server, 1, flooded)
@@ -358,7 +337,9 @@ def queries_under_ingest(server: Metrics, book: JobBook, jobs: Sequence[Job]) ->
     one = measured(server, lambda turn: one_series(stub, jobs[turn % len(jobs)]), queries=20)
     flood.wait_stored(1, 3_000)
     flood.close()
-    yield Result(name="one series into 500 buckets under ingest at full speed, p50", value=one.p50, unit="s", bar=0.06)
+    yield Result(
+        name="one series into 500 buckets under ingest at full speed, p50", value=one.p50, unit="s", bar="<= 0.06"
+    )
 
 
 def one_series(stub: metrics_service_pb2_grpc.MetricsServiceStub, job: Job) -> None:
