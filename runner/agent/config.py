@@ -66,7 +66,10 @@ class RunnerConfig:
         256 * 2**20, "what a dataset must leave free on the disk", units="bytes", minimum=0
     )
     upload_minutes_max: float = setting(
-        60.0, "how long a checkpoint's upload may be tried once the trainer has ended", units="min", minimum=0
+        25.0,
+        "how long a checkpoint's upload may be tried once the trainer has ended; less than the scheduler waits",
+        units="min",
+        minimum=0,
     )
     checkpoints_waiting_max: int = setting(
         3, "checkpoints that may wait for their upload; older ones are dropped", units="checkpoints", minimum=1
