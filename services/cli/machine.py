@@ -118,7 +118,6 @@ def _server_flags(
             *hosts,
         ),
         "metrics": (
-            *nats,
             *("--clickhouse", f"chdb://{folder.of('metrics').resolve()}"),
             *("--scheduler-address", addresses["scheduler"]),
             *("--token-public-keys", folder.token_public_key),

@@ -19,7 +19,6 @@ class Config(ServerConfig):
     )
     scheduler_address: str = setting(help="the scheduler, which knows the jobs", units="host:port")
     token_public_keys: tuple[Path, ...] = setting(help="public keys (PEM) of who signs write tokens")
-    nats_url: str | None = setting(None, "the bus; taken for replicas to come, which this version does not have")
 
     engine_lock_seconds: float = setting(20.0, "wait for a killed predecessor to let go of the folder", units="s")
     query_seconds: float = setting(30.0, "longest query", units="s", minimum=1)
