@@ -18,9 +18,10 @@ import torch
 
 from runner.trainer.checkpoint import read_config, read_weights
 from runner.trainer.failure import Failure, checkpoint_failure
-from runner.trainer.image import UnreadableImage, canvas_from_data, letterbox, read_image
+from runner.trainer.image import canvas_from_data, letterbox
 from runner.trainer.model import build_model, images_to_float
 from runner.trainer.preparation import choose_device
+from services.chassis.image import UnreadableImage, read_image
 
 BATCH_SIZE_MAX = 64
 

@@ -21,7 +21,8 @@ from runner.tasks import task_of
 from runner.tasks.task import Targets
 from runner.trainer.augmentation import augment, changes_anything, seed_of
 from runner.trainer.dataset import Example
-from runner.trainer.image import CHANNELS, Canvas, UnreadableImage, letterbox, read_image
+from runner.trainer.image import CHANNELS, Canvas, letterbox
+from services.chassis.image import UnreadableImage, read_image
 
 BATCHES_AHEAD_PER_THREAD = 2
 

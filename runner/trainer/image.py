@@ -1,32 +1,18 @@
-"""One image file becomes one tensor: decoded, turned as EXIF says, in RGB, scaled and padded to the model's size.
+"""An image becomes one tensor: in RGB, scaled and padded to the model's size. `services.chassis.image` decodes it.
 
-The one decoder of the trainer and of prediction. 16-bit images are scaled and never cut. An image that cannot be read
-raises UnreadableImage; what to do about it is the caller's.
+Training and prediction place images alike, so that a model sees what it learned to see.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from sihlai.scheduler.v1 import job_spec_pb2
 
-PIXELS_MAX = 100_000_000
-"""Larger images are refused: a small file may hold one that fills the memory."""
 CHANNELS = 3
 BYTE_MAX = 255
-SIXTEEN_BITS_MAX = 65_535
-SIXTEEN_BITS_PER_BYTE = SIXTEEN_BITS_MAX // BYTE_MAX
-SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
-EIGHT_BIT_MODES = frozenset(
-    {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
-)
-
-
-class UnreadableImage(Exception):  # noqa: N818 — it names what is wrong with the image
-    """The file is no image that can be learned from; the message says why, without the image's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,40 +75,3 @@ def letterbox(image: Image.Image, canvas: Canvas) -> torch.Tensor:
         image = padded
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(canvas.height, canvas.width, CHANNELS).permute(2, 0, 1)
-
-
-def read_image(path: Path) -> Image.Image:
-    """Decode a file as it is shown, in RGB with 8 bits. Raises UnreadableImage."""
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > PIXELS_MAX:
-                raise UnreadableImage(f"has {image.width} x {image.height} pixels, at most {PIXELS_MAX} are read")
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError as error:
-        raise UnreadableImage("is missing") from error
-    # Pillow's decoders raise what they like for a broken file: these are the kinds that its documentation and its
-    # tests of damaged files show.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise UnreadableImage(f"cannot be decoded: {error}") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableImage("is too large") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode in EIGHT_BIT_MODES:
-        return image.convert("RGB")
-    if image.mode in SIXTEEN_BIT_MODES or image.mode == "I":
-        return _sixteen_bits_to_rgb(image)
-    raise UnreadableImage(f"has the pixel format {image.mode}, 8 or 16 bits were wanted")
-
-
-def _sixteen_bits_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale 0…65,535 to 0…255, rounded. Pillow's own conversion would cut everything above 255 to white."""
-    values = torch.frombuffer(bytearray(image.convert("I").tobytes()), dtype=torch.int32)
-    if int(values.min()) < 0 or int(values.max()) > SIXTEEN_BITS_MAX:
-        raise UnreadableImage("has values of more than 16 bits")
-    scaled = ((values + SIXTEEN_BITS_PER_BYTE // 2) // SIXTEEN_BITS_PER_BYTE).to(torch.uint8)
-    return Image.frombytes("L", image.size, scaled.numpy().tobytes()).convert("RGB")

@@ -4,7 +4,9 @@ The kernel sends SIGKILL to the command when the thread that started it ends, ho
 survives exec). A Python function between fork and exec would do the same, but may deadlock in a starter that has other
 threads. Standard library only, and no import of ours: it is started without site-packages to take milliseconds.
 
-Linux only; elsewhere the command runs without a leash.
+A process that is ours from its start calls `hold` instead.
+
+Linux only; elsewhere there is no leash.
 """
 
 import ctypes
@@ -21,13 +23,18 @@ def on_leash(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
-def main() -> None:
-    """Put on the leash, then become the command."""
-    starter, command = int(sys.argv[1]), sys.argv[2:]
+def hold(starter: int) -> None:
+    """Put this process on a leash: it dies with the thread of the process `starter` that started it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != starter:  # it died before the leash was on
             sys.exit(1)
+
+
+def main() -> None:
+    """Put on the leash, then become the command."""
+    starter, command = int(sys.argv[1]), sys.argv[2:]
+    hold(starter)
     os.execvp(command[0], command)  # noqa: S606  # the command is our own; no shell is wanted
 
 

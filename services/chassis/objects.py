@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote
 
 import obstore
 from obstore.exceptions import (
@@ -24,6 +24,7 @@ from obstore.exceptions import (
     BaseError,
     InvalidPathError,
     PermissionDeniedError,
+    PreconditionError,
     UnauthenticatedError,
 )
 from obstore.store import LocalStore, S3Store
@@ -40,15 +41,18 @@ from services.chassis.errors import (
     Unavailable,
     Violation,
 )
+from services.chassis.object_uri import check_endpoint, check_region, split_uri
 
 if TYPE_CHECKING:  # obstore's types do not exist at run time
-    from obstore.store import ClientConfig, RetryConfig, S3Config
+    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
 
 CHUNK_BYTES = 4 * 2**20
 PROBLEM_CHARACTERS_MAX = 200
 # obstore has no classes for these two: what a list answers, and a path below a file, stand in the text alone.
 STATUS_IN_TEXT = re.compile(r"non-2xx status code: (\d{3})")
 NOT_A_DIRECTORY = "(os error 20)"
+KEY_ADVICE = "check the credentials and what they may do"
+PUBLIC_ADVICE = "give credentials, as without them only what is public can be read"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,10 @@ class ObjectInfo:
 
 class ObjectNotFound(NotFound):
     """No object has this path. Callers that know what it means say so with a reason of their own."""
+
+
+class ObjectChanged(FailedPrecondition):
+    """The object is not the one with this etag any more."""
 
 
 class ObjectAlreadyExists(AlreadyExists):
@@ -136,24 +144,35 @@ class ObjectFolder:
             return False
         return True
 
-    async def read(self, path: str) -> bytes:
-        """The whole object; ResourceExhausted where it is larger than `read_bytes_max`."""
+    async def read(self, path: str, *, etag: str = "") -> bytes:
+        """The whole object; ResourceExhausted where it is larger than `read_bytes_max`.
+
+        With an `etag` (that `list` or `info` told) ObjectChanged where the object has another one by now.
+        """
         full = self._full(_checked_path(path))
+        options: obstore.GetOptions = {"if_match": etag} if etag else {}
         with self._translated(path):
-            result = await obstore.get_async(self._store.open(full), full)
+            result = await obstore.get_async(self._store.open(full), full, options=options)
             size_bytes = result.meta["size"]
             if size_bytes > self._limits.read_bytes_max:
                 raise self._too_large(path, size_bytes)
             return bytes(await result.bytes_async())
 
-    async def stream(self, path: str, chunk_bytes: int = CHUNK_BYTES, *, offset: int = 0) -> AsyncIterator[bytes]:
-        """The object from `offset` on, in pieces of about `chunk_bytes`. An offset at the end gives nothing."""
+    async def stream(
+        self, path: str, chunk_bytes: int = CHUNK_BYTES, *, offset: int = 0, etag: str = ""
+    ) -> AsyncIterator[bytes]:
+        """The object from `offset` on, in pieces of about `chunk_bytes`. An offset at the end gives nothing.
+
+        `etag`: as for `read`.
+        """
         full = self._full(_checked_path(path))
         with self._translated(path):
             store = self._store.open(full)
             if offset and (await obstore.head_async(store, full))["size"] <= offset:
                 return
             options: obstore.GetOptions = {"range": {"offset": offset}} if offset else {}
+            if etag:
+                options["if_match"] = etag
             result = await obstore.get_async(store, full, options=options)
             async for chunk in result.stream(min_chunk_size=chunk_bytes):
                 yield bytes(chunk)
@@ -211,7 +230,7 @@ class ObjectFolder:
         try:
             yield
         except (BaseError, OSError) as error:
-            raise _error_of(error, uri) from error
+            raise _error_of(error, uri, self._store.advice) from error
 
 
 def open_store(
@@ -219,6 +238,8 @@ def open_store(
     *,
     endpoint_url: str | None = None,
     credentials: Credentials | None = None,
+    region: str = "",
+    anonymous: bool = False,
     allowed_roots: Sequence[Path] | None = None,
     allowed_hosts: Sequence[str] | None = None,
     limits: ObjectLimits | None = None,
@@ -227,11 +248,12 @@ def open_store(
 
     `allowed_roots` bounds file:// (symbolic links resolved), `allowed_hosts` bounds `endpoint_url` (`host` or
     `host:port`). None: no bound, for uris of our own. Empty: nothing is allowed, so a forgotten setting opens nothing.
-    Without `credentials` the process's own are used for s3:// (environment, instance role).
+    Without `credentials` the process's own are used for s3:// (environment, instance role); `anonymous`: none at all,
+    which is enough for a public bucket. A process's own never go along with those of a caller.
     Raises InvalidArgument for what is no such uri, PermissionDenied for what lies outside the bounds.
     """
     limits = limits or ObjectLimits()
-    parts = _split(uri)
+    parts = split_uri(uri)
     uri = uri.rstrip("/")
     if parts.scheme == "file":
         roots = None if allowed_roots is None else tuple(root.resolve() for root in allowed_roots)
@@ -239,13 +261,18 @@ def open_store(
         local.check("")
         return ObjectFolder(uri, local, limits=limits)
     if endpoint_url:
-        _check_host(endpoint_url, allowed_hosts)
-    bucket = S3Bucket(_s3_store(parts.netloc, endpoint_url, credentials, limits))
+        check_endpoint(endpoint_url, allowed_hosts)
+    region = region or (credentials.region if credentials is not None else "")
+    check_region(region)
+    store = _s3_store(parts.netloc, endpoint_url, region, None if anonymous else credentials, limits, anonymous)
+    bucket = S3Bucket(store, PUBLIC_ADVICE if anonymous else KEY_ADVICE)
     return ObjectFolder(uri, bucket, limits=limits, prefix=unquote(parts.path).strip("/"))
 
 
 class Store(Protocol):
-    """Where a folder's objects are."""
+    """Where a folder's objects are. `advice`: what to do where access is refused."""
+
+    advice: str
 
     def exists(self) -> bool:
         """False where listing finds nothing because the root itself is missing."""
@@ -258,6 +285,8 @@ class Store(Protocol):
 
 class LocalFolder:
     """A folder of this machine, bounded by roots. Links are resolved at each use, not only at the first."""
+
+    advice = "check the permissions of the files"
 
     def __init__(self, uri: str, folder: Path, roots: tuple[Path, ...] | None) -> None:
         self._uri = uri
@@ -291,8 +320,9 @@ class LocalFolder:
 class S3Bucket:
     """A bucket of S3-compatible storage."""
 
-    def __init__(self, store: S3Store) -> None:
+    def __init__(self, store: S3Store, advice: str) -> None:
         self._store = store
+        self.advice = advice
 
     def exists(self) -> bool:
         """A missing bucket answers for itself."""
@@ -303,45 +333,21 @@ class S3Bucket:
         return self._store
 
 
-def _split(uri: str) -> SplitResult:
-    parts = urlsplit(uri)
-    is_local = parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/")
-    is_bucket = parts.scheme == "s3" and bool(parts.netloc)
-    problem = ""
-    if not is_local and not is_bucket:
-        problem = f"is {uri!r}, but must be file:///folder or s3://bucket/prefix"
-    if ".." in unquote(parts.path).split("/"):
-        problem = f"is {uri!r}, but must not hold '..'"
-    if parts.query or parts.fragment:
-        problem = f"is {uri!r}, but must not hold '?' or '#' (write %3F or %23)"
-    if problem:
-        raise InvalidArgument([Violation(field="uri", description=problem)])
-    return parts
-
-
-def _check_host(endpoint_url: str, allowed_hosts: Sequence[str] | None) -> None:
-    parts = urlsplit(endpoint_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-        description = f"is {endpoint_url!r}, but must be http(s)://host[:port]"
-        raise InvalidArgument([Violation(field="endpoint_url", description=description)])
-    if allowed_hosts is None or parts.hostname in allowed_hosts or parts.netloc in allowed_hosts:
-        return
-    allowed = ", ".join(allowed_hosts) or "none"
-    message = f"{endpoint_url} is not among the hosts that the configuration allows ({allowed})"
-    raise PermissionDenied(Reason.URI_NOT_ALLOWED, message, {"uri": endpoint_url})
-
-
-def _s3_store(bucket: str, endpoint_url: str | None, credentials: Credentials | None, limits: ObjectLimits) -> S3Store:
+def _s3_store(
+    bucket: str,
+    endpoint_url: str | None,
+    region: str,
+    credentials: Credentials | None,
+    limits: ObjectLimits,
+    anonymous: bool,
+) -> S3Store:
     config: S3Config = {"virtual_hosted_style_request": False}
     if endpoint_url:
         config["endpoint"] = endpoint_url
-    if credentials is not None:
-        config["access_key_id"] = credentials.access_key_id
-        config["secret_access_key"] = credentials.secret_access_key
-        if credentials.session_token:
-            config["session_token"] = credentials.session_token
-        if credentials.region:
-            config["region"] = credentials.region
+    if region:
+        config["region"] = region
+    if anonymous:
+        config["skip_signature"] = True
     client: ClientConfig = {
         "allow_http": bool(endpoint_url and endpoint_url.startswith("http://")),
         "connect_timeout": timedelta(seconds=limits.connect_seconds),
@@ -352,7 +358,16 @@ def _s3_store(bucket: str, endpoint_url: str | None, credentials: Credentials | 
         "max_retries": limits.retries_max,
         "retry_timeout": timedelta(seconds=limits.retry_seconds_max),
     }
-    return S3Store(bucket, config=config, client_options=client, retry_config=retry)
+    if credentials is None:
+        return S3Store(bucket, config=config, client_options=client, retry_config=retry)
+    key: S3Credential = {
+        "access_key_id": credentials.access_key_id,
+        "secret_access_key": credentials.secret_access_key,
+        "token": credentials.session_token or None,
+        "expires_at": None,
+    }
+    # Not by the configuration: a key without a token would take AWS_SESSION_TOKEN of this process along.
+    return S3Store(bucket, config=config, client_options=client, retry_config=retry, credential_provider=lambda: key)
 
 
 def _checked_path(path: str) -> str:
@@ -364,7 +379,7 @@ def _checked_path(path: str) -> str:
     return path
 
 
-def _error_of(error: Exception, uri: str) -> SihlaiError:
+def _error_of(error: Exception, uri: str, advice: str) -> SihlaiError:
     """Our error for what obstore or the system raised at `uri`."""
     metadata = {"uri": uri}
     status = STATUS_IN_TEXT.search(str(error))
@@ -373,11 +388,13 @@ def _error_of(error: Exception, uri: str) -> SihlaiError:
         return ObjectNotFound(Reason.OBJECT_NOT_FOUND, f"{uri} does not exist", metadata)
     if isinstance(error, AlreadyExistsError):
         return ObjectAlreadyExists(Reason.OBJECT_ALREADY_EXISTS, f"{uri} exists already", metadata)
+    if isinstance(error, PreconditionError):
+        return ObjectChanged(Reason.DATASET_CHANGED, f"{uri} was changed while it was read: read it again", metadata)
     if isinstance(error, InvalidPathError):
         message = f"{uri} holds a name that no object can have: {_first_line(error)}"
         return FailedPrecondition(Reason.DATASET_INVALID, message, metadata)
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)) or code in ("401", "403"):
-        message = f"{uri} is refused by the object store: check the credentials and what they may do"
+        message = f"{uri} is refused by the object store: {advice}"
         return PermissionDenied(Reason.OBJECT_STORE_DENIED, message, metadata)
     message = f"{uri} cannot be reached: {_first_line(error)}"
     return Unavailable(Reason.OBJECT_STORE_UNAVAILABLE, message, metadata, retry_after_seconds=5.0)

@@ -12,6 +12,7 @@ from services.chassis.errors import Reason
 from services.chassis.objects import (
     Credentials,
     ObjectAlreadyExists,
+    ObjectChanged,
     ObjectLimits,
     ObjectNotFound,
     open_store,
@@ -228,10 +229,61 @@ def test_name_that_no_object_can_have_is_told_as_such(folder, tmp_path):
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("endpoint", ["ftp://host", "host:9000", "http://user:pw@host", "http://"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *(
+            "ftp://host",
+            "host:9000",
+            "http://user:pw@host",
+            "http://",
+            "http://host:99999",
+            "http://host:0",
+            "http://[::g]",
+        ),
+        *("http://host\\@other", "http://host#@other", "http://host/?x", "http://ho st", "http://host/%2e%2e"),
+    ],
+)
 def test_endpoint_that_is_no_web_address_is_refused(endpoint):
     with pytest.raises(errors.InvalidArgument, match="endpoint_url: is"):
         open_store("s3://bucket", endpoint_url=endpoint, credentials=KEY)
+
+
+@pytest.mark.parametrize(
+    "uri", [" s3://b", "s3://b\n", "s3://[b", "s3://b b", "s3://b/%00", "file:///%00", "file:///", "S3://b"]
+)
+def test_uri_that_others_may_read_in_another_way_is_refused(uri):
+    with pytest.raises(errors.InvalidArgument, match="uri: "):
+        open_store(uri)
+
+
+def test_secret_in_a_uri_is_refused_and_not_repeated():
+    for options in ({"uri": "s3://KEY:do-not-show-me@bucket"}, {"endpoint_url": "http://KEY:do-not-show-me@host"}):
+        with pytest.raises(errors.InvalidArgument, match="credentials") as caught:
+            open_store(**{"uri": "s3://bucket"} | options)
+        assert "do-not-show-me" not in caught.value.message
+
+
+def test_region_that_would_lead_to_another_host_is_refused():
+    for region in ("x@host/", "host/#", "a.b", "../", "x" * 65):
+        with pytest.raises(errors.InvalidArgument, match="region: is"):
+            open_store("s3://bucket", region=region)
+        with pytest.raises(errors.InvalidArgument, match="region: is"):
+            open_store("s3://bucket", credentials=Credentials(access_key_id="a", secret_access_key="b", region=region))
+
+
+def test_changed_object_is_not_read_by_its_old_etag(folder):
+    async def scenario():
+        await folder.write("a", b"first")
+        etag = (await folder.info("a")).etag
+        assert await folder.read("a", etag=etag) == b"first"
+        assert await joined(folder.stream("a", etag=etag)) == b"first"
+        await folder.write("a", b"second one")
+        for act in (folder.read("a", etag=etag), joined(folder.stream("a", etag=etag))):
+            with pytest.raises(ObjectChanged, match="was changed while it was read"):
+                await act
+
+    asyncio.run(scenario())
 
 
 def test_endpoint_outside_the_allowed_hosts_is_refused():
