@@ -162,8 +162,8 @@ def _check_png_tail(tail: bytes) -> None:
 
 
 def _read_tiff(pieces: Pieces) -> Header:
-    reader = _TiffReader(pieces.take, pieces.take(0, 16))
-    tags = dict(reader.entries())
+    reader = TiffReader(pieces.take, pieces.take(0, 16))
+    tags = dict(reader.entries(reader.first))
     missing = [name for tag, name in ((256, "width"), (257, "height")) if tag not in tags]
     if missing:
         raise HeaderError(f"its first page has no {missing[0]}")
@@ -187,8 +187,8 @@ def _exif_orientation(exif: bytes) -> int:
         return exif[start : start + length]
 
     try:
-        reader = _TiffReader(take, exif[:16])
-        for tag, entry in reader.entries():
+        reader = TiffReader(take, exif[:16])
+        for tag, entry in reader.entries(reader.first):
             if tag == ORIENTATION_TAG:
                 return _legal(next(reader.values(entry), 1))
     except HeaderError:
@@ -204,53 +204,69 @@ class _Take(Protocol):
     def __call__(self, start: int, length: int) -> bytes: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Entry:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TiffEntry:
+    """A tag's value: `count` of a TIFF's field type `kind`."""
+
     kind: int
     count: int
     field: bytes
     """The value where it fits, else its offset."""
 
 
-class _TiffReader:
-    """The first directory of a TIFF structure, classic or BigTIFF."""
+class TiffReader:
+    """The directories of a TIFF structure, classic or BigTIFF. Raises HeaderError, and what `take` raises."""
 
     def __init__(self, take: _Take, start: bytes) -> None:
         order = {b"II": "<", b"MM": ">"}.get(start[:2])
         if order is None or len(start) < 8:
             raise HeaderError("it is no TIFF")
         self._take = take
-        self._order = order
+        self.order = order
         (version,) = struct.unpack_from(order + "H", start, 2)
         if version not in (42, 43):
             raise HeaderError(f"it is a TIFF of version {version}, where 42 or 43 was wanted")
         self._big = version == 43
         if self._big and len(start) < 16:
             raise HeaderError("it is no TIFF")
-        (self._directory,) = struct.unpack_from(order + ("Q" if self._big else "I"), start, 8 if self._big else 4)
+        self._offset = struct.Struct(order + ("Q" if self._big else "I"))
+        self._count = struct.Struct(order + ("Q" if self._big else "H"))
+        self._layout = struct.Struct(order + ("HHQ8s" if self._big else "HHI4s"))
+        (self.first,) = self._offset.unpack_from(start, 8 if self._big else 4)
 
-    def entries(self) -> Iterator[tuple[int, _Entry]]:
-        """Tags with what stands beside them."""
-        count_size, entry_size = (8, 20) if self._big else (2, 12)
-        (count,) = struct.unpack(self._order + ("Q" if self._big else "H"), self._take(self._directory, count_size))
+    def entries(self, directory: int) -> Iterator[tuple[int, TiffEntry]]:
+        """Tags with what stands beside them, of the directory at that offset."""
+        table = self._take(directory + self._count.size, self._entries(directory) * self._layout.size)
+        for tag, kind, values, field in self._layout.iter_unpack(table):
+            yield tag, TiffEntry(kind=kind, count=values, field=field)
+
+    def following(self, directory: int) -> int:
+        """The offset of the directory after that one, 0 where it is the last."""
+        end = directory + self._count.size + self._entries(directory) * self._layout.size
+        (offset,) = self._offset.unpack(self._take(end, self._offset.size))
+        return int(offset)
+
+    def _entries(self, directory: int) -> int:
+        (count,) = self._count.unpack(self._take(directory, self._count.size))
         if count > DIRECTORY_ENTRIES_MAX:
             raise HeaderError(f"its directory has {count} entries, where at most {DIRECTORY_ENTRIES_MAX} were wanted")
-        table = self._take(self._directory + count_size, count * entry_size)
-        layout = struct.Struct(self._order + ("HHQ8s" if self._big else "HHI4s"))
-        for tag, kind, values, field in layout.iter_unpack(table):
-            yield tag, _Entry(kind=kind, count=values, field=field)
+        return int(count)
 
-    def values(self, entry: _Entry) -> Iterator[int]:
+    def offset(self, entry: TiffEntry) -> int:
+        """Where the values of an entry lie that are too long to stand in it."""
+        (offset,) = self._offset.unpack(entry.field)
+        return int(offset)
+
+    def values(self, entry: TiffEntry) -> Iterator[int]:
         """The whole numbers of an entry; none where it holds something else."""
         code = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(entry.kind)
         if code is None or not 0 < entry.count <= STRIPS_MAX:
             return
-        layout = struct.Struct(self._order + code)
+        layout = struct.Struct(self.order + code)
         length = layout.size * entry.count
         content = entry.field[:length]
         if length > len(entry.field):
-            (offset,) = struct.unpack(self._order + ("Q" if self._big else "I"), entry.field)
-            content = self._take(offset, length)
+            content = self._take(self.offset(entry), length)
         for (value,) in layout.iter_unpack(content):
             yield value
 
