@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from sihlai.conversion.v1 import conversion_service_pb2
@@ -16,12 +17,22 @@ from services.chassis import log as logs
 from services.chassis.bus import Bus
 from services.chassis.config import load
 from services.chassis.errors import ConfigurationError, SihlaiError
+from services.chassis.objects import ObjectLimits
 from services.chassis.rpc import Server, run_until_signal
 from services.conversion.announcement import Announcer, announce_nothing
 from services.conversion.config import PREFIX, ConversionConfig
+from services.conversion.conveyor import Conveyor
+from services.conversion.destination import Destinations
+from services.conversion.exchange import Exchange
+from services.conversion.foreign.foreign_source import ForeignLimits
+from services.conversion.gallery import Gallery, GalleryLimits
+from services.conversion.indexer import Indexer
 from services.conversion.library import Library
+from services.conversion.pool import WorkerPool, cores
+from services.conversion.raster.error import RasterLimits
 from services.conversion.reader import METADATA_BYTES_MAX, Reader
 from services.conversion.servicer import ConversionServicer
+from services.conversion.set_reader import SetReader
 from services.conversion.source import Access
 from services.conversion.store import ResultStore
 from services.conversion.survey import IndexLimits
@@ -48,49 +59,129 @@ async def serve(config: ConversionConfig) -> None:
     server = Server(config)
     bus = await Bus.connect(config.nats_url, name="conversion") if config.nats_url else None
     announcer = Announcer(bus, lambda: datetime.now(UTC)) if bus is not None else None
-    with ThreadPoolExecutor(config.threads_max, thread_name_prefix="reader") as executor:
-        library = build_library(config, executor, announcer)
+    with (
+        ThreadPoolExecutor(config.threads_max, thread_name_prefix="reader") as executor,
+        WorkerPool(config.workers_max or cores()) as workers,
+    ):
+        library = build_library(config, executor, workers, announcer)
+        sweeping = asyncio.create_task(sweep_now_and_then(library.store, config), name="sweeping")
         servicer = ConversionServicer(library, server.stopping)
         server.add(SERVICE, lambda target: add_ConversionServiceServicer_to_server(servicer, target))
         try:
             await run_until_signal(server)
         finally:
+            sweeping.cancel()
+            await asyncio.wait({sweeping})
             if announcer is not None:
                 await announcer.close()
             if bus is not None:
                 await bus.close()
 
 
-def build_library(config: ConversionConfig, executor: ThreadPoolExecutor, announcer: Announcer | None) -> Library:
+async def sweep_now_and_then(store: ResultStore, config: ConversionConfig) -> None:
+    """Remove what nobody uses any more, at once and then every so often. A store that does not answer waits."""
+    while True:
+        try:
+            drafts = await asyncio.to_thread(store.sweep)
+            datasets = await store.expire(config.datasets_days_max)
+            if drafts or datasets:
+                log.info("swept", drafts=drafts, datasets=datasets)
+        except (SihlaiError, OSError) as error:
+            log.warning("sweep_failed", problem=str(error))
+        await asyncio.sleep(config.sweep_minutes * 60)
+
+
+def build_library(
+    config: ConversionConfig, executor: ThreadPoolExecutor, workers: WorkerPool, announcer: Announcer | None
+) -> Library:
     """Everything below the servicer, wired by hand."""
-    store = ResultStore(config.store_uri, endpoint_url=config.store_endpoint_url)
-    swept = store.sweep()
-    if swept:
-        log.info("drafts_swept", count=swept)
+    limits = ObjectLimits(
+        connect_seconds=config.object_connect_seconds,
+        read_seconds=config.object_read_seconds,
+        request_seconds=config.object_request_seconds,
+        retries_max=config.object_retries_max,
+        retry_seconds_max=config.object_retry_seconds_max,
+    )
+    store = ResultStore(
+        config.store_uri,
+        endpoint_url=config.store_endpoint_url,
+        limits=limits,
+        draft_hours_max=config.draft_hours_max,
+        requests_max=config.requests_max,
+    )
+    read_bytes_max = max(
+        config.image_bytes_max, config.annotation_bytes_max, config.foreign_document_bytes_max, METADATA_BYTES_MAX
+    )
     access = Access(
         allowed_roots=(*config.allowed_roots, *([store.local] if store.local is not None else [])),
         allowed_hosts=config.allowed_endpoint_hosts,
+        own_credentials_uris=(*config.own_credentials_uris, store.uri),
         images_max=config.images_max,
-        file_bytes_max=max(config.image_bytes_max, config.annotation_bytes_max, METADATA_BYTES_MAX),
+        limits=replace(limits, read_bytes_max=read_bytes_max),
     )
-    reader = Reader(
-        access=access,
+    indexer = Indexer(
         store=store,
         limits=IndexLimits(
             image_bytes_max=config.image_bytes_max,
             image_pixels_max=config.image_pixels_max,
             requests_max=config.requests_max,
         ),
-        annotation_bytes_max=config.annotation_bytes_max,
         partial_indices_max=config.partial_indices_max,
         progress_seconds=config.progress_seconds,
         executor=executor,
         clock=time.monotonic,
     )
+    set_reader = SetReader(
+        access=access, indexer=indexer, annotation_bytes_max=config.annotation_bytes_max, executor=executor
+    )
+    reader = Reader(access=access, indexer=indexer, set_reader=set_reader, executor=executor)
+    destinations = Destinations(
+        access=access.within(config.allowed_destination_roots),
+        store_uri=store.uri,
+        requests_max=config.requests_max,
+        executor=executor,
+    )
+    conveyor = Conveyor(
+        threads=executor, workers=workers, workers_max=workers.workers_max, requests_max=config.requests_max
+    )
+    slots = Slots(running_max=config.works_running_max, waiting_max=config.works_waiting_max)
+    exchange = Exchange(
+        access=access,
+        indexer=indexer,
+        reader=reader,
+        store=store,
+        destinations=destinations,
+        conveyor=conveyor,
+        slots=slots,
+        executor=executor,
+        clock=time.monotonic,
+        progress_seconds=config.progress_seconds,
+        findings_max=config.findings_max,
+        limits=ForeignLimits(
+            files_max=config.foreign_files_max,
+            document_bytes_max=config.foreign_document_bytes_max,
+            file_bytes_max=config.foreign_file_bytes_max,
+            requests_max=config.requests_max,
+        ),
+        raster_limits=RasterLimits(pixels_max=config.image_pixels_max, pages_max=1),
+    )
     return Library(
         reader=reader,
         store=store,
-        slots=Slots(running_max=config.works_running_max, waiting_max=config.works_waiting_max),
+        destinations=destinations,
+        conveyor=conveyor,
+        gallery=Gallery(
+            limits=GalleryLimits(
+                images_default=config.preview_images_default,
+                images_max=config.preview_images_max,
+                image_bytes_max=config.preview_image_bytes_max,
+                sheet_bytes_max=config.preview_bytes_max,
+                seconds_max=config.preview_seconds_max,
+            ),
+            executor=executor,
+        ),
+        exchange=exchange,
+        slots=slots,
         executor=executor,
         clock=time.monotonic,
         progress_seconds=config.progress_seconds,

@@ -20,19 +20,67 @@ class ConversionConfig(ServerConfig):
         (), "folders that file:// datasets may lie in; the store's own always may"
     )
     allowed_endpoint_hosts: tuple[str, ...] = setting((), "hosts that a dataset's endpoint_url may name")
+    own_credentials_uris: tuple[str, ...] = setting(
+        (),
+        "s3:// uris that are read with the service's own credentials where a request has none; so is the store",
+    )
+    allowed_destination_roots: tuple[Path, ...] = setting(
+        (), "folders that datasets may be written to at a caller's wish"
+    )
     nats_url: str | None = setting(None, "the event bus; without it converted datasets are not announced")
 
     works_running_max: int = setting(4, "inspections, validations and conversions at once", units="calls", minimum=1)
     works_waiting_max: int = setting(256, "calls that wait for their turn", units="calls", minimum=0)
     threads_max: int = setting(4, "threads that read headers and annotations", units="threads", minimum=1)
-    requests_max: int = setting(16, "images of a dataset that are read at once", units="requests", minimum=1)
+    workers_max: int | None = setting(
+        None, "processes that read and write maps; without it one for each core", units="processes", minimum=1
+    )
+    requests_max: int = setting(16, "files of a dataset that are read or written at once", units="requests", minimum=1)
     progress_seconds: float = setting(0.5, "progress is told at most this often", units="s", minimum=0.01)
+
+    object_connect_seconds: float = setting(5.0, "waiting for a connection to a bucket", units="s", minimum=0.01)
+    object_read_seconds: float = setting(
+        30.0, "how long a transfer from or to a bucket may stand still", units="s", minimum=0.01
+    )
+    object_request_seconds: float = setting(
+        3_600.0, "one request to a bucket with its whole body", units="s", minimum=0.01
+    )
+    object_retries_max: int = setting(4, "how often a request to a bucket is tried again", units="times", minimum=0)
+    object_retry_seconds_max: float = setting(
+        30.0, "after this long a request to a bucket is not tried again", units="s", minimum=0
+    )
 
     images_max: int = setting(10_000_000, "images of a dataset", units="images", minimum=1)
     image_bytes_max: int = setting(256 * 2**20, "size of an image file", units="bytes", minimum=1)
     image_pixels_max: int = setting(250_000_000, "pixels of an image", units="pixels", minimum=1)
     annotation_bytes_max: int = setting(256 * 2**20, "all annotations of a set together", units="bytes", minimum=1)
+    preview_images_default: int = setting(8, "images on a contact sheet", units="images", minimum=1)
+    preview_images_max: int = setting(24, "images on a contact sheet that was asked for", units="images", minimum=1)
+    preview_image_bytes_max: int = setting(
+        64 * 2**20, "larger image files are not shown on a contact sheet", units="bytes", minimum=1
+    )
+    preview_bytes_max: int = setting(4 * 2**20, "size of a contact sheet's file", units="bytes", minimum=2**16)
+    preview_seconds_max: float = setting(
+        20.0, "a conversion waits so long for its contact sheet, then goes without", units="s", minimum=0
+    )
+    foreign_files_max: int = setting(
+        20_000_000, "files of a dataset in another tool's format", units="files", minimum=1
+    )
+    foreign_document_bytes_max: int = setting(
+        2**30, "a document of a dataset in another tool's format, such as COCO's JSON", units="bytes", minimum=1
+    )
+    foreign_file_bytes_max: int = setting(
+        64 * 2**20, "one image's annotations in another tool's format", units="bytes", minimum=1
+    )
     findings_max: int = setting(1_000, "findings that are sent; the rest is counted", units="findings", minimum=1)
     partial_indices_max: int = setting(
         8, "indices in work that are kept when a caller leaves", units="indices", minimum=0
     )
+
+    draft_hours_max: float = setting(
+        48.0, "interrupted conversions that nobody takes up are removed after this", units="h", minimum=0.1
+    )
+    datasets_days_max: float = setting(
+        30.0, "converted datasets that nobody uses are removed after this", units="d", minimum=0.1
+    )
+    sweep_minutes: float = setting(60.0, "how often it is looked for what is to be removed", units="min", minimum=0.1)

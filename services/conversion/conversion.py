@@ -1,30 +1,34 @@
-"""One conversion at work: records in, files of the normalised dataset out, in one pass over the data.
+"""One conversion: its key, its pass over the records, its report.
 
-The normalised form is the native one in JSON, with the images left where they are: `metadata.json`, `annotations.json`
-(every usable image is a key), `index.json`, and, written last, `report.json`. It is written into a draft's folder; who
-shows it to the world is the store.
+The result is the native form in JSON, which `sink` writes; `report.json` is written last, and with it the dataset is
+whole. Everything is written into a draft's folder; who shows it to the world is the store, or the destination.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from services.chassis.errors import Reason, Unimplemented
-from services.conversion.convert.edge import Edge, Step, StepOptions
-from services.conversion.dataset import AnnotationSet, Counts, Record, read_vocabulary, records
+from services.conversion.category_ids import CATEGORY_IDS, read_category_ids
+from services.conversion.chunk import Recipe
+from services.conversion.convert.edge import Edge, StepOptions
+from services.conversion.conveyor import Conveyor, Freight, Load, Totals
+from services.conversion.dataset import Annotations, AnnotationSet, raw_records, read_vocabulary
+from services.conversion.exhibit import Selection, choose_entries, select
 from services.conversion.finding import Dropped, Finding, Place, Report
 from services.conversion.formats import FORMATS
-from services.conversion.index import ImageEntry, Index
+from services.conversion.formats.format import Codec
+from services.conversion.journal import Journal
 from services.conversion.plan import Plan
+from services.conversion.sink import NormalisedSink, NormalisedWriter, Sink, write_json
 from services.conversion.snapshot import Snapshot
-from services.conversion.task import Task
+from services.conversion.store import REPORT
 
-NORMALISED_VERSION = 1
+NORMALISED_VERSION = 3
 """Part of the digest: another way to write a dataset is another dataset."""
 REPORT_FINDINGS_MAX = 1_000
 
@@ -44,6 +48,10 @@ class ConversionResult:
     annotations_in: int
     annotations_out: int
     dropped: tuple[Dropped, ...]
+    errors: int = 0
+    warnings: int = 0
+    contact_sheet: str = ""
+    """A file of the dataset; empty where there is none."""
     reused: bool
 
 
@@ -62,112 +70,146 @@ def digest_of(snapshot: Snapshot, chosen: AnnotationSet, way: Plan, *, lenient: 
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
-def check_served(way: Plan) -> None:
-    """Raise Unimplemented where this version cannot read the annotations, or cannot take a step."""
-    check_read(way.start)
-    for step in way.steps:
-        if step.step is None:
-            raise _not_served(f"conversion {step.name}")
-    check_read(way.end)
-
-
-def check_read(task: Task) -> None:
-    """Raise Unimplemented where this version cannot read the task's annotations."""
-    if task not in FORMATS:
-        raise _not_served(f"annotations for {task}")
-
-
 class Conversion:
-    """A pass over one annotation set. `run` yields the number of images done; then `totals` are complete."""
+    """A pass over one annotation set: `prepare` in a thread, then `run`, then, if nothing refuses it, `finish`."""
 
-    def __init__(self, snapshot: Snapshot, chosen: AnnotationSet, way: Plan, report: Report, draft: Path) -> None:
+    def __init__(self, snapshot: Snapshot, chosen: AnnotationSet, way: Plan, report: Report) -> None:
         self._snapshot = snapshot
         self._chosen = chosen
         self._way = way
         self._report = report
-        self._draft = draft
-        self._source_format = FORMATS[way.start]
-        self._target_format = FORMATS[way.end]
-        self._labelled_in = 0
-        self._dropped_by_steps = 0
-        self._in = Counts()
-        self._out = Counts()
+        self._totals = Totals()
+        self._annotations = Annotations(values={}, by_stem=False)
 
-    def run(self) -> Iterator[int]:
-        """Read, convert and write record after record. The steps of the path are taken in one pass."""
-        snapshot, report = self._snapshot, self._report
+    def prepare(self, load: Load | None = None) -> Freight:
+        """Read vocabulary and annotations. `load`: reads the maps of the annotation set."""
+        snapshot, report, way = self._snapshot, self._report, self._way
         snapshot.report_images(report)
-        vocabulary = read_vocabulary(self._chosen, report)
-        annotations = snapshot.contents[self._chosen.name].annotations(self._chosen, report)
-        steps: list[Step] = []
-        target_vocabulary = vocabulary
-        for edge, options in zip(self._way.steps, self._way.options, strict=True):
-            assert edge.step is not None, "check_served comes first"
-            steps.append(edge.step(target_vocabulary, options))
-            target_vocabulary = steps[-1].vocabulary
-        found = records(self._chosen, vocabulary, annotations, snapshot.index, snapshot.refused, report)
-        with (self._draft / "annotations.json").open("w", encoding="utf-8") as file:
-            file.write("{")
-            for done, record in enumerate(found, start=1):
-                value = self._convert(record, steps)
-                file.write("\n" if done == 1 else ",\n")
-                file.write(f"{_json(record.image.name)}: {_json(value)}")
-                yield done
-            file.write("\n}\n")
-        self._write("metadata.json", self._metadata_json(target_vocabulary))
-        self._write("index.json", index_json(snapshot.index, snapshot.fingerprint))
+        recipe = recipe_of(self._chosen, way, report, NormalisedWriter(FORMATS[way.end]))
+        self._annotations = snapshot.contents[self._chosen.name].annotations(self._chosen, report)
+        return freight_of(snapshot, self._chosen, self._annotations, recipe, report, load)
 
-    def finish(self) -> None:
-        """Write the report, with which the dataset is whole."""
-        self._write("report.json", self._report_json())
+    async def run(
+        self,
+        freight: Freight,
+        conveyor: Conveyor,
+        sink: Sink,
+        tell: Callable[[Totals], None],
+        journal: Journal | None = None,
+    ) -> None:
+        """Read, convert and write record after record. The sink has begun."""
+        self._totals = await conveyor.carry(freight, self._report, tell, sink=sink, journal=journal)
 
-    def _convert(self, record: Record, steps: list[Step]) -> Any:
-        self._labelled_in += record.annotated
-        self._in.add(record.annotation, self._source_format)
-        annotation = record.annotation
-        size = record.image.size
-        dropped_before = self._report.annotations_dropped
-        for step in steps:
-            if annotation is None:  # null stays null, whatever the steps
-                break
-            annotation = step.convert(annotation, size, record.place, self._report)
-        self._dropped_by_steps += self._report.annotations_dropped - dropped_before
-        self._out.add(annotation, self._target_format)
-        return None if annotation is None else self._target_format.write(annotation)
+    def sink(self) -> NormalisedSink:
+        """What writes the result in the native form."""
+        snapshot = self._snapshot
+        ids = read_category_ids(self._chosen, self._report)
+        return NormalisedSink(
+            FORMATS[self._way.end],
+            images_uri=snapshot.images_uri,
+            index=snapshot.index,
+            fingerprint=snapshot.fingerprint,
+            metadata={CATEGORY_IDS: ids} if ids else {},
+        )
 
-    def _metadata_json(self, vocabulary: Any) -> Mapping[str, Any]:
-        return {
-            "task": str(self._way.end),
-            **self._target_format.write_vocabulary(vocabulary),
-            "images": self._snapshot.images_uri,
-            "annotations": "annotations.json",
-        }
+    def selection(self, recipe: Recipe, count: int) -> Selection | None:
+        """Some records for a contact sheet, preferably such as lost something. Slow: looks at every image's name.
 
-    def _report_json(self) -> Mapping[str, Any]:
-        dropped = self._report.dropped()
-        dropped_by_reading = self._report.annotations_dropped - self._dropped_by_steps
-        return {
-            "source_fingerprint": self._snapshot.fingerprint,
-            "annotation_set": self._chosen.name,
-            "start": str(self._way.start),
-            "end": str(self._way.end),
-            "steps": [
-                {"from": str(step.start), "to": str(step.end), "options": _options_to_json(self._way, number)}
-                for number, step in enumerate(self._way.steps)
-            ],
-            "images_in": self._snapshot.files,
-            "labelled_in": self._labelled_in,
-            "labelled_out": self._out.labelled + self._out.negative,
-            "annotations_in": self._in.annotations + dropped_by_reading,
-            "annotations_out": self._out.annotations,
-            "dropped": [asdict(each) for each in dropped],
-            "errors": self._report.errors,
-            "warnings": self._report.warnings,
-            "findings": [finding_json(each) for each in self._report.findings[:REPORT_FINDINGS_MAX]],
-        }
+        None where the task has no annotations to show.
+        """
+        if not FORMATS[self._way.start].annotated:
+            return None
+        lost = set[str]().union(*self._report.images_by_rule.values())
+        entries = choose_entries(self._snapshot.index, self._annotations, count, lost)
+        return select(self._chosen, self._annotations, entries, recipe, self._snapshot.files) if entries else None
 
-    def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        (self._draft / name).write_text(_json(content) + "\n", encoding="utf-8")
+    def finish(self, folder: Path, digest: str, contact_sheet: str = "") -> None:
+        """Write the report, with which the dataset is whole. `contact_sheet`: a file of it, if there is one."""
+        about = report_json(
+            self._report,
+            self._totals,
+            self._way,
+            source_fingerprint=self._snapshot.fingerprint,
+            annotation_set=self._chosen.name,
+            images=self._snapshot.files,
+            contact_sheet=contact_sheet,
+        )
+        write_json(folder / REPORT, {"digest": digest, **about})
+
+
+def report_json(
+    report: Report,
+    totals: Totals,
+    way: Plan,
+    *,
+    source_fingerprint: str,
+    annotation_set: str,
+    images: int,
+    contact_sheet: str = "",
+) -> Mapping[str, Any]:
+    """The report.json of a dataset but for its digest: what came in, what went out, what was dropped and why."""
+    dropped_by_reading = report.annotations_dropped - totals.dropped_by_steps
+    return {
+        "source_fingerprint": source_fingerprint,
+        "annotation_set": annotation_set,
+        "start": str(way.start),
+        "end": str(way.end),
+        "steps": [
+            {"from": str(step.start), "to": str(step.end), "options": _options_to_json(way, number)}
+            for number, step in enumerate(way.steps)
+        ],
+        "images_in": images,
+        "labelled_in": totals.labelled_in,
+        "labelled_out": totals.counts_out.labelled + totals.counts_out.negative,
+        "annotations_in": totals.counts_in.annotations + dropped_by_reading,
+        "annotations_out": totals.counts_out.annotations,
+        "dropped": [asdict(each) for each in report.dropped()],
+        "errors": report.errors,
+        "warnings": report.warnings,
+        "findings": [finding_json(each) for each in report.findings[:REPORT_FINDINGS_MAX]],
+        "contact_sheet": contact_sheet,
+    }
+
+
+def recipe_of(chosen: AnnotationSet, way: Plan, report: Report, writer: Codec[Any, Any] | None = None) -> Recipe:
+    """What turns the records of an annotation set into those of the path's end. Reads the vocabulary.
+
+    What its steps remark is in the report, once: chunks would say it again and again.
+    """
+    recipe = Recipe(
+        reader=FORMATS[way.start],
+        source_vocabulary=read_vocabulary(chosen, report),
+        source=way.start,
+        target=way.end,
+        steps=tuple((edge.start, edge.end, each) for edge, each in zip(way.steps, way.options, strict=True)),
+        writer=writer,
+        lenient=report.lenient,
+        findings_max=report.findings_max,
+    )
+    for step in recipe.make_steps():
+        for remark in step.remarks:
+            report.warn(remark.rule, remark.message, chosen.place)
+    return recipe
+
+
+def freight_of(
+    snapshot: Snapshot,
+    chosen: AnnotationSet,
+    annotations: Annotations,
+    recipe: Recipe,
+    report: Report,
+    load: Load | None,
+) -> Freight:
+    """The records of an annotation set under a recipe."""
+    reading = Report(findings_max=report.findings_max, lenient=report.lenient)
+    reads_maps = snapshot.contents[chosen.name].maps is not None
+    return Freight(
+        recipe=recipe,
+        records=raw_records(chosen, annotations, snapshot.index, snapshot.refused, reading),
+        reading=reading,
+        maps=reads_maps or any(FORMATS[end].map_suffixes and not FORMATS[end].optional for _, end, _ in recipe.steps),
+        load=load if reads_maps else None,
+    )
 
 
 def result_from_report(
@@ -186,13 +228,11 @@ def result_from_report(
         annotations_in=report["annotations_in"],
         annotations_out=report["annotations_out"],
         dropped=tuple(Dropped(**each) for each in report["dropped"]),
+        errors=report["errors"],
+        warnings=report["warnings"],
+        contact_sheet=report["contact_sheet"],
         reused=reused,
     )
-
-
-def index_json(index: Index, fingerprint: str) -> Mapping[str, Any]:
-    """The index as a converted dataset holds it: the usable images by name."""
-    return {"images": [_entry_json(entry) for entry in index.images], "fingerprint": fingerprint}
 
 
 def finding_json(finding: Finding) -> Mapping[str, Any]:
@@ -211,33 +251,9 @@ def finding_json(finding: Finding) -> Mapping[str, Any]:
     }
 
 
-def _entry_json(entry: ImageEntry) -> Mapping[str, Any]:
-    return {
-        "name": entry.name,
-        "bytes": entry.size_bytes,
-        "etag": entry.etag,
-        "width": entry.width,
-        "height": entry.height,
-        "orientation": entry.orientation,
-    }
-
-
 def _options_to_json(way: Plan, number: int) -> Mapping[str, Any] | None:
     """The options of a step, with the defaults where none are given: both mean the same result."""
     kind: type[StepOptions] | None = way.steps[number].options
     if kind is None:
         return None
     return asdict(way.options[number] or kind())
-
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False)
-"""One for all: json.dumps would make one for each value."""
-
-
-def _json(value: Any) -> str:
-    return _ENCODER.encode(value)
-
-
-def _not_served(feature: str) -> Unimplemented:
-    message = f"this version of the server does not have {feature} yet"
-    return Unimplemented(Reason.NOT_IMPLEMENTED, message, {"feature": feature})

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from services.chassis.errors import InvalidArgument, Violation
 from services.conversion import document
+from services.conversion.chunk import RawRecord
 from services.conversion.document import SUFFIXES, Document, DocumentError, Value, kind, read_document, shown
 from services.conversion.finding import Place, Report
 from services.conversion.formats import FORMATS
-from services.conversion.formats.format import Format
 from services.conversion.formats.names import NAME_CHARACTERS_MAX
-from services.conversion.index import ImageEntry, Index
+from services.conversion.index import Index
+from services.conversion.refusal import refusal
 from services.conversion.task import IMAGES_ALONE, Task
 
 METADATA_NAMES = ("metadata.yaml", "metadata.yml", "metadata.json")
 ANNOTATION_SETS_MAX = 64
-SHARED_KEYS = ("name", "task", "annotations", "images")
+SHARED_KEYS = ("name", "task", "annotations", "images", "category_ids")
+"""Of every task. `category_ids`: the numbers of categories in another format, which an export gives back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +53,24 @@ class Metadata:
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """A value with its place. `repeated`: the key stands more than once, so the value counts as null."""
+    """A value with its place, or, where there is a `path`, a map's file with the value that stands beside it.
+
+    `refused`: something about it is wrong and in the report already, so that it counts as null.
+    """
 
     value: Value
     place: Place
-    repeated: bool = False
+    refused: bool = False
+    path: str = ""
+    suffix: str = ""
+    size_bytes: int = 0
+    about_file: str = ""
+    """Where the value stands, if that is not `path`."""
+
+    @property
+    def given(self) -> bool:
+        """Whether it is more than null."""
+        return self.value is not None or bool(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,43 +79,6 @@ class Annotations:
 
     values: Mapping[str, Located]
     by_stem: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """One image with its annotation; None is null. `annotated`: the source has a value, even if it was dropped."""
-
-    image: ImageEntry
-    annotated: bool
-    annotation: Any
-    place: Place
-
-
-@dataclass(kw_only=True)
-class Counts:
-    """What an annotation set holds."""
-
-    labelled: int = 0
-    negative: int = 0
-    unlabelled: int = 0
-    annotations: int = 0
-    images_by_category: Counter[str] = field(default_factory=Counter)
-    annotations_by_category: Counter[str] = field(default_factory=Counter)
-
-    def add(self, annotation: Any, task_format: Format[Any, Any]) -> None:
-        """Count one image."""
-        if annotation is None:
-            self.unlabelled += 1
-            return
-        count = task_format.count(annotation)
-        if count:
-            self.labelled += 1
-        else:
-            self.negative += 1
-        self.annotations += count
-        categories = task_format.categories(annotation)
-        self.annotations_by_category.update(categories)
-        self.images_by_category.update(set(categories))
 
 
 def read_metadata(content: bytes | None, name: str, report: Report) -> Metadata:
@@ -130,6 +110,23 @@ def read_metadata(content: bytes | None, name: str, report: Report) -> Metadata:
     return Metadata(sets=declared, images_uri=_images_uri(parts, place, report))
 
 
+def choose_set(uri: str, metadata: Metadata, name: str, report: Report) -> AnnotationSet:
+    """The annotation set of a name; the only one where none is given. `report` is that of the metadata."""
+    if report.refuses():
+        raise refusal(uri, report)
+    sets = metadata.sets
+    chosen = next((each for each in sets if each.name == name), None)
+    if chosen is None and not name and len(sets) == 1:
+        chosen = sets[0]
+    if chosen is None:
+        names = ", ".join(repr(each.name) for each in sets)
+        found = (
+            f"is {name!r}, but the dataset has {names}" if name else f"is empty, but the dataset has several: {names}"
+        )
+        raise InvalidArgument([Violation(field="annotation_set", description=found)])
+    return chosen
+
+
 def read_vocabulary(chosen: AnnotationSet, report: Report) -> Any:
     """The vocabulary of an annotation set, and whether its metadata hold keys that the task does not know."""
     task_format = FORMATS[chosen.task]
@@ -156,7 +153,7 @@ def read_annotation_file(content: bytes, name: str, report: Report) -> Annotatio
     repeated = _report_repeated(found, place, report)
     lines = found.value.lines
     values = {
-        key: Located(value=value, place=Place(file=name, line=lines[key], image=key), repeated=key in repeated)
+        key: Located(value=value, place=Place(file=name, line=lines[key], image=key), refused=key in repeated)
         for key, value in found.value.items()
     }
     return Annotations(values=values, by_stem=False)
@@ -176,7 +173,7 @@ def read_annotation_folder(contents: Mapping[str, bytes], report: Report) -> Ann
             other = values[name.stem]
             message = f"{other.place.file} has the same stem, so that neither counts: keep one of them"
             report.error("repeated_stem", message, place, value=name.stem)
-            values[name.stem] = replace(other, repeated=True)
+            values[name.stem] = replace(other, refused=True)
             continue
         try:
             found = read_document(content, name.name)
@@ -186,54 +183,60 @@ def read_annotation_folder(contents: Mapping[str, bytes], report: Report) -> Ann
             continue
         line = replace(place, line=found.line or 1)
         for each in found.repeated:
-            report.error("repeated_key", _repeated_message(each), replace(place, line=each.line), value=each.key)
-        values[name.stem] = Located(value=found.value, place=line, repeated=bool(found.repeated))
+            report.error("repeated_key", repeated_message(each), replace(place, line=each.line), value=each.key)
+        values[name.stem] = Located(value=found.value, place=line, refused=bool(found.repeated))
     return Annotations(values=values, by_stem=True)
 
 
-def records(
-    chosen: AnnotationSet,
-    vocabulary: Any,
-    annotations: Annotations,
-    index: Index,
-    refused: Mapping[str, str],
-    report: Report,
-) -> Iterator[Record]:
+def raw_records(
+    chosen: AnnotationSet, annotations: Annotations, index: Index, refused: Mapping[str, str], report: Report
+) -> Iterator[RawRecord]:
     """Every usable image by name, with its annotation; what belongs to no image is reported at the end.
 
     `refused`: files of images/ that are not in the index, with the rule that each broke.
     """
-    task_format = FORMATS[chosen.task]
     taken: set[str] = set()
-    stems = Counter(PurePosixPath(entry.name).stem for entry in index.images)
+    stems = Counter(stem_of(entry.name) for entry in index.images)
     for entry in index.images:
-        key = PurePosixPath(entry.name).stem if annotations.by_stem else entry.name
-        repeated_stem = annotations.by_stem and stems[key] > 1
+        key = stem_of(entry.name) if annotations.by_stem else entry.name
         first = key not in taken
         taken.add(key)
         located = annotations.values.get(key)
-        if located is None or located.value is None:
-            yield Record(
-                image=entry, annotated=False, annotation=None, place=Place(file=chosen.annotations, image=entry.name)
-            )
+        if located is None or not located.given:
+            place = Place(file=chosen.annotations, image=entry.name)
+            yield RawRecord(image=entry, annotated=False, value=None, place=place)
             continue
-        place = replace(located.place, image=entry.name)
-        if repeated_stem:
-            if first:
-                message = f"{stems[key]} images have the stem {key!r}, so that it belongs to none: rename them"
-                report.error("repeated_stem", message, place, value=key)
-            yield Record(image=entry, annotated=True, annotation=None, place=place)
+        place = located.place if not annotations.by_stem else replace(located.place, image=entry.name)
+        repeated_stem = annotations.by_stem and stems[key] > 1
+        if repeated_stem and first:
+            message = f"{stems[key]} images have the stem {key!r}, so that it belongs to none: rename them"
+            report.error("repeated_stem", message, place, value=key)
+        if repeated_stem or located.refused:
+            yield RawRecord(image=entry, annotated=True, value=None, place=place)
             continue
-        value = None if located.repeated else task_format.read(located.value, entry.size, place, vocabulary, report)
-        yield Record(image=entry, annotated=True, annotation=value, place=place)
+        yield RawRecord(
+            image=entry,
+            annotated=True,
+            value=located.value,
+            place=place,
+            path=located.path,
+            suffix=located.suffix,
+            size_bytes=located.size_bytes,
+            about_file=located.about_file,
+        )
     if not annotations.by_stem:
         _report_repeated_stems(stems, report)
     gone = {**refused, **index.broken}
     if annotations.by_stem:
-        gone = {PurePosixPath(name).stem: rule for name, rule in gone.items()}
+        gone = {stem_of(name): rule for name, rule in gone.items()}
     for key, located in annotations.values.items():
         if key not in taken:
             _report_without_image(key, located, gone, stems, report)
+
+
+def stem_of(name: str) -> str:
+    """A file's name without its extension. (PurePosixPath takes ten times as long.)"""
+    return posixpath.splitext(name)[0]
 
 
 def fingerprint(index: Index, parts: Mapping[str, str]) -> str:
@@ -245,6 +248,11 @@ def fingerprint(index: Index, parts: Mapping[str, str]) -> str:
     for path, content_hash in sorted(parts.items()):
         digest.update(f"file\0{path}\0{content_hash}\n".encode())
     return digest.hexdigest()
+
+
+def repeated_message(repeated: document.RepeatedKey) -> str:
+    """What a finding says of a key that stands twice in one mapping."""
+    return f"the key {shown(repeated.key)!r} stood on line {repeated.line_first} already: keep one of them"
 
 
 def _read(content: bytes, place: Place, report: Report) -> Document | None:
@@ -331,7 +339,7 @@ def _at(place: Place, metadata: document.Mapping, key: str) -> Place:
 
 def _report_repeated_metadata(found: Document, place: Place, report: Report) -> None:
     for each in found.repeated:
-        report.fail("repeated_key", _repeated_message(each), replace(place, line=each.line), value=each.key)
+        report.fail("repeated_key", repeated_message(each), replace(place, line=each.line), value=each.key)
 
 
 def _report_repeated(found: Document, place: Place, report: Report) -> set[str]:
@@ -341,12 +349,8 @@ def _report_repeated(found: Document, place: Place, report: Report) -> set[str]:
         image = each.path[0] if each.path else each.key
         images.add(image)
         at = replace(place, line=each.line, image=image)
-        report.error("repeated_key", _repeated_message(each), at, value=each.key)
+        report.error("repeated_key", repeated_message(each), at, value=each.key)
     return images
-
-
-def _repeated_message(repeated: document.RepeatedKey) -> str:
-    return f"the key {shown(repeated.key)!r} stood on line {repeated.line_first} already: keep one of them"
 
 
 def _report_repeated_stems(stems: Counter[str], report: Report) -> None:
@@ -358,7 +362,7 @@ def _report_repeated_stems(stems: Counter[str], report: Report) -> None:
 def _report_without_image(
     key: str, located: Located, gone: Mapping[str, str], stems: Counter[str], report: Report
 ) -> None:
-    annotations = 0 if located.value is None else 1
+    annotations = int(located.given)
     if key in gone:  # its image is broken, which the index has reported
         report.drop(gone[key], key, annotations)
     elif "/" in key or "\\" in key or key in (".", "..") or not key.isprintable():

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 VALUE_CHARACTERS_MAX = 120
 """A value is cut to this in a finding."""
@@ -80,8 +79,9 @@ class Report:
     """Something is wrong that leaves nothing to drop: also the lenient refuse the dataset."""
     annotations_dropped: int = 0
     """Of all images and for all reasons."""
-    _dropped: Counter[str] = field(default_factory=Counter)
-    _dropped_images: dict[str, set[str]] = field(default_factory=dict)
+    dropped_by_rule: Counter[str] = field(default_factory=Counter)
+    images_by_rule: dict[str, set[str]] = field(default_factory=dict)
+    """Images that lost annotations."""
 
     def fail(self, rule: str, message: str, place: Place, *, value: str = "") -> None:
         """An error without which nothing of the dataset, or of this annotation set, can be understood."""
@@ -106,8 +106,8 @@ class Report:
         """Count annotations of an image that are left out, without a finding."""
         if annotations:
             self.annotations_dropped += annotations
-            self._dropped[rule] += annotations
-            self._dropped_images.setdefault(rule, set()).add(image)
+            self.dropped_by_rule[rule] += annotations
+            self.images_by_rule.setdefault(rule, set()).add(image)
 
     def add(
         self,
@@ -135,6 +135,30 @@ class Report:
                     action=action,
                 )
             )
+
+    def merge(self, other: Report, *, prefix: str = "") -> None:
+        """Take over everything that another report has collected; `prefix` says of which dataset its files are."""
+        self.counts.update(other.counts)
+        self.rules.update(other.rules)
+        self.fatal |= other.fatal
+        self.annotations_dropped += other.annotations_dropped
+        self.dropped_by_rule.update(other.dropped_by_rule)
+        for rule, images in other.images_by_rule.items():
+            self.images_by_rule.setdefault(rule, set()).update(images)
+        room = max(0, self.findings_max - len(self.findings))
+        for each in other.findings[:room]:
+            place = replace(each.place, file=prefix + each.place.file) if prefix else each.place
+            self.findings.append(replace(each, place=place) if prefix else each)
+
+    def take(self) -> Report:
+        """What was collected so far, as a report of its own; this one is empty afterwards."""
+        taken = replace(self)
+        self.findings = []
+        self.counts, self.rules, self.dropped_by_rule = Counter(), Counter(), Counter()
+        self.images_by_rule = {}
+        self.fatal = False
+        self.annotations_dropped = 0
+        return taken
 
     def replay(self, findings: list[Finding]) -> None:
         """Take over findings of an earlier pass, such as the index's."""
@@ -165,10 +189,9 @@ class Report:
 
     def dropped(self) -> tuple[Dropped, ...]:
         """What was left out, by rule."""
-        images: Mapping[str, set[str]] = self._dropped_images
         return tuple(
-            Dropped(rule=rule, annotations=count, images=len(images[rule]))
-            for rule, count in sorted(self._dropped.items())
+            Dropped(rule=rule, annotations=count, images=len(self.images_by_rule[rule]))
+            for rule, count in sorted(self.dropped_by_rule.items())
         )
 
 

@@ -13,17 +13,18 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from services.conversion.finding import Place, Report
-from services.conversion.header import FORMAT_BY_SUFFIX
+from services.conversion.header import FORMAT_BY_SUFFIX, TURNED
 
 INDEX_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSize:
-    """The size of an image in pixels, as it is shown."""
+    """The size of an image in pixels, as it is shown. `turned`: its file holds it with width and height swapped."""
 
     width: int
     height: int
+    turned: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class ImageEntry:
     @property
     def size(self) -> ImageSize:
         """As it is shown."""
-        return ImageSize(width=self.width, height=self.height)
+        return ImageSize(width=self.width, height=self.height, turned=self.orientation in TURNED)
 
 
 @dataclass(frozen=True, kw_only=True)

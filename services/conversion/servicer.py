@@ -13,9 +13,8 @@ import grpc
 from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
 from sihlai.conversion.v1.conversion_service_pb2_grpc import ConversionServiceServicer
 
-from services.chassis.errors import Reason, Unimplemented
 from services.chassis.rpc import until_stopping
-from services.conversion import wire
+from services.conversion import wire, wire_exchange, wire_preview
 from services.conversion.library import Library
 from services.conversion.task import Task
 
@@ -58,24 +57,29 @@ class ConversionServicer(ConversionServiceServicer):
     async def ConvertDataset(
         self, request: service_pb2.ConvertDatasetRequest, context: Context
     ) -> AsyncIterator[service_pb2.ConvertDatasetResponse]:
-        if request.destination:
-            raise _not_served("ConvertDataset.destination")
         items = self._library.convert(wire.convert_request_from_proto(request))
         async with contextlib.aclosing(items):
             async for item in until_stopping(items, self._stopping):
                 yield wire.conversion_to_proto(item)
 
-    async def ImportDataset(  # type: ignore[override]  # a coroutine that only raises is a handler too
+    async def ImportDataset(
         self, request: service_pb2.ImportDatasetRequest, context: Context
-    ) -> service_pb2.ImportDatasetResponse:
-        raise _not_served("ImportDataset")
+    ) -> AsyncIterator[service_pb2.ImportDatasetResponse]:
+        items = self._library.exchange.import_dataset(wire_exchange.import_request_from_proto(request))
+        async with contextlib.aclosing(items):
+            async for item in until_stopping(items, self._stopping):
+                yield wire_exchange.import_to_proto(item)
 
-    async def ExportDataset(  # type: ignore[override]  # a coroutine that only raises is a handler too
+    async def ExportDataset(
         self, request: service_pb2.ExportDatasetRequest, context: Context
-    ) -> service_pb2.ExportDatasetResponse:
-        raise _not_served("ExportDataset")
+    ) -> AsyncIterator[service_pb2.ExportDatasetResponse]:
+        items = self._library.exchange.export_dataset(wire_exchange.export_request_from_proto(request))
+        async with contextlib.aclosing(items):
+            async for item in until_stopping(items, self._stopping):
+                yield wire_exchange.export_to_proto(item)
 
-
-def _not_served(feature: str) -> Unimplemented:
-    message = f"this version of the server does not have {feature} yet"
-    return Unimplemented(Reason.NOT_IMPLEMENTED, message, {"feature": feature})
+    async def PreviewDataset(
+        self, request: service_pb2.PreviewDatasetRequest, context: Context
+    ) -> service_pb2.PreviewDatasetResponse:
+        preview = await self._library.preview(wire_preview.preview_request_from_proto(request))
+        return wire_preview.preview_to_proto(preview)

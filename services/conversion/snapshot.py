@@ -14,6 +14,7 @@ from services.conversion.dataset import (
 )
 from services.conversion.finding import Finding, Report
 from services.conversion.index import Index
+from services.conversion.map_folder import MapFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class SetContents:
     parts: Mapping[str, str] = field(default_factory=dict)
     file: bytes | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    maps: MapFolder | None = None
+    """Where the annotations are maps."""
     problem: tuple[str, str] | None = None
     """(rule, message) where the files cannot be read."""
 
@@ -33,6 +36,8 @@ class SetContents:
             report.fail(rule, message, chosen.place, value=chosen.annotations)
         if self.file is not None:
             return read_annotation_file(self.file, chosen.annotations, report)
+        if self.maps is not None:
+            return self.maps.annotations(report)
         return read_annotation_folder(self.files, report)
 
 

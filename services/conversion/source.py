@@ -7,16 +7,20 @@ dataset to somewhere else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from services.chassis.errors import InvalidArgument, Reason, ResourceExhausted
-from services.chassis.objects import Credentials, ObjectFolder, ObjectLimits, open_store
+from services.chassis.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
+from services.chassis.object_uri import uri_parts
+from services.chassis.objects import Credentials, ObjectFolder, ObjectLimits, ObjectNotFound, open_store
+from services.conversion.document import SUFFIXES as DOCUMENT_SUFFIXES
 from services.conversion.finding import Finding, Place, Report
 from services.conversion.header import FORMAT_BY_SUFFIX
 
@@ -53,7 +57,10 @@ class ImageFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The files in images/, by name. `refused`: files that are not looked into, each with the rule that it broke."""
+    """The files in images/, or in a folder of maps, by name.
+
+    `refused`: files that are not looked into, each with the rule that it broke.
+    """
 
     files: tuple[ImageFile, ...]
     refused: dict[str, str] = field(default_factory=dict)
@@ -71,23 +78,41 @@ class Access:
     """Opens users' sources, within the bounds of the configuration."""
 
     def __init__(
-        self, *, allowed_roots: Sequence[Path], allowed_hosts: Sequence[str], images_max: int, file_bytes_max: int
+        self,
+        *,
+        allowed_roots: Sequence[Path],
+        allowed_hosts: Sequence[str],
+        own_credentials_uris: Sequence[str],
+        images_max: int,
+        limits: ObjectLimits,
     ) -> None:
         self._roots = tuple(allowed_roots)
         self._hosts = tuple(allowed_hosts)
+        self._own = tuple(map(uri_parts, own_credentials_uris))
         self._images_max = images_max
-        self._limits = ObjectLimits(read_bytes_max=file_bytes_max)
+        self._limits = limits
+
+    def within(self, roots: Sequence[Path]) -> Access:
+        """The same for writing: with other roots, and never with the service's own credentials."""
+        other = copy(self)
+        other._roots = tuple(roots)
+        other._own = ()
+        return other
 
     def open(self, source: DatasetSource, field_name: str = "source") -> ObjectFolder:
-        """The source's folder. Raises InvalidArgument for what is no uri, PermissionDenied outside the bounds."""
-        credentials = source.credentials
-        if credentials is not None and source.region:
-            credentials = replace(credentials, region=source.region)
+        """The source's folder. Raises InvalidArgument for what is no uri, PermissionDenied outside the bounds.
+
+        A bucket without credentials is read as a public one: a caller must not get what this service alone may read.
+        """
         try:
+            found = uri_parts(source.uri)
+            own = any(found[: len(each)] == each for each in self._own)
             return open_store(
                 source.uri,
                 endpoint_url=source.endpoint_url or None,
-                credentials=credentials,
+                credentials=source.credentials,
+                region=source.region,
+                anonymous=source.credentials is None and not own,
                 allowed_roots=self._roots,
                 allowed_hosts=self._hosts,
                 limits=self._limits,
@@ -99,11 +124,34 @@ class Access:
 
     async def list_images(self, folder: ObjectFolder, root: ObjectFolder) -> Listing:
         """The images that lie directly in `folder`; links must not lead out of `root`. Sub-folders are ignored."""
+        return await self._list(folder, root, _Rules(folder="images/", unreadable="unreadable_image"), _is_image_name)
+
+    async def list_maps(self, folder: ObjectFolder, root: ObjectFolder, path: str, suffixes: Sequence[str]) -> Listing:
+        """The maps, and what stands beside them, that lie directly in `folder`, which is `path` in the dataset."""
+
+        def accepts(name: str, report: Report, refused: dict[str, str]) -> bool:
+            suffix = Path(name).suffix.lower()
+            if suffix in suffixes or suffix in DOCUMENT_SUFFIXES:
+                return True
+            message = f"it ends in {suffix or 'nothing'!r}, but maps end in {', '.join(suffixes)}"
+            report.error("wrong_extension", message, Place(file=f"{path}{name}", image=Path(name).stem), annotations=0)
+            refused[name] = "wrong_extension"
+            return False
+
+        return await self._list(folder, root, _Rules(folder=path, unreadable="unreadable_map"), accepts)
+
+    async def _list(
+        self,
+        folder: ObjectFolder,
+        root: ObjectFolder,
+        rules: _Rules,
+        accepts: Callable[[str, Report, dict[str, str]], bool],
+    ) -> Listing:
         report = Report(findings_max=LISTING_FINDINGS_MAX)
         local = local_path(folder.uri)
         refused: dict[str, str] = {}
         if local is not None:
-            found = await asyncio.to_thread(_scan, local, local_path(root.uri) or local, report, refused)
+            found = await asyncio.to_thread(_scan, local, local_path(root.uri) or local, rules, report, refused)
         else:
             found = [
                 ImageFile(name=each.path, size_bytes=each.size_bytes, version=each.etag)
@@ -116,10 +164,41 @@ class Access:
                 f"{folder.uri} holds {len(found)} files, but at most {self._images_max} are read",
                 {"what": "images_max", "limit": str(self._images_max), "uri": folder.uri},
             )
-        files = [file for file in found if _is_image_name(file.name, report, refused)]
+        files = [
+            file
+            for file in found
+            if _is_file_name(file.name, rules, report, refused) and accepts(file.name, report, refused)
+        ]
         return Listing(
             files=tuple(sorted(files, key=lambda file: file.name)), refused=refused, findings=tuple(report.findings)
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rules:
+    """How findings about the files of a folder speak. `folder` is its path in the dataset, with a slash."""
+
+    folder: str
+    unreadable: str
+
+    def place(self, name: str) -> Place:
+        image = name if self.folder == "images/" else Path(name).stem
+        return Place(file=f"{self.folder}{name}", image=image)
+
+
+def dataset_changed(uri: str, found: str) -> FailedPrecondition:
+    """The error for a file that is not what it was when the dataset was listed."""
+    message = f"{uri} {found} while the dataset was read: repeat the call once nobody changes the dataset"
+    return FailedPrecondition(Reason.DATASET_CHANGED, message, {"uri": uri})
+
+
+@contextlib.contextmanager
+def still_there() -> Iterator[None]:
+    """Around the reading of files that were there a moment ago. Raises FailedPrecondition (DATASET_CHANGED)."""
+    try:
+        yield
+    except ObjectNotFound as error:
+        raise dataset_changed(error.metadata["uri"], "was deleted") from error
 
 
 def local_path(uri: str) -> Path | None:
@@ -134,7 +213,7 @@ def leads_outside(folder: ObjectFolder, path: str) -> bool:
     return local is not None and not (local / path).resolve().is_relative_to(local.resolve())
 
 
-def _scan(folder: Path, root: Path, report: Report, refused: dict[str, str]) -> list[ImageFile]:
+def _scan(folder: Path, root: Path, rules: _Rules, report: Report, refused: dict[str, str]) -> list[ImageFile]:
     """The regular files in a local folder, hidden ones left out; what leads out of `root` is refused."""
     bounds = (root.resolve(), folder.resolve())
     found: list[ImageFile] = []
@@ -144,7 +223,7 @@ def _scan(folder: Path, root: Path, report: Report, refused: dict[str, str]) -> 
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            place = Place(file=f"images/{entry.name}", image=entry.name)
+            place = rules.place(entry.name)
             if entry.is_symlink() and not any(Path(entry.path).resolve().is_relative_to(each) for each in bounds):
                 refused[entry.name] = "leads_outside"
                 report.error("leads_outside", "it is a link out of the dataset: put the file there", place)
@@ -152,14 +231,14 @@ def _scan(folder: Path, root: Path, report: Report, refused: dict[str, str]) -> 
             try:
                 about = entry.stat()
             except OSError as error:
-                refused[entry.name] = "unreadable_image"
-                report.error("unreadable_image", f"it cannot be opened: {error.strerror}", place)
+                refused[entry.name] = rules.unreadable
+                report.error(rules.unreadable, f"it cannot be opened: {error.strerror}", place)
                 continue
             if stat.S_ISDIR(about.st_mode):
                 continue
             if not stat.S_ISREG(about.st_mode):
-                refused[entry.name] = "unreadable_image"
-                report.error("unreadable_image", "it is no regular file", place)
+                refused[entry.name] = rules.unreadable
+                report.error(rules.unreadable, "it is no regular file", place)
                 continue
             # Not part of the fingerprint: it only says when a file must be looked into again.
             version = f"{about.st_ino}-{about.st_mtime_ns}"
@@ -167,17 +246,20 @@ def _scan(folder: Path, root: Path, report: Report, refused: dict[str, str]) -> 
     return found
 
 
+def _is_file_name(name: str, rules: _Rules, report: Report, refused: dict[str, str]) -> bool:
+    if name.isprintable() and "\\" not in name:
+        return True
+    refused[name] = "bad_name"
+    message = "the file's name holds a control character or a backslash: rename it"
+    report.error("bad_name", message, rules.place(name), value=name)
+    return False
+
+
 def _is_image_name(name: str, report: Report, refused: dict[str, str]) -> bool:
-    place = Place(file=f"images/{name}", image=name)
-    if not name.isprintable() or "\\" in name:
-        refused[name] = "bad_name"
-        message = "the file's name holds a control character or a backslash: rename it"
-        report.error("bad_name", message, place, value=name)
-        return False
     suffix = Path(name).suffix.lower()
-    if suffix not in FORMAT_BY_SUFFIX:
-        wanted = ", ".join(FORMAT_BY_SUFFIX)
-        message = f"the file's name ends in {suffix or 'nothing'!r}, so it is passed over: images end in {wanted}"
-        report.warn("wrong_extension", message, place, value=name)
-        return False
-    return True
+    if suffix in FORMAT_BY_SUFFIX:
+        return True
+    wanted = ", ".join(FORMAT_BY_SUFFIX)
+    message = f"the file's name ends in {suffix or 'nothing'!r}, so it is passed over: images end in {wanted}"
+    report.warn("wrong_extension", message, Place(file=f"images/{name}", image=name), value=name)
+    return False

@@ -11,11 +11,11 @@ from collections.abc import Callable, MutableMapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from services.chassis.errors import SihlaiError
-from services.chassis.objects import ObjectFolder, ObjectNotFound
+from services.chassis.objects import ObjectChanged, ObjectFolder, ObjectNotFound
 from services.conversion.header import HeaderError, MoreNeededError, Pieces, read_header
 from services.conversion.index import INDEX_VERSION, ImageEntry, Index
-from services.conversion.source import ImageFile, Listing, local_path
+from services.conversion.source import ImageFile, Listing, dataset_changed, local_path
+from services.conversion.work import some_at_a_time
 
 HEAD_BYTES = 64 * 2**10
 TAIL_BYTES = 64 * 2**10
@@ -49,26 +49,21 @@ async def build_index(
 ) -> Index:
     """Read the header of every image that is not in `known`, and put it there, so that a cancelled call costs nothing.
 
-    `progress` is told how many are done. Raises Unavailable or PermissionDenied where the store does.
+    `progress` is told how many are done. Raises Unavailable or PermissionDenied where the store does, and
+    FailedPrecondition (DATASET_CHANGED) where an image is gone, or in a bucket another one, since it was listed.
     """
-    waiting = iter([file for file in listing.files if file not in known])
+    waiting = [file for file in listing.files if file not in known]
     local = local_path(folder.uri) is not None
-    done = len(listing.files) - sum(file not in known for file in listing.files)
+    done = len(listing.files) - len(waiting)
     progress(done)
 
-    async def work() -> None:
+    async def read_one(file: ImageFile) -> None:
         nonlocal done
-        for file in waiting:
-            known[file] = await _read_entry(folder, file, limits, executor, local=local)
-            done += 1
-            progress(done)
+        known[file] = await _read_entry(folder, file, limits, executor, local=local)
+        done += 1
+        progress(done)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(limits.requests_max):
-                group.create_task(work())
-    except* SihlaiError as errors:  # one of ours is what the caller knows: the group is only how we work
-        raise errors.exceptions[0] from errors
+    await some_at_a_time((read_one(file) for file in waiting), limits.requests_max)
     return Index(entries=tuple(known[file] for file in listing.files))
 
 
@@ -85,20 +80,23 @@ async def _read_entry(
                 return _entry(file, await _ends(folder, file), file.version, limits)
             except MoreNeededError:
                 pass
-        content = await folder.read(file.name)
-    except ObjectNotFound:
-        return _broken(file, file.version, "unreadable_image", "it was listed, but it is not there any more")
+        content = await folder.read(file.name, etag="" if local else file.version)
+    except (ObjectNotFound, ObjectChanged) as error:
+        # Not a finding: it would be kept in an index that is taken for the whole truth from then on.
+        found = "was deleted" if isinstance(error, ObjectNotFound) else "was replaced"
+        raise dataset_changed(f"{folder.uri}/{file.name}", found) from error
     return await loop.run_in_executor(executor, _entry_of_content, file, content, local, limits)
 
 
 async def _ends(folder: ObjectFolder, file: ImageFile) -> Pieces:
     """The first and the last bytes of a large file."""
     head, tail = b"", b""
-    async for chunk in folder.stream(file.name, HEAD_BYTES):
+    async for chunk in folder.stream(file.name, HEAD_BYTES, etag=file.version):
         head += chunk
         if len(head) >= HEAD_BYTES:
             break
-    async for chunk in folder.stream(file.name, TAIL_BYTES, offset=file.size_bytes - TAIL_BYTES):
+    offset = file.size_bytes - TAIL_BYTES
+    async for chunk in folder.stream(file.name, TAIL_BYTES, offset=offset, etag=file.version):
         tail += chunk
     return Pieces(head=head, tail=tail, size_bytes=file.size_bytes)
 

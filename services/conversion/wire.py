@@ -13,10 +13,11 @@ from services.chassis.errors import InvalidArgument, Reason, Violation
 from services.chassis.objects import Credentials
 from services.conversion.conversion import ConversionResult
 from services.conversion.convert.edge import Edge, KeypointToDetection, SemanticToMultilabel, StepOptions
+from services.conversion.examination import Inspection, SetSummary, ValidationTotals
 from services.conversion.finding import Action, Finding, Severity
 from services.conversion.formats.description import DESCRIPTIONS
 from services.conversion.formats.names import NAME_CHARACTERS_MAX, RESERVED_NAMES, is_name
-from services.conversion.library import ConversionRequest, Inspection, SetSummary, ValidationTotals
+from services.conversion.library import ConversionRequest
 from services.conversion.plan import Plan, edges_from
 from services.conversion.source import DatasetSource
 from services.conversion.task import Task
@@ -124,7 +125,7 @@ def plan_request_from_proto(
         case None:
             wrong.add("start", "is missing: give a task (`from`) or a dataset (`source`)")
     end = task_from_proto(proto.to, "to", wrong)
-    via = _via_from_proto(proto.via, wrong)
+    via = via_from_proto(proto.via, wrong)
     options = options_from_proto(proto.options, "options", wrong)
     wrong.check()
     return start, proto.annotation_set, end, via, options
@@ -158,10 +159,13 @@ def convert_request_from_proto(proto: service_pb2.ConvertDatasetRequest) -> Conv
     wrong = Violations()
     source = source_from_proto(proto.source, "source", wrong)
     end = task_from_proto(proto.to, "to", wrong)
-    via = _via_from_proto(proto.via, wrong)
+    via = via_from_proto(proto.via, wrong)
     options = options_from_proto(proto.options, "options", wrong)
-    if proto.request_id and not _is_uuid(proto.request_id):
+    if proto.request_id and not is_uuid(proto.request_id):
         wrong.add("request_id", f"is {proto.request_id[:40]!r}, but must be a UUID")
+    destination = None
+    if proto.HasField("destination"):
+        destination = source_from_proto(proto.destination, "destination", wrong)
     wrong.check()
     return ConversionRequest(
         source=source,
@@ -171,6 +175,7 @@ def convert_request_from_proto(proto: service_pb2.ConvertDatasetRequest) -> Conv
         options=options,
         lenient=proto.lenient,
         fingerprint=proto.fingerprint,
+        destination=destination,
     )
 
 
@@ -236,9 +241,9 @@ def inspection_to_proto(inspection: Inspection) -> service_pb2.InspectDatasetRes
 def validation_to_proto(item: Finding | Progress | ValidationTotals) -> service_pb2.ValidateDatasetResponse:
     """One message of a validation."""
     if isinstance(item, Finding):
-        return service_pb2.ValidateDatasetResponse(finding=_finding_to_proto(item))
+        return service_pb2.ValidateDatasetResponse(finding=finding_to_proto(item))
     if isinstance(item, Progress):
-        return service_pb2.ValidateDatasetResponse(progress=_progress_to_proto(item))
+        return service_pb2.ValidateDatasetResponse(progress=progress_to_proto(item))
     totals = service_pb2.ValidationTotals(
         errors=item.errors,
         warnings=item.warnings,
@@ -252,8 +257,13 @@ def validation_to_proto(item: Finding | Progress | ValidationTotals) -> service_
 def conversion_to_proto(item: Progress | ConversionResult) -> service_pb2.ConvertDatasetResponse:
     """One message of a conversion."""
     if isinstance(item, Progress):
-        return service_pb2.ConvertDatasetResponse(progress=_progress_to_proto(item))
-    result = service_pb2.ConversionResult(
+        return service_pb2.ConvertDatasetResponse(progress=progress_to_proto(item))
+    return service_pb2.ConvertDatasetResponse(result=result_to_proto(item))
+
+
+def result_to_proto(item: ConversionResult) -> service_pb2.ConversionResult:
+    """What a conversion, an import or an export gave."""
+    return service_pb2.ConversionResult(
         dataset=dataset_pb2.DatasetSource(uri=item.uri, endpoint_url=item.endpoint_url),
         source_fingerprint=item.source_fingerprint,
         steps=[step_to_proto(edge) for edge in item.steps],
@@ -267,8 +277,10 @@ def conversion_to_proto(item: Progress | ConversionResult) -> service_pb2.Conver
             for each in item.dropped
         ],
         reused=item.reused,
+        errors=item.errors,
+        warnings=item.warnings,
+        contact_sheet=item.contact_sheet,
     )
-    return service_pb2.ConvertDatasetResponse(result=result)
 
 
 def _summary_to_proto(summary: SetSummary) -> dataset_pb2.AnnotationSetSummary:
@@ -290,7 +302,8 @@ def _summary_to_proto(summary: SetSummary) -> dataset_pb2.AnnotationSetSummary:
     )
 
 
-def _finding_to_proto(finding: Finding) -> dataset_pb2.Finding:
+def finding_to_proto(finding: Finding) -> dataset_pb2.Finding:
+    """One thing that is wrong."""
     return dataset_pb2.Finding(
         severity=SEVERITIES[finding.severity],
         rule=finding.rule,
@@ -304,7 +317,8 @@ def _finding_to_proto(finding: Finding) -> dataset_pb2.Finding:
     )
 
 
-def _progress_to_proto(progress: Progress) -> service_pb2.WorkProgress:
+def progress_to_proto(progress: Progress) -> service_pb2.WorkProgress:
+    """How far a piece of work is."""
     proto = service_pb2.WorkProgress(
         phase=progress.phase,
         done=progress.done,
@@ -317,7 +331,8 @@ def _progress_to_proto(progress: Progress) -> service_pb2.WorkProgress:
     return proto
 
 
-def _via_from_proto(numbers: Iterable[int], wrong: Violations) -> tuple[Task, ...]:
+def via_from_proto(numbers: Iterable[int], wrong: Violations) -> tuple[Task, ...]:
+    """The tasks that a path must pass."""
     via = tuple(task_from_proto(number, f"via[{index}]", wrong) for index, number in enumerate(numbers))
     if len(via) > VIA_MAX:
         wrong.add("via", f"has {len(via)} tasks, but at most {VIA_MAX} may be")
@@ -354,7 +369,8 @@ def _semantic_options(
     return SemanticToMultilabel(min_pixels=proto.min_pixels)
 
 
-def _is_uuid(text: str) -> bool:
+def is_uuid(text: str) -> bool:
+    """Whether a text can be a request's id."""
     try:
         uuid.UUID(text)
     except ValueError:

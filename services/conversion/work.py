@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from services.chassis.errors import Reason, ResourceExhausted
+from services.chassis.errors import Reason, ResourceExhausted, SihlaiError
 
 Result = TypeVar("Result")
 
@@ -91,6 +91,22 @@ async def in_thread(executor: Executor, function: Callable[..., Result], *argume
     except asyncio.CancelledError:
         await asyncio.wait({future})
         raise
+
+
+async def some_at_a_time(work: Iterable[Coroutine[Any, Any, None]], at_once_max: int) -> None:
+    """Run all, so many at once. Raises the first error of ours."""
+    waiting = iter(work)
+
+    async def work_on() -> None:
+        for each in waiting:
+            await each
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once_max):
+                group.create_task(work_on())
+    except* SihlaiError as errors:  # one of ours is what the caller knows: the group is only how we work
+        raise errors.exceptions[0] from errors
 
 
 Tell = Callable[[Progress], None]

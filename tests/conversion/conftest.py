@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from sihlai.conversion.v1.conversion_service_pb2_grpc import (
 from services.chassis.rpc import Server, channel
 from services.conversion.__main__ import SERVICE, build_library
 from services.conversion.config import ConversionConfig
+from services.conversion.pool import WorkerPool
 from services.conversion.servicer import ConversionServicer
 
 
@@ -88,17 +89,17 @@ class Service:
 
     def converted(self, result: service_pb2.ConversionResult) -> dict[str, Any]:
         folder = Path(result.dataset.uri.removeprefix("file://"))
-        return {path.stem: json.loads(path.read_text()) for path in folder.iterdir()}
+        return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
 Run = Callable[..., Any]
 
 
 @contextlib.asynccontextmanager
-async def serving(tmp_path: Path, settings: Mapping[str, Any]) -> AsyncIterator[Service]:
+async def serving(tmp_path: Path, settings: Mapping[str, Any], workers: WorkerPool) -> AsyncIterator[Service]:
     store = tmp_path / "store"
     settings = {"allowed_roots": (tmp_path,), "progress_seconds": 0.01, **settings}
-    config = ConversionConfig(store_uri=store.as_uri(), **settings)
+    config = ConversionConfig(**{"store_uri": store.as_uri(), **settings})
     server = Server(config)
     announced: list[tuple[str, str, int]] = []
 
@@ -107,24 +108,32 @@ async def serving(tmp_path: Path, settings: Mapping[str, Any]) -> AsyncIterator[
             announced.append((digest, uri, images))
 
     with ThreadPoolExecutor(config.threads_max) as executor:
-        library = build_library(config, executor, Listener())  # type: ignore[arg-type]
+        library = build_library(config, executor, workers, Listener())  # type: ignore[arg-type]
         servicer = ConversionServicer(library, server.stopping)
         server.add(SERVICE, lambda target: add_ConversionServiceServicer_to_server(servicer, target))
         address = await server.start()
         try:
-            async with channel(address) as open_channel:
+            # An error is to be seen at once, and not after the client has tried again.
+            async with channel(address, retry_attempts_max=1) as open_channel:
                 yield Service(ConversionServiceStub(open_channel), store, server, announced)
         finally:
             await server.stop()
 
 
+@pytest.fixture(scope="session")
+def workers() -> Iterator[WorkerPool]:
+    """The processes of all services: each takes most of a second to start."""
+    with WorkerPool(2) as workers:
+        yield workers
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path, workers: WorkerPool) -> Run:
     """Runs a coroutine function with a service; keywords are settings."""
 
     def run(test: Callable[[Service], Awaitable[Any]], **settings: Any) -> Any:
         async def main() -> Any:
-            async with asyncio.timeout(60), serving(tmp_path, settings) as service:
+            async with asyncio.timeout(60), serving(tmp_path, settings, workers) as service:
                 return await test(service)
 
         return asyncio.run(main())

@@ -475,22 +475,6 @@ def test_calls_beyond_the_queue_are_sent_away(run: Any, dataset: Any, other_data
     run(test, requests_max=1, threads_max=1, works_running_max=1, works_waiting_max=0, progress_seconds=0.001)
 
 
-def test_drafts_that_died_with_their_process_are_swept(run: Any, dataset: Any, tmp_path: Path) -> None:
-    dataset.write()
-    old, young = tmp_path / "store/.draft-old", tmp_path / "store/.draft-young"
-    for folder in (old, young):
-        folder.mkdir(parents=True)
-        (folder / "annotations.json").write_text("{")
-    os.utime(old, (1, 1))
-
-    async def test(service: Any) -> None:
-        assert not old.exists()
-        assert young.exists()
-        await service.convert(dataset.source, MULTICLASS)
-
-    run(test)
-
-
 def test_a_converted_dataset_is_whole_json_with_names_as_they_are(run: Any, dataset: Any) -> None:
     names = ("ä b.png", "x#1.png", "d%20e.png", "'q'.png")
     dataset.write(images=names, **{"labels.yaml": json.dumps(dict.fromkeys(names, "cat"), ensure_ascii=False)})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.conversion.dataset import read_annotation_file, read_metadata, read_vocabulary, records
+from services.conversion.dataset import raw_records, read_annotation_file, read_metadata, read_vocabulary
 from services.conversion.document import read_document
 from services.conversion.finding import Action, Place, Report, Severity
 from services.conversion.formats import FORMATS
@@ -35,18 +35,25 @@ def read(metadata: str, annotation: str, *, lenient: bool = True, size: tuple[in
     vocabulary = read_vocabulary(declared.sets[0], report)
     annotations = read_annotation_file(f"a.png:\n{annotation}\n".encode(), "labels.yaml", report)
     entry = ImageEntry(name="a.png", size_bytes=1, etag="1", width=size[0], height=size[1], format="PNG")
-    (record,) = records(declared.sets[0], vocabulary, annotations, Index(entries=(entry,)), {}, report)
-    if record.annotation is not None:  # what is written reads as the same
-        task_format = FORMATS[declared.sets[0].task]
-        again = read_again(task_format, vocabulary, record.annotation, entry)
-        assert again == record.annotation
-    return record.annotation, report
+    (record,) = raw_records(declared.sets[0], annotations, Index(entries=(entry,)), {}, report)
+    task_format = FORMATS[declared.sets[0].task]
+    annotation = None
+    if record.value is not None:
+        annotation = task_format.read(record.value, entry.size, record.place, vocabulary, report)
+    if annotation is not None:  # what is written reads as the same
+        assert read_again(task_format, vocabulary, annotation, entry) == annotation
+    return annotation, report
 
 
 def read_again(task_format: Any, vocabulary: Any, annotation: Any, entry: ImageEntry) -> Any:
 
     report = Report(findings_max=10)
-    written = json.dumps({"vocabulary": task_format.write_vocabulary(vocabulary), "a": task_format.write(annotation)})
+    written = json.dumps(
+        {
+            "vocabulary": task_format.write_vocabulary(vocabulary),
+            "a": task_format.write(annotation, entry.size, vocabulary),
+        }
+    )
     value: Any = read_document(written.encode(), "x.json").value
     same = task_format.read_vocabulary(value["vocabulary"], Place(file="x.json"), report)
     assert same == vocabulary

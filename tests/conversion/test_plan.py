@@ -5,6 +5,7 @@ import pytest
 from services.chassis.errors import FailedPrecondition, InvalidArgument, Reason
 from services.conversion.convert import EDGES
 from services.conversion.convert.edge import Edge, KeypointToDetection, SemanticToMultilabel
+from services.conversion.convert.images import forget_annotations
 from services.conversion.formats.description import DESCRIPTIONS
 from services.conversion.plan import Plan, plan, reachable
 from services.conversion.task import IMAGES_ALONE, Task
@@ -118,6 +119,11 @@ def test_options_of_a_step_that_is_not_taken_are_refused() -> None:
 
 
 def test_one_more_edge_is_one_more_entry() -> None:
-    edge = Edge(start=T.DEPTH_ESTIMATION, end=T.SEMANTIC_SEGMENTATION, rule="layers of depth become classes")
+    edge = Edge(
+        start=T.DEPTH_ESTIMATION,
+        end=T.SEMANTIC_SEGMENTATION,
+        rule="layers of depth become classes",
+        step=forget_annotations,
+    )
     way = plan(T.DEPTH_ESTIMATION, T.MULTILABEL_CLASSIFICATION, edges=(*EDGES, edge))
     assert path(way) == [T.DEPTH_ESTIMATION, T.SEMANTIC_SEGMENTATION, T.MULTILABEL_CLASSIFICATION]

@@ -345,6 +345,41 @@ def test_the_training_vocabulary_rules_and_no_image_is_in_both(run: Any, dataset
     run(test)
 
 
+def test_the_validation_dataset_is_validated_too(run: Any, dataset: Any, other_dataset: Any) -> None:
+    dataset.write()
+    other_dataset.write(images=("x.png", "y.png"), **{"labels.yaml": "x.png: cow\ny.png: dog\nz.png: cat\n"})
+    other_dataset.image("x.png", color=50)
+    (other_dataset.path / "images/y.png").write_bytes(b"broken")
+
+    async def test(service: Any) -> None:
+        findings, totals = await service.findings(dataset.source, validation_source=other_dataset.source)
+        assert [(f.severity, f.rule, f.file, f.line, f.image) for f in findings] == [
+            (ERROR, "unreadable_image", "validation: images/y.png", 0, "y.png"),
+            (ERROR, "undeclared_category", "validation: labels.yaml", 1, "x.png"),
+            (ERROR, "annotation_without_image", "validation: labels.yaml", 3, "z.png"),
+        ]
+        assert (totals.errors, totals.images) == (3, 6)
+        alone, _ = await service.findings(other_dataset.source)
+        assert [f.file for f in alone] == ["images/y.png", "labels.yaml", "labels.yaml"]
+
+    run(test)
+
+
+def test_broken_metadata_of_the_validation_dataset_are_findings(run: Any, dataset: Any, other_dataset: Any) -> None:
+    dataset.write()
+    other_dataset.write("task: multiclass classification\n", images=("x.png",))
+    other_dataset.image("x.png", color=50)
+
+    async def test(service: Any) -> None:
+        findings, totals = await service.findings(dataset.source, validation_source=other_dataset.source)
+        assert [(f.severity, f.rule, f.file) for f in findings] == [
+            (ERROR, "missing_key", "validation: metadata.yaml"),
+        ]
+        assert totals.errors == 1
+
+    run(test)
+
+
 def test_validation_may_have_other_identities(run: Any, dataset: Any, other_dataset: Any) -> None:
     head = "task: metric learning\nannotations: labels.yaml\nidentities: "
     dataset.write(head + "[ann, bob]\n", images=("a.png",), **{"labels.yaml": "a.png: ann\n"})

@@ -15,14 +15,22 @@ from services.conversion.convert.boxes import (
 from services.conversion.convert.classification import multiclass_to_multilabel, rename
 from services.conversion.convert.edge import Edge, KeypointToDetection, SemanticToMultilabel
 from services.conversion.convert.images import forget_annotations
+from services.conversion.convert.maps import (
+    instance_to_detection,
+    panoptic_to_instance,
+    panoptic_to_semantic,
+    semantic_to_multilabel,
+)
 from services.conversion.task import IMAGES_ALONE, Task
 
 ANNOTATED_EDGES: tuple[Edge, ...] = (
     Edge(
         start=Task.PANOPTIC_SEGMENTATION,
         end=Task.SEMANTIC_SEGMENTATION,
-        losses=("which instance a pixel belongs to",),
-        rule="a pixel gets its segment's class, things and stuff alike; void becomes ignored; all void is null",
+        losses=("which instance a pixel belongs to", "which segments are a crowd"),
+        rule="a pixel gets its segment's class, things and stuff alike; void, and segments to ignore, become ignored; "
+        "where nothing else is there it is null",
+        step=panoptic_to_semantic,
     ),
     Edge(
         start=Task.PANOPTIC_SEGMENTATION,
@@ -30,12 +38,14 @@ ANNOTATED_EDGES: tuple[Edge, ...] = (
         losses=("stuff", "which pixels are void"),
         rule="one instance for each pair of category and id of the things, all its parts together; without `things` "
         "every pair is an instance",
+        step=panoptic_to_instance,
     ),
     Edge(
         start=Task.INSTANCE_SEGMENTATION,
         end=Task.OBJECT_DETECTION,
         losses=("the shape of each instance",),
-        rule="the tight half-open box over all parts of the mask; an empty mask is dropped",
+        rule="the tight half-open box over all parts of the mask, in pixels of the image; an empty mask is dropped",
+        step=instance_to_detection,
     ),
     Edge(
         start=Task.QUADRILATERAL_DETECTION,
@@ -72,6 +82,7 @@ ANNOTATED_EDGES: tuple[Edge, ...] = (
         losses=("where the classes are", "classes with fewer than `min_pixels` pixels"),
         rule="the classes with at least `min_pixels` pixels; a map that is all ignored becomes null",
         options=SemanticToMultilabel,
+        step=semantic_to_multilabel,
     ),
     Edge(
         start=Task.MULTICLASS_CLASSIFICATION,

@@ -31,11 +31,20 @@ StepOptions: TypeAlias = KeypointToDetection | SemanticToMultilabel
 
 
 @dataclass(frozen=True, kw_only=True)
+class Remark:
+    """What the report of a conversion says once of a step, however many images it takes. `rule` is a finding's."""
+
+    rule: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """An edge at work on one dataset. `convert` gets an annotation that is not null and gives one, or None (null)."""
 
     vocabulary: Any
     convert: Callable[[Any, ImageSize, Place, Report], Any]
+    remarks: tuple[Remark, ...] = ()
 
 
 StepFunction: TypeAlias = Callable[[Any, StepOptions | None], Step]
@@ -44,17 +53,14 @@ StepFunction: TypeAlias = Callable[[Any, StepOptions | None], Step]
 
 @dataclass(frozen=True, kw_only=True)
 class Edge:
-    """A direct conversion. `losses` and `rule` are for people. `options` is what the step takes, if anything.
-
-    `step` is None as long as this version of the service can plan the conversion and not do it.
-    """
+    """A direct conversion. `losses` and `rule` are for people. `options` is what the step takes, if anything."""
 
     start: Task
     end: Task
     losses: tuple[str, ...] = ()
     rule: str
     options: type[StepOptions] | None = None
-    step: StepFunction | None = None
+    step: StepFunction
 
     @property
     def name(self) -> str:

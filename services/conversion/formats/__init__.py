@@ -1,7 +1,4 @@
-"""The native format, one file a task behind one Protocol; adding a task edits these tables and nothing else.
-
-Every task has a description, so that ListTasks tells how to annotate for it; FORMATS holds those that are read so far.
-"""
+"""The native format, one file a task behind one Protocol; adding a task edits these tables and nothing else."""
 
 from __future__ import annotations
 
@@ -11,14 +8,18 @@ from typing import Any
 from services.conversion.formats import (
     anomaly_detection,
     autoencoding,
+    depth_estimation,
+    instance_segmentation,
     keypoint_detection,
     metric_learning,
     multiclass_classification,
     multilabel_classification,
     object_detection,
+    panoptic_segmentation,
     quadrilateral_detection,
     regression,
     scene_text_recognition,
+    semantic_segmentation,
     view_invariance_learning,
 )
 from services.conversion.formats.format import Format
@@ -33,6 +34,10 @@ FORMATS: Mapping[Task, Format[Any, Any]] = {
     Task.OBJECT_DETECTION: object_detection.ObjectDetection(),
     Task.QUADRILATERAL_DETECTION: quadrilateral_detection.QuadrilateralDetection(),
     Task.KEYPOINT_DETECTION: keypoint_detection.KeypointDetection(),
+    Task.INSTANCE_SEGMENTATION: instance_segmentation.InstanceSegmentation(),
+    Task.SEMANTIC_SEGMENTATION: semantic_segmentation.SemanticSegmentation(),
+    Task.PANOPTIC_SEGMENTATION: panoptic_segmentation.PanopticSegmentation(),
+    Task.DEPTH_ESTIMATION: depth_estimation.DepthEstimation(),
     Task.ANOMALY_DETECTION: anomaly_detection.AnomalyDetection(),
     Task.AUTOENCODING: autoencoding.Autoencoding(),
     Task.VIEW_INVARIANCE_LEARNING: view_invariance_learning.ViewInvarianceLearning(),

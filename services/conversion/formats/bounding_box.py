@@ -39,11 +39,12 @@ def clipped(box: Bbox, size: ImageSize) -> Bbox:
     xmin, ymin, xmax, ymax = box
     if xmin >= 0 and ymin >= 0 and xmax <= size.width and ymax <= size.height:
         return box
+    width, height = float(size.width), float(size.height)  # a box is floats, all through
     return (
-        min(max(xmin, 0.0), size.width),
-        min(max(ymin, 0.0), size.height),
-        min(max(xmax, 0.0), size.width),
-        min(max(ymax, 0.0), size.height),
+        min(max(xmin, 0.0), width),
+        min(max(ymin, 0.0), height),
+        min(max(xmax, 0.0), width),
+        min(max(ymax, 0.0), height),
     )
 
 

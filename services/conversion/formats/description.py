@@ -38,21 +38,25 @@ DESCRIPTIONS: Mapping[Task, Description] = {
     ),
     Task.INSTANCE_SEGMENTATION: Description(
         keys=("categories", "colors"),
-        annotation="an RGB TIFF, one page an instance: black and the category's colour; one black page is no object",
+        annotation="an RGB TIFF, one page an instance: black and the category's colour; one black page is no object; "
+        "`<stem>.yaml` beside it may list pages, from 1, under `crowd` and `ignore`",
     ),
     Task.SEMANTIC_SEGMENTATION: Description(
         keys=("categories", "colors"), annotation="an RGB PNG of the categories' colours; black is ignored"
     ),
     Task.PANOPTIC_SEGMENTATION: Description(
         keys=("categories", "colors", "[things]"),
-        annotation="a TIFF of two pages: the colour map, where black is void, then the instance ids",
+        annotation="a TIFF of two pages: the colour map, where black is void, then the instance ids; `<stem>.yaml` "
+        "beside it may list pairs [category, id] under `crowd` and `ignore`",
     ),
     Task.DEPTH_ESTIMATION: Description(
         keys=("range",),
         annotation="a gray PNG of 8 or 16 bits: 0 is ignored, 1 is the far end of the range, the maximum the near end",
     ),
     Task.ANOMALY_DETECTION: Description(
-        keys=(), annotation="none is needed; for validation `normal` or `anomalous`, or a folder of masks"
+        keys=(),
+        annotation="none is needed; for validation `normal` or `anomalous`, or a folder of masks, PNG: what is not "
+        "black is anomalous",
     ),
     Task.AUTOENCODING: Description(keys=(), annotation="none"),
     Task.VIEW_INVARIANCE_LEARNING: Description(keys=(), annotation="none"),

@@ -19,6 +19,7 @@ class ImagesAlone:
     annotated = False
     optional = True
     keys: Sequence[str] = ()
+    map_suffixes: Sequence[str] = ()
 
     def read_vocabulary(self, metadata: Mapping, place: Place, report: Report) -> None:
         return None
@@ -32,7 +33,7 @@ class ImagesAlone:
     def read(self, value: Value, size: ImageSize, place: Place, vocabulary: None, report: Report) -> None:
         return None
 
-    def write(self, annotation: None) -> Json:
+    def write(self, annotation: None, size: ImageSize, vocabulary: None) -> Json:
         return None
 
     def count(self, annotation: None) -> int:

@@ -24,7 +24,7 @@ def read_interval(metadata: Mapping, place: Place, report: Report) -> Interval:
     """The interval that the metadata declare. What is missing or wrong fails, and anything stands in for it."""
     value = metadata.get(KEY)
     place = replace(place, line=metadata.lines.get(KEY, place.line))
-    stand_in = Interval(low=0, high=1)
+    stand_in = Interval(low=0.0, high=1.0)
     if value is None:
         report.fail("missing_key", f"the key {KEY!r} is missing: give the lowest and the highest value", place)
         return stand_in

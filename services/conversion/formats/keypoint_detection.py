@@ -68,6 +68,7 @@ class KeypointDetection:
     annotated = True
     optional = False
     keys = ("keypoints", "sigmas", "flip_pairs")
+    map_suffixes: Sequence[str] = ()
 
     def read_vocabulary(self, metadata: Mapping, place: Place, report: Report) -> Keypoints:
         names = read_names(metadata, "keypoints", place, report, reserved=RESERVED_NAMES)
@@ -90,7 +91,7 @@ class KeypointDetection:
     ) -> Instances | None:
         return read_objects(value, size, place, report, lambda each: _read_instance(each, vocabulary.names))
 
-    def write(self, annotation: Instances) -> Json:
+    def write(self, annotation: Instances, size: ImageSize, vocabulary: Keypoints) -> Json:
         return [_write_instance(each) for each in annotation]
 
     def count(self, annotation: Instances) -> int:

@@ -22,6 +22,7 @@ class MetricLearning:
     annotated = True
     optional = False
     keys = ("identities",)
+    map_suffixes: Sequence[str] = ()
 
     def read_vocabulary(self, metadata: Mapping, place: Place, report: Report) -> Names:
         return read_names(metadata, "identities", place, report)
@@ -35,7 +36,7 @@ class MetricLearning:
     def read(self, value: Value, size: ImageSize, place: Place, vocabulary: Names, report: Report) -> str | None:
         return read_one(value, "identity", place, vocabulary, report)
 
-    def write(self, annotation: str) -> Json:
+    def write(self, annotation: str, size: ImageSize, vocabulary: Names) -> Json:
         return annotation
 
     def count(self, annotation: str) -> int:

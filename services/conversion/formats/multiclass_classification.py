@@ -23,6 +23,7 @@ class MulticlassClassification:
     annotated = True
     optional = False
     keys = ("categories", "ordered")
+    map_suffixes: Sequence[str] = ()
 
     def read_vocabulary(self, metadata: Mapping, place: Place, report: Report) -> Names:
         names = read_names(metadata, "categories", place, report)
@@ -38,7 +39,7 @@ class MulticlassClassification:
     def read(self, value: Value, size: ImageSize, place: Place, vocabulary: Names, report: Report) -> str | None:
         return read_one(value, "category", place, vocabulary, report)
 
-    def write(self, annotation: str) -> Json:
+    def write(self, annotation: str, size: ImageSize, vocabulary: Names) -> Json:
         return annotation
 
     def count(self, annotation: str) -> int:

@@ -22,6 +22,7 @@ class MultilabelClassification:
     annotated = True
     optional = False
     keys = ("labels",)
+    map_suffixes: Sequence[str] = ()
 
     def read_vocabulary(self, metadata: Mapping, place: Place, report: Report) -> Names:
         return read_names(metadata, "labels", place, report)
@@ -37,7 +38,7 @@ class MultilabelClassification:
     ) -> tuple[str, ...] | None:
         return read_set(value, "label", place, vocabulary, report)
 
-    def write(self, annotation: tuple[str, ...]) -> Json:
+    def write(self, annotation: tuple[str, ...], size: ImageSize, vocabulary: Names) -> Json:
         return annotation
 
     def count(self, annotation: tuple[str, ...]) -> int:

@@ -42,6 +42,7 @@ class ObjectDetection:
     annotated = True
     optional = False
     keys = ("categories",)
+    map_suffixes: Sequence[str] = ()
 
     def read_vocabulary(self, metadata: Mapping, place: Place, report: Report) -> Names:
         return read_names(metadata, "categories", place, report, reserved=RESERVED_NAMES)
@@ -55,7 +56,7 @@ class ObjectDetection:
     def read(self, value: Value, size: ImageSize, place: Place, vocabulary: Names, report: Report) -> Boxes | None:
         return read_objects(value, size, place, report, lambda each: _read_box(each, vocabulary))
 
-    def write(self, annotation: Boxes) -> Json:
+    def write(self, annotation: Boxes, size: ImageSize, vocabulary: Names) -> Json:
         return [
             {
                 "category": each.category,

@@ -45,6 +45,7 @@ class QuadrilateralDetection:
     annotated = True
     optional = False
     keys = ("categories",)
+    map_suffixes: Sequence[str] = ()
 
     def read_vocabulary(self, metadata: Mapping, place: Place, report: Report) -> Names:
         return read_names(metadata, "categories", place, report, reserved=RESERVED_NAMES)
@@ -58,7 +59,7 @@ class QuadrilateralDetection:
     def read(self, value: Value, size: ImageSize, place: Place, vocabulary: Names, report: Report) -> Quads | None:
         return read_objects(value, size, place, report, lambda each: _read_quad(each, vocabulary))
 
-    def write(self, annotation: Quads) -> Json:
+    def write(self, annotation: Quads, size: ImageSize, vocabulary: Names) -> Json:
         return [
             {
                 "category": each.category,

@@ -23,6 +23,7 @@ class Regression:
     annotated = True
     optional = False
     keys = (KEY,)
+    map_suffixes: Sequence[str] = ()
 
     def read_vocabulary(self, metadata: Mapping, place: Place, report: Report) -> Interval:
         return read_interval(metadata, place, report)
@@ -52,7 +53,7 @@ class Regression:
             return None
         return number
 
-    def write(self, annotation: float) -> Json:
+    def write(self, annotation: float, size: ImageSize, vocabulary: Interval) -> Json:
         return written(annotation)
 
     def count(self, annotation: float) -> int:

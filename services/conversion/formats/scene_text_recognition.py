@@ -29,6 +29,7 @@ class SceneTextRecognition:
     annotated = True
     optional = False
     keys = ("tokens",)
+    map_suffixes: Sequence[str] = ()
 
     def read_vocabulary(self, metadata: Mapping, place: Place, report: Report) -> Names:
         names = read_names(_split(metadata), "tokens", place, report)
@@ -67,7 +68,7 @@ class SceneTextRecognition:
         _report_tokens(items, lines, place, vocabulary, report)
         return None
 
-    def write(self, annotation: tuple[str, ...]) -> Json:
+    def write(self, annotation: tuple[str, ...], size: ImageSize, vocabulary: Names) -> Json:
         return annotation
 
     def count(self, annotation: tuple[str, ...]) -> int:

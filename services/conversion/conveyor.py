@@ -1,0 +1,185 @@
+"""Carries the records of a source through a recipe into a sink: some chunks at a time, put down in their order.
+
+Memory is bounded by the chunks in flight, whatever the number of images. Findings, counts and files come out in the
+order of the records, so that they do not depend on which worker was first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from services.chassis.errors import Reason, SihlaiError, Unavailable
+from services.conversion.chunk import ChunkResult, RawRecord, Recipe, convert_chunk
+from services.conversion.counts import Counts
+from services.conversion.finding import Report
+from services.conversion.formats.format import MapFile
+from services.conversion.journal import Journal
+from services.conversion.sink import Sink
+from services.conversion.work import in_thread
+
+CHUNK_RECORDS = 250
+"""Records of a chunk without maps: the grain of progress, of cancellation and of what is taken up again."""
+CHUNK_MAPS = 16
+"""Records of a chunk where maps are read or written."""
+CHUNK_BYTES = 32 * 2**20
+"""A chunk ends with the map that reaches this."""
+CHUNKS_PER_WORKER = 2
+"""In flight: one is worked on, one waits, so that no worker does."""
+BROKEN_RETRY_SECONDS = 5.0
+
+Load: TypeAlias = Callable[[RawRecord], Awaitable[bytes]]
+"""The content of a record's file. Raises our errors, FailedPrecondition (DATASET_CHANGED) where it is another now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Freight:
+    """What is to be carried. `reading`: where `records` reports what is wrong; it is emptied chunk by chunk.
+
+    `maps`: whether maps are read or written, so that the work is done by processes. `load` is needed where a record
+    has a path.
+    """
+
+    recipe: Recipe
+    records: Iterator[RawRecord]
+    reading: Report
+    maps: bool = False
+    load: Load | None = None
+
+
+@dataclass(kw_only=True)
+class Totals:
+    """What was carried so far."""
+
+    images: int = 0
+    labelled_in: int = 0
+    dropped_by_steps: int = 0
+    counts_in: Counts = field(default_factory=Counts)
+    counts_out: Counts = field(default_factory=Counts)
+
+
+class Conveyor:
+    """`threads` do what is short, `workers` what is long, `workers_max` at once. `requests_max`: files read at once."""
+
+    def __init__(self, *, threads: Executor, workers: Executor, workers_max: int, requests_max: int) -> None:
+        self._threads = threads
+        self._workers = workers
+        self._workers_max = workers_max
+        self._requests_max = requests_max
+
+    async def carry(
+        self,
+        freight: Freight,
+        report: Report,
+        tell: Callable[[Totals], None],
+        *,
+        sink: Sink | None = None,
+        journal: Journal | None = None,
+    ) -> Totals:
+        """Carry everything; `tell` hears of each chunk. The sink has begun, and is not ended here.
+
+        Chunks that the journal holds are not done again. Raises what the load raises, and Unavailable where a worker
+        died.
+        """
+        totals = Totals()
+        requests = asyncio.Semaphore(self._requests_max)
+        in_flight_max = self._workers_max * CHUNKS_PER_WORKER if freight.maps else 1
+        waiting: deque[tuple[_Chunk, asyncio.Task[ChunkResult]]] = deque()
+        more = True
+        try:
+            number = 0
+            while more or waiting:
+                while more and len(waiting) < in_flight_max:
+                    chunk = await in_thread(self._threads, _next_chunk, freight, number)
+                    more = bool(chunk.records)
+                    task = asyncio.create_task(self._convert(freight, chunk, requests, journal))
+                    waiting.append((chunk, task))
+                    number += 1
+                chunk, task = waiting[0]
+                result = await task
+                waiting.popleft()
+                report.merge(result.report)
+                report.merge(chunk.reading)
+                await in_thread(self._threads, _put_down, chunk, result, totals, sink)
+                tell(totals)
+        finally:
+            tasks = [task for _, task in waiting]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+        return totals
+
+    async def _convert(
+        self, freight: Freight, chunk: _Chunk, requests: asyncio.Semaphore, journal: Journal | None
+    ) -> ChunkResult:
+        if not chunk.records:
+            return ChunkResult(report=Report(findings_max=0))
+        if journal is not None:
+            found = await in_thread(self._threads, journal.find, chunk.number, chunk.records)
+            if found is not None:
+                return found
+        records = await _load(chunk.records, freight.load, requests) if freight.load is not None else chunk.records
+        executor = self._workers if freight.maps else self._threads
+        try:
+            # It is pure: nobody has to wait for it when the call is cancelled, and what waits for a worker is dropped.
+            result = await asyncio.get_running_loop().run_in_executor(executor, convert_chunk, freight.recipe, records)
+        except BrokenExecutor as error:
+            message = "a process that converts died, perhaps for want of memory: send the call again"
+            raise Unavailable(Reason.SERVICE_UNAVAILABLE, message, retry_after_seconds=BROKEN_RETRY_SECONDS) from error
+        if journal is not None:
+            await in_thread(self._threads, journal.write, chunk.number, result)
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunk:
+    number: int
+    records: Sequence[RawRecord]
+    """None: there are no more."""
+    reading: Report
+
+
+def _next_chunk(freight: Freight, number: int) -> _Chunk:
+    """Depends on nothing but the records: a chunk is the same in every run."""
+    records: list[RawRecord] = []
+    records_max = CHUNK_MAPS if freight.maps else CHUNK_RECORDS
+    size_bytes = 0
+    for record in freight.records:
+        records.append(record)
+        size_bytes += record.size_bytes
+        if len(records) >= records_max or size_bytes >= CHUNK_BYTES:
+            break
+    return _Chunk(number=number, records=records, reading=freight.reading.take())
+
+
+async def _load(records: Sequence[RawRecord], load: Load, requests: asyncio.Semaphore) -> list[RawRecord]:
+    async def loaded(record: RawRecord) -> RawRecord:
+        if not record.path:
+            return record
+        async with requests:
+            content = await load(record)
+        file = MapFile(suffix=record.suffix, content=content, about=record.value, about_file=record.about_file)
+        return replace(record, value=file)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(loaded(record)) for record in records]
+    except* SihlaiError as errors:  # one of ours is what the caller knows: the group is only how we work
+        raise errors.exceptions[0] from errors
+    return [task.result() for task in tasks]
+
+
+def _put_down(chunk: _Chunk, result: ChunkResult, totals: Totals, sink: Sink | None) -> None:
+    totals.images += len(chunk.records)
+    totals.dropped_by_steps += result.dropped_by_steps
+    totals.counts_in.merge(result.counts_in)
+    totals.counts_out.merge(result.counts_out)
+    for record, (_, annotated, written) in zip(chunk.records, result.written, strict=True):
+        totals.labelled_in += annotated
+        if sink is not None:
+            sink.add(record.image, written)
