@@ -1,0 +1,173 @@
+"""The files of a foreign dataset, wherever they lie: listed once, read as they are needed, within named limits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from services.chassis.errors import FailedPrecondition, Reason, ResourceExhausted
+from services.chassis.objects import ObjectFolder, ObjectNotFound
+from services.conversion.chunk import RawRecord
+from services.conversion.finding import Place, Report
+from services.conversion.foreign.foreign_format import ForeignError, ForeignImage
+from services.conversion.source import ImageFile, Listing, local_path
+from services.conversion.work import in_thread, some_at_a_time
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignLimits:
+    """What of a foreign dataset is taken into memory. `file_bytes_max`: a file of one image's annotations, or a map."""
+
+    files_max: int
+    document_bytes_max: int
+    file_bytes_max: int
+    requests_max: int
+
+
+class ForeignSource:
+    """The files under a folder, hidden ones left out; what leads out of it is refused."""
+
+    def __init__(self, folder: ObjectFolder, limits: ForeignLimits, executor: Executor) -> None:
+        self._folder = folder
+        self._limits = limits
+        self._executor = executor
+        self._versions: dict[str, str] = {}
+        self.paths: Mapping[str, int] = {}
+        self.parts: dict[str, str] = {}
+        """Documents that were read, with the hash of their content."""
+
+    @property
+    def uri(self) -> str:
+        """Where they are."""
+        return self._folder.uri
+
+    async def list(self, report: Report) -> None:
+        """Fill `paths`. Raises FailedPrecondition where there is nothing, ResourceExhausted where there is too much."""
+        found: dict[str, int] = {}
+        async for each in self._folder.list():
+            if any(part.startswith((".", "__MACOSX")) for part in each.path.split("/")):
+                continue
+            found[each.path] = each.size_bytes
+            self._versions[each.path] = each.etag
+            if len(found) > self._limits.files_max:
+                raise ResourceExhausted(
+                    Reason.LIMIT_REACHED,
+                    f"{self.uri} holds more than {self._limits.files_max} files",
+                    {"what": "foreign_files_max", "limit": str(self._limits.files_max), "uri": self.uri},
+                )
+        local = local_path(self.uri)
+        outside = await in_thread(self._executor, _outside, local, list(found)) if local is not None else []
+        for path in outside:
+            report.error("leads_outside", "it is a link out of the dataset: put the file there", Place(file=path))
+            del found[path]
+        if not found:
+            message = f"there is no dataset at {self.uri}: there are no files"
+            raise FailedPrecondition(Reason.DATASET_NOT_FOUND, message, {"uri": self.uri})
+        self.paths = dict(sorted(found.items()))
+
+    async def read(self, path: str) -> bytes:
+        """One document, whole; its hash is part of the fingerprint."""
+        if self.paths[path] > self._limits.document_bytes_max:
+            raise _too_large(path, self.paths[path], self._limits.document_bytes_max)
+        try:
+            content = await self._folder.read(path)
+        except ObjectNotFound as error:
+            raise self._changed(path) from error
+        self.parts[path] = await in_thread(self._executor, _sha256, content)
+        return content
+
+    async def read_each(self, paths: Sequence[str], take: Callable[[str, bytes], None]) -> None:
+        """Many small documents in their order, some of them read at once; together they are as large as one may be."""
+        size_bytes = sum(self.paths[path] for path in paths)
+        if size_bytes > self._limits.document_bytes_max:
+            raise _too_large(f"{paths[0]} and others", size_bytes, self._limits.document_bytes_max)
+        for path in paths:
+            if self.paths[path] > self._limits.file_bytes_max:
+                raise _too_large(path, self.paths[path], self._limits.file_bytes_max)
+        for start in range(0, len(paths), self._limits.requests_max):
+            batch = paths[start : start + self._limits.requests_max]
+            contents: dict[str, bytes] = {}
+
+            async def read_one(path: str, contents: dict[str, bytes] = contents) -> None:
+                contents[path] = await self.read(path)
+
+            await some_at_a_time((read_one(path) for path in batch), len(batch))
+            await in_thread(self._executor, _take_all, batch, contents, take)
+
+    async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function that takes long."""
+        return await in_thread(self._executor, function, *arguments)
+
+    async def load(self, record: RawRecord) -> bytes:
+        """The file of one image's annotations. Raises FailedPrecondition (DATASET_CHANGED) where it is gone."""
+        try:
+            return await self._folder.read(record.path)
+        except ObjectNotFound as error:
+            raise self._changed(record.path) from error
+
+    async def copy(self, image: ForeignImage, target: Path) -> None:
+        """An image, to a file of this machine."""
+        try:
+            await self._folder.copy_to_local(image.path, target)
+        except ObjectNotFound as error:
+            raise self._changed(image.path) from error
+
+    def version(self, path: str) -> str:
+        """Changes whenever a file may have changed."""
+        return f"{self.paths[path]}-{self._versions[path]}"
+
+    def fits(self, path: str) -> bool:
+        """Whether a file of one image's annotations may be read."""
+        return self.paths[path] <= self._limits.file_bytes_max
+
+    def listing(self, images: Sequence[ForeignImage]) -> Listing:
+        """The images by their paths here, for the index."""
+        files = (
+            ImageFile(name=image.path, size_bytes=self.paths[image.path], version=self._versions[image.path])
+            for image in images
+        )
+        return Listing(files=tuple(sorted(files, key=lambda file: file.name)))
+
+    @property
+    def folder(self) -> ObjectFolder:
+        """Where the images of a listing are read."""
+        return self._folder
+
+    def _changed(self, path: str) -> FailedPrecondition:
+        message = f"{self.uri}/{path} was listed, but it is not there any more: the dataset changed meanwhile"
+        return FailedPrecondition(Reason.DATASET_CHANGED, message, {"uri": f"{self.uri}/{path}"})
+
+
+def _outside(root: Path, paths: Sequence[str]) -> list[str]:
+    """Files that are reached through a link out of the root. Each folder is resolved once: there may be millions."""
+    resolved = root.resolve()
+    folders: dict[Path, bool] = {}
+    found = []
+    for path in paths:
+        full = root / path
+        inside = folders.get(full.parent)
+        if inside is None:
+            inside = folders[full.parent] = full.parent.resolve().is_relative_to(resolved)
+        if not inside or (full.is_symlink() and not full.resolve().is_relative_to(resolved)):
+            found.append(path)
+    return found
+
+
+def _take_all(paths: Sequence[str], contents: Mapping[str, bytes], take: Callable[[str, bytes], None]) -> None:
+    for path in paths:
+        take(path, contents[path])
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _too_large(path: str, size_bytes: int, size_bytes_max: int) -> ForeignError:
+    message = f"it has {size_bytes} bytes, but at most {size_bytes_max} are read"
+    return ForeignError("file_too_large", message, Place(file=path))

@@ -1,0 +1,21 @@
+"""Maps at the size of their images, where a foreign format wants them so; natively they may be smaller."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.conversion.index import ImageSize
+
+Pixel = TypeVar("Pixel", np.bool_, np.uint16)
+
+
+def scaled(pixels: NDArray[Pixel], size: ImageSize) -> NDArray[Pixel]:
+    """Each pixel is that of the map, of shape (height, width), which its middle lies in."""
+    height, width = pixels.shape
+    rows = (2 * np.arange(size.height) + 1) * height // (2 * size.height)
+    columns = (2 * np.arange(size.width) + 1) * width // (2 * size.width)
+    found: NDArray[Pixel] = pixels[rows][:, columns]
+    return found
