@@ -4,10 +4,10 @@ UV_VERSION := 0.13.8
 BIN := .venv/bin
 PROTOS := $(shell find protos -name '*.proto') protos/hatch_build.py
 
-.PHONY: help setup demo test check format bench constraints clean
+.PHONY: help setup demo test check format bench bench-coco-json fuzz constraints clean
 
 help:  ## This list.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: .venv/.installed  ## The virtual environment with every tested version.
 
@@ -37,9 +37,15 @@ format: setup  ## Formats Python and protos.
 	$(BIN)/ruff format --quiet .
 	$(BIN)/buf format --write
 
+bench-coco-json: setup  ## Measures reading COCO's JSON at its full size: minutes, 1 GB of disk, 4 GB of memory.
+	$(BIN)/python -m tests.bench.coco_json --json
+
 bench: setup  ## Measures what the README promises; one JSON object a line.
 	$(BIN)/python -m tests.bench.metrics --json
 	$(BIN)/python -m tests.bench.conversion --json
+
+fuzz: setup  ## An hour of fuzzing of all that reads datasets; SECONDS=60 for less, SEED=1 for the same again.
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED))
 
 constraints: $(BIN)/uv  ## Pins the newest versions that fit together; run the tests before committing the result.
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --python-version 3.11 --upgrade --quiet \
