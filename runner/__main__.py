@@ -92,7 +92,9 @@ async def serve(config: RunnerConfig, environ: Mapping[str, str], trainer_comman
         parts=Parts(
             config=config,
             conversion=Conversion(conversion, limits=conversion_limits, randomness=randomness),
-            downloads=Downloads(limits=download_limits, randomness=randomness),
+            downloads=Downloads(
+                limits=download_limits, randomness=randomness, own_credentials_uris=config.own_credentials_uris
+            ),
             ledger=ledger,
             meter=SystemMeter(gpus, config.work_folder),
             trainer_command=trainer_command,

@@ -1,7 +1,8 @@
 """One attempt, from its assignment to its end: prepared, trained, its checkpoints uploaded, its dataset deleted.
 
 However it ends, the trainer and all that it started are gone first, then the local dataset, and only then the end is
-written down for the scheduler. Points and lines go to the spool, which stays.
+written down for the scheduler. Points and lines go to the spool, which stays; reports of conversions go to the object
+store meanwhile.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.config import RunnerConfig
 from runner.agent.conversion import Conversion
+from runner.agent.conversion_report import ConversionReports
 from runner.agent.decision import Stopping
 from runner.agent.download import CheckpointDamaged, Downloads
 from runner.agent.ending import Ending, ending_of_stop, failure
@@ -99,6 +101,14 @@ class Attempt:
         self._hand_back = False
         self._stopped = asyncio.Event()
         self._stopped_at_once = asyncio.Event()
+        self._reports = ConversionReports(
+            uri=assignment.checkpoint_uri,
+            attempt=assignment.attempt,
+            epoch=assignment.epoch,
+            now_unix_us=parts.now_unix_us,
+            randomness=parts.randomness,
+            on_problem=lambda problem: recorder.line(problem, level=log_line_pb2.LOG_LEVEL_WARNING),
+        )
         self._uploads = Uploads(
             UploadTarget(job=assignment.job, epoch=assignment.epoch, uri=assignment.checkpoint_uri),
             waiting_max=parts.config.checkpoints_waiting_max,
@@ -113,9 +123,10 @@ class Attempt:
         """Work until the end, which is on disk when this returns; None where the attempt was dropped."""
         self._say(f"attempt {self.assignment.attempt} was assigned to {self._parts.config.runner}")
         self._uploading = asyncio.create_task(self._uploads.run())
-        helpers = [asyncio.create_task(self._measure()), self._uploading]
+        helpers = [asyncio.create_task(self._measure()), asyncio.create_task(self._reports.run()), self._uploading]
         try:
             ending = await self._ending()
+            await self._keep_reports()
         except Exception as error:
             log.exception("attempt_crashed", attempt=str(self.key))
             ending = failure(job_pb2.JOB_REASON_INTERNAL, f"the runner made a mistake: {type(error).__name__}: {error}")
@@ -204,6 +215,7 @@ class Attempt:
             recorder=self._recorder,
             on_work=self._on_work,
             on_fingerprint=self._on_fingerprint,
+            on_converted=self._reports.add,
         )
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, Path]) -> Path:
@@ -251,6 +263,16 @@ class Attempt:
         problem = self._uploads.failures[-1] if self._uploads.failures else f"not uploaded in {limit_seconds:g} s"
         message = f"the last checkpoint could not be written to the object store: {problem}; it is kept in {unsaved}"
         return failure(job_pb2.JOB_REASON_CHECKPOINT_ERROR, message)
+
+    async def _keep_reports(self) -> None:
+        """Wait a little for reports of conversions that are not kept yet; who stops at once does not wait."""
+        waits = [asyncio.create_task(self._reports.finished()), asyncio.create_task(self._stopped_at_once.wait())]
+        limit_seconds = self._parts.config.report_upload_seconds_max
+        await asyncio.wait(waits, timeout=limit_seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not waits[0].done():
+            self._say("not every report of a conversion could be kept", log_line_pb2.LOG_LEVEL_WARNING)
+        for wait in waits:
+            wait.cancel()
 
     def _close(self, ending: Ending) -> wire.ClosedAttempt | None:
         parts = self._parts

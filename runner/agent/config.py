@@ -60,7 +60,10 @@ class RunnerConfig:
     conversion_unavailable_minutes_max: float = setting(
         60.0, "how long conversion may be away while a job needs it", units="min", minimum=0
     )
-    downloads_concurrent_max: int = setting(16, "images that are downloaded at once", units="images", minimum=1)
+    own_credentials_uris: tuple[str, ...] = setting(
+        (), "s3:// uris that are read with the runner's own credentials where a dataset has none; as conversion's"
+    )
+    downloads_concurrent_max: int = setting(16, "files that are downloaded at once", units="files", minimum=1)
     download_tries_max: int = setting(5, "how often a download is tried", units="tries", minimum=1)
     disk_free_bytes_min: int = setting(
         256 * 2**20, "what a dataset must leave free on the disk", units="bytes", minimum=0
@@ -70,6 +73,9 @@ class RunnerConfig:
         "how long a checkpoint's upload may be tried once the trainer has ended; less than the scheduler waits",
         units="min",
         minimum=0,
+    )
+    report_upload_seconds_max: float = setting(
+        5.0, "how long reports of conversions may still be uploaded when an attempt has ended", units="s", minimum=0
     )
     checkpoints_waiting_max: int = setting(
         3, "checkpoints that may wait for their upload; older ones are dropped", units="checkpoints", minimum=1

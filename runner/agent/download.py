@@ -1,8 +1,9 @@
 """Datasets and checkpoints on the runner's disk: fetched whole, checked, and only then used.
 
-Of one split's heads the images are the same files and are fetched once; annotations and metadata are fetched for each
-head. Sizes are compared with the index, checksums of a checkpoint with what the scheduler recorded. Nothing here ever
-writes outside the folder that it is given: image names come from users.
+Of one split's heads the images are the same files and are fetched once; metadata, annotations and, where annotations
+are maps, the maps are fetched for each head. Sizes are compared with the index and with the annotations, checksums of a
+checkpoint with what the scheduler recorded. Nothing here ever writes outside the folder that it is given: names of
+images and maps come from users.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import hashlib
 import random
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from sihlai.conversion.v1 import dataset_pb2
@@ -23,15 +25,18 @@ from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.backoff import Backoff
 from services.chassis.errors import FailedPrecondition, Reason, RetryableError, SihlaiError
-from services.chassis.objects import Credentials, ObjectFolder, ObjectNotFound, open_store
+from services.chassis.object_uri import split_uri
+from services.chassis.objects import Credentials, ObjectFolder, ObjectLimits, ObjectNotFound, open_store
 
 METADATA = "metadata.json"
 ANNOTATIONS = "annotations.json"
 INDEX = "index.json"
+MAPS = "annotations"
+"""The folder of the maps, where annotations are maps."""
 RETRY_SECONDS_FIRST = 0.2
 RETRY_SECONDS_MAX = 10.0
 IN_MEMORY_BYTES_MAX = 2**20
-"""Larger images are written piece by piece."""
+"""Larger images and maps are written piece by piece."""
 HASH_CHUNK_BYTES = 2**20
 
 Result = TypeVar("Result")
@@ -68,10 +73,40 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
     images: list[IndexedImage]
 
 
+class MapEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """An annotation that is a map; what else is said of it is the trainer's."""
+
+    map: str
+    size_bytes: int = msgspec.field(name="bytes")
+    sha256: str = ""
+
+
 class Metadata(msgspec.Struct, frozen=True, kw_only=True):
-    """What the agent needs of a converted dataset's metadata."""
+    """What the agent needs of a converted dataset's metadata. `annotations` ends in a slash where they are maps."""
 
     images: str
+    annotations: str = ANNOTATIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A file to fetch: an `image` or a `map` of this name, to be written to `path`. Without `sha256` none is known."""
+
+    what: str
+    store: ObjectFolder
+    name: str
+    path: Path
+    size_bytes: int
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadDataset:
+    """A head's dataset, of which metadata and annotations are fetched. `maps` and the images are still to be."""
+
+    images_uri: str
+    images: Sequence[IndexedImage]
+    maps: Sequence[Wanted]
 
 
 class CheckpointDamaged(Exception):  # noqa: N818  # what it is; the reason's name is CHECKPOINT_ERROR
@@ -81,49 +116,63 @@ class CheckpointDamaged(Exception):  # noqa: N818  # what it is; the reason's na
 class Downloads:
     """Fetches from object stores, so many at once, each so often."""
 
-    def __init__(self, *, limits: DownloadLimits, randomness: random.Random) -> None:
+    def __init__(
+        self, *, limits: DownloadLimits, randomness: random.Random, own_credentials_uris: Sequence[str] = ()
+    ) -> None:
+        """`own_credentials_uris`: what of users' data is read with the process's own credentials, if they give none."""
         self._limits = limits
         self._random = randomness
+        self._own = [_uri_parts(uri) for uri in own_credentials_uris]
 
-    async def head(self, converted: dataset_pb2.DatasetSource, folder: Path) -> tuple[Metadata, Index]:
+    async def head(self, converted: dataset_pb2.DatasetSource, folder: Path) -> HeadDataset:
         """Fetch a head's metadata, annotations and index into `folder`. Raises our errors where it cannot."""
-        store = _open(converted)
+        store = open_result(converted)
         for name in (METADATA, ANNOTATIONS, INDEX):
             await self._tried(lambda name=name: store.copy_to_local(name, folder / name))  # type: ignore[misc]  # a loop's lambda
         metadata = _decoded(folder / METADATA, Metadata)
-        return metadata, _decoded(folder / INDEX, Index)
+        maps: Sequence[Wanted] = ()
+        if metadata.annotations.endswith("/"):
+            maps = await asyncio.to_thread(_wanted_maps, store, folder)
+        index = await asyncio.to_thread(_decoded, folder / INDEX, Index)
+        return HeadDataset(images_uri=metadata.images, images=index.images, maps=maps)
 
-    async def images(
-        self,
-        source: dataset_pb2.DatasetSource,
-        images_uri: str,
-        images: Iterable[IndexedImage],
-        folder: Path,
-        *,
-        on_progress: Callable[[int, int], None],
-    ) -> Downloaded:
-        """Fetch the images into `folder` with the source's credentials; `on_progress` gets images done and all.
+    def images(
+        self, source: dataset_pb2.DatasetSource, uri: str, images: Iterable[IndexedImage], folder: Path
+    ) -> list[Wanted]:
+        """The images of a user's dataset, which lie at `uri`, to be fetched into `folder`.
 
-        FailedPrecondition: DATASET_CHANGED where one is gone or has another size than the index says, DATASET_INVALID
-        where a name would lead outside the folder, LIMIT_REACHED where the disk has no room.
+        FailedPrecondition (DATASET_INVALID) where a name would lead outside the folder.
         """
-        images = list(images)
-        size_bytes = sum(image.size_bytes for image in images)
+        store = self._open_images(source, uri)
+        wanted = []
         for image in images:
             check_name(image.name)
-        folder.mkdir(parents=True, exist_ok=True)
+            path = folder / image.name
+            wanted.append(Wanted(what="image", store=store, name=image.name, path=path, size_bytes=image.size_bytes))
+        return wanted
+
+    async def files(
+        self, wanted: Sequence[Wanted], folder: Path, *, on_progress: Callable[[int, int], None]
+    ) -> Downloaded:
+        """Fetch images and maps, all of which go below `folder`; `on_progress` gets files done and all.
+
+        FailedPrecondition: DATASET_CHANGED where one is gone or is not what was said of it, LIMIT_REACHED where the
+        disk has no room.
+        """
+        size_bytes = sum(each.size_bytes for each in wanted)
+        for parent in {folder, *(each.path.parent for each in wanted)}:
+            parent.mkdir(parents=True, exist_ok=True)
         self._check_disk(folder, size_bytes)
-        store = _open(source, images_uri)
         begun = time.monotonic()
-        left = list(reversed(images))
+        left = list(reversed(wanted))
         done = 0
 
         async def fetch_some() -> None:
             nonlocal done
             while left:
-                await self._image(store, left.pop(), folder)
+                await self._fetch(left.pop())
                 done += 1
-                on_progress(done, len(images))
+                on_progress(done, len(wanted))
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -131,7 +180,7 @@ class Downloads:
                     group.create_task(fetch_some())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        return Downloaded(files=len(images), size_bytes=size_bytes, seconds=time.monotonic() - begun)
+        return Downloaded(files=len(wanted), size_bytes=size_bytes, seconds=time.monotonic() - begun)
 
     async def checkpoint(self, checkpoint: job_pb2.Checkpoint, folder: Path) -> Downloaded:
         """Fetch a checkpoint into `folder`. CheckpointDamaged where a file is not what was recorded."""
@@ -151,19 +200,41 @@ class Downloads:
         size_bytes = sum(file.size_bytes for file in checkpoint.files)
         return Downloaded(files=len(checkpoint.files), size_bytes=size_bytes, seconds=time.monotonic() - begun)
 
-    async def _image(self, store: ObjectFolder, image: IndexedImage, folder: Path) -> None:
-        path = folder / image.name
+    def _open_images(self, source: dataset_pb2.DatasetSource, uri: str) -> ObjectFolder:
+        """With the source's credentials. A bucket without any is read as a public one, as conversion does.
+
+        Otherwise a user would get what this process alone may read, or send its key's name to a server of theirs.
+        """
+        credentials = None
+        if source.HasField("credentials"):
+            credentials = Credentials(
+                access_key_id=source.credentials.access_key_id,
+                secret_access_key=source.credentials.secret_access_key,
+                session_token=source.credentials.session_token,
+            )
+        own = any(_uri_parts(uri)[: len(parts)] == parts for parts in self._own)
+        return open_store(
+            uri,
+            endpoint_url=source.endpoint_url or None,
+            region=source.region,
+            credentials=credentials,
+            anonymous=credentials is None and not own,
+        )
+
+    async def _fetch(self, wanted: Wanted) -> None:
         try:
-            if image.size_bytes <= IN_MEMORY_BYTES_MAX:
-                content = await self._tried(lambda: store.read(image.name))
-                path.write_bytes(content)
+            if wanted.size_bytes <= IN_MEMORY_BYTES_MAX:
+                content = await self._tried(lambda: wanted.store.read(wanted.name))
+                wanted.path.write_bytes(content)
                 size_bytes = len(content)
             else:
-                size_bytes = await self._tried(lambda: store.copy_to_local(image.name, path))
+                size_bytes = await self._tried(lambda: wanted.store.copy_to_local(wanted.name, wanted.path))
         except ObjectNotFound as error:
-            raise _changed(image.name, "is gone") from error
-        if size_bytes != image.size_bytes:
-            raise _changed(image.name, f"has {size_bytes} bytes, but its index says {image.size_bytes}")
+            raise _changed(wanted, "is gone") from error
+        if size_bytes != wanted.size_bytes:
+            raise _changed(wanted, f"has {size_bytes} bytes, but {wanted.size_bytes} were recorded")
+        if wanted.sha256 and await asyncio.to_thread(sha256_of, wanted.path) != wanted.sha256:
+            raise _changed(wanted, "has not the checksum that was recorded")
 
     async def _tried(self, fetch: Callable[[], Awaitable[Result]]) -> Result:
         backoff = Backoff(seconds_first=RETRY_SECONDS_FIRST, seconds_max=RETRY_SECONDS_MAX, randomness=self._random)
@@ -192,17 +263,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open(source: dataset_pb2.DatasetSource, uri: str = "") -> ObjectFolder:
-    """The source's folder, or another one with the source's credentials; without any, the process's own are used."""
-    credentials = None
-    if source.HasField("credentials"):
-        credentials = Credentials(
-            access_key_id=source.credentials.access_key_id,
-            secret_access_key=source.credentials.secret_access_key,
-            session_token=source.credentials.session_token,
-            region=source.region,
-        )
-    return open_store(uri or source.uri, endpoint_url=source.endpoint_url or None, credentials=credentials)
+def open_result(source: dataset_pb2.DatasetSource, *, limits: ObjectLimits | None = None) -> ObjectFolder:
+    """A converted dataset in the system's own store, with the process's own credentials."""
+    endpoint_url = source.endpoint_url or None
+    return open_store(source.uri, endpoint_url=endpoint_url, region=source.region, limits=limits)
 
 
 def check_name(name: str) -> None:
@@ -213,9 +277,34 @@ def check_name(name: str) -> None:
         )
 
 
-def _changed(name: str, problem: str) -> FailedPrecondition:
-    message = f"the image {name} {problem}: the dataset changed while it was read; submit the job again"
-    return FailedPrecondition(Reason.DATASET_CHANGED, message, {"name": name})
+def _wanted_maps(store: ObjectFolder, folder: Path) -> list[Wanted]:
+    """The maps that a head's annotations name, each once."""
+    annotations = _decoded(folder / ANNOTATIONS, dict[str, MapEntry | str | list[Any] | None])
+    wanted: dict[str, Wanted] = {}
+    for entry in annotations.values():
+        if isinstance(entry, MapEntry):
+            name = entry.map.removeprefix(f"{MAPS}/")
+            check_name(name)
+            wanted[name] = Wanted(
+                what="map",
+                store=store,
+                name=f"{MAPS}/{name}",
+                path=folder / MAPS / name,
+                size_bytes=entry.size_bytes,
+                sha256=entry.sha256,
+            )
+    return list(wanted.values())
+
+
+def _changed(wanted: Wanted, problem: str) -> FailedPrecondition:
+    message = f"the {wanted.what} {wanted.name} {problem}: the dataset changed while it was read; submit the job again"
+    return FailedPrecondition(Reason.DATASET_CHANGED, message, {"name": wanted.name})
+
+
+def _uri_parts(uri: str) -> tuple[str, ...]:
+    """What a uri names, part by part: those of a folder are the first ones of all that lies in it."""
+    parts = split_uri(uri)
+    return (parts.scheme, parts.netloc, *(part for part in unquote(parts.path).split("/") if part))
 
 
 def _decoded(path: Path, kind: type[Result]) -> Result:

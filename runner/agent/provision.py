@@ -22,7 +22,14 @@ from sihlai.scheduler.v1 import job_pb2, job_spec_pb2
 
 from runner.agent.config import Device
 from runner.agent.conversion import Conversion
-from runner.agent.download import CheckpointDamaged, Downloaded, Downloads, IndexedImage, check_name
+from runner.agent.download import (
+    CheckpointDamaged,
+    Downloaded,
+    Downloads,
+    IndexedImage,
+    Wanted,
+    check_name,
+)
 from runner.agent.ending import Ending, failure
 from runner.agent.recorder import Recorder
 from services.chassis.errors import Cancelled, DeadlineExceeded, Internal, RetryableError, SihlaiError
@@ -46,7 +53,10 @@ class Work:
 
 
 class Provision:
-    """One attempt's provision, in the attempt's own folder. `on_work` is called often, and must be cheap."""
+    """One attempt's provision, in the attempt's own folder. `on_work` is called often, and must be cheap.
+
+    `on_converted` gets the split, the head and the result of each conversion.
+    """
 
     def __init__(
         self,
@@ -59,6 +69,7 @@ class Provision:
         recorder: Recorder,
         on_work: Callable[[Work], None],
         on_fingerprint: Callable[[str], None],
+        on_converted: Callable[[str, str, conversion.ConversionResult], None],
     ) -> None:
         self._assignment = assignment
         self._folder = folder
@@ -68,6 +79,7 @@ class Provision:
         self._recorder = recorder
         self._on_work = on_work
         self._on_fingerprint = on_fingerprint
+        self._on_converted = on_converted
         self._said_at = 0.0
 
     async def run(self) -> Path:
@@ -107,21 +119,20 @@ class Provision:
         """Convert and fetch one dataset for all heads; its folders, as attempt.json names them."""
         images: dict[str, IndexedImage] = {}
         images_uri = ""
+        maps: list[Wanted] = []
         heads: dict[str, str] = {}
         for head in self._assignment.spec.model.heads:
             check_name(head.id)
             result = await self._converted(source, head, is_training=is_training)
-            metadata, index = await self._downloads.head(result.dataset, folder / "heads" / head.id)
-            images |= {image.name: image for image in index.images}
-            images_uri = metadata.images
+            found = await self._downloads.head(result.dataset, folder / "heads" / head.id)
+            images |= {image.name: image for image in found.images}
+            images_uri = found.images_uri
+            maps += found.maps
             heads[head.id] = str(folder / "heads" / head.id)
-        what = f"{folder.name} images"
-        fetched = await self._downloads.images(
-            source,
-            images_uri,
-            images.values(),
-            folder / "images",
-            on_progress=lambda done, total: self._work("downloading", done, total, what),
+        wanted = [*self._downloads.images(source, images_uri, images.values(), folder / "images"), *maps]
+        what = f"{folder.name} images and maps" if maps else f"{folder.name} images"
+        fetched = await self._downloads.files(
+            wanted, folder, on_progress=lambda done, total: self._work("downloading", done, total, what)
         )
         self._recorder.line(f"downloaded {fetched.files} {what}, {_amount(fetched)}")
         return {"images": str(folder / "images"), "heads": heads}
@@ -151,6 +162,7 @@ class Provision:
             ),
         )
         self._recorder.line(conversion_line(head, split, result), source="conversion")
+        self._on_converted(split, head.id, result)
         if is_training:
             self._on_fingerprint(result.source_fingerprint)
         return result

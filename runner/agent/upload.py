@@ -143,9 +143,9 @@ class Uploads:
     async def _write(self, checkpoint: job_pb2.Checkpoint, folder: Path) -> None:
         store = open_store(checkpoint.uri)
         for file in checkpoint.files:
-            await _write_once(store, file.name, folder / file.name, file.sha256)
+            await write_once(store, file.name, folder / file.name, file.sha256)
         manifest = json.dumps(manifest_of(checkpoint), indent=1).encode()
-        await _write_once(store, MANIFEST, manifest, hashlib.sha256(manifest).hexdigest())
+        await write_once(store, MANIFEST, manifest, hashlib.sha256(manifest).hexdigest())
 
 
 def manifest_of(checkpoint: job_pb2.Checkpoint) -> dict[str, object]:
@@ -167,7 +167,8 @@ def _cause_of(written: CheckpointWritten) -> job_pb2.CheckpointCause.ValueType:
     return job_pb2.CheckpointCause.ValueType(known.number) if known else job_pb2.CHECKPOINT_CAUSE_UNSPECIFIED
 
 
-async def _write_once(store: ObjectFolder, name: str, content: bytes | Path, sha256: str) -> None:
+async def write_once(store: ObjectFolder, name: str, content: bytes | Path, sha256: str) -> None:
+    """Write what is nobody else's to write. UploadFailed where something else is there already."""
     try:
         await store.write(name, content, create_only=True)
     except ObjectAlreadyExists:

@@ -61,10 +61,6 @@ class MulticlassClassification:
 
         return read
 
-    def stratum(self, target: Target) -> str:
-        """The category."""
-        return str(target)
-
     def batch(self, targets: Sequence[Target | None]) -> Targets | None:
         """The indices, UNLABELLED where there is none."""
         labelled = sum(target is not None for target in targets)

@@ -105,9 +105,6 @@ class Task(Protocol):
     def reader(self, vocabulary: Vocabulary) -> Callable[[Any], Target]:
         """What turns an image's annotation into its target; it raises WrongAnnotation."""
 
-    def stratum(self, target: Target) -> str:
-        """What a split into training and validation keeps the shares of."""
-
     def batch(self, targets: Sequence[Target | None]) -> Targets | None:
         """The targets of a batch, None where no image of it is annotated."""
 

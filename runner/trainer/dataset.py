@@ -18,6 +18,7 @@ from runner.tasks import task_of
 from runner.tasks.task import Target, Vocabulary, WrongAnnotation
 from runner.trainer.attempt_file import DatasetFolders
 from runner.trainer.failure import Failure, dataset_failure
+from runner.trainer.split import HeadAnnotations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,12 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Images in the order of their names. `vocabularies` is by head, in the order of the heads."""
+    """Images in the order of their names. `vocabularies` and `annotations` are by head, in the order of the heads."""
 
     image_folder: Path
     examples: tuple[Example, ...]
     vocabularies: tuple[Vocabulary, ...]
+    annotations: tuple[HeadAnnotations, ...]
 
 
 def read_dataset(
@@ -46,6 +48,7 @@ def read_dataset(
     up in them, and a name that they lack is refused, because the model has no output for it.
     """
     vocabularies = []
+    annotations: list[HeadAnnotations] = []
     targets_by_head: list[dict[str, Target]] = []
     for index, head in enumerate(heads):
         if head.id not in folders.heads:
@@ -55,12 +58,19 @@ def read_dataset(
         if trained is not None:
             vocabulary = _trained_vocabulary(head, trained[index], vocabulary)
         vocabularies.append(vocabulary)
-        targets_by_head.append(_targets(head, folder, vocabulary))
+        found = HeadAnnotations(task=task_of(head.task).name, annotations=_read_mapping(folder / "annotations.json"))
+        annotations.append(found)
+        targets_by_head.append(_targets(head, found.annotations, vocabulary))
     names = sorted(set().union(*targets_by_head))
     examples = tuple(
         Example(name=name, targets=tuple(targets.get(name) for targets in targets_by_head)) for name in names
     )
-    return Dataset(image_folder=folders.images, examples=examples, vocabularies=tuple(vocabularies))
+    return Dataset(
+        image_folder=folders.images,
+        examples=examples,
+        vocabularies=tuple(vocabularies),
+        annotations=tuple(annotations),
+    )
 
 
 def labelled_counts(examples: Sequence[Example], heads: int) -> list[int]:
@@ -91,12 +101,12 @@ def _trained_vocabulary(head: job_spec_pb2.Head, trained: Vocabulary, found: Voc
     return trained
 
 
-def _targets(head: job_spec_pb2.Head, folder: Path, vocabulary: Vocabulary) -> dict[str, Target]:
+def _targets(head: job_spec_pb2.Head, annotations: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Target]:
     """The targets of the images that have an annotation."""
     read = task_of(head.task).reader(vocabulary)
     targets: dict[str, Target] = {}
     wrong: list[str] = []
-    for name, annotation in _read_mapping(folder / "annotations.json").items():
+    for name, annotation in annotations.items():
         if PurePosixPath(name).name != name or "\\" in name:
             raise dataset_failure(f"annotations.json of head {head.id!r}: {name!r} is no plain file name")
         if annotation is None:

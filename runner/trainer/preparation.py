@@ -122,7 +122,7 @@ def prepare_data(attempt: Attempt, config: TrainerConfig, reporter: Reporter) ->
     heads = list(spec.model.heads)
     dataset = read_dataset(attempt.training, heads)
     if attempt.validation is None:
-        training, validation = _split(dataset.examples, spec)
+        training, validation = _split(dataset, spec)
         validation_folder = dataset.image_folder
     else:
         found = read_dataset(attempt.validation, heads, dataset.vocabularies)
@@ -148,16 +148,11 @@ def prepare_data(attempt: Attempt, config: TrainerConfig, reporter: Reporter) ->
     )
 
 
-def _split(examples: Sequence[Example], spec: job_spec_pb2.JobSpec) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Images to train and to validate on; each image counts for the first head that has an annotation for it."""
-    tasks = [task_of(head.task) for head in spec.model.heads]
-    strata = {}
-    for example in examples:
-        head, target = next((head, target) for head, target in enumerate(example.targets) if target is not None)
-        strata[example.name] = f"{head}/{tasks[head].stratum(target)}"
-    chosen = validation_names(strata, spec.data.validation_split.share, spec.data.validation_split.seed)
-    training = tuple(example for example in examples if example.name not in chosen)
-    return training, tuple(example for example in examples if example.name in chosen)
+def _split(dataset: Dataset, spec: job_spec_pb2.JobSpec) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Images to train and to validate on."""
+    chosen = validation_names(dataset.annotations, spec.data.validation_split.share, spec.data.validation_split.seed)
+    training = tuple(example for example in dataset.examples if example.name not in chosen)
+    return training, tuple(example for example in dataset.examples if example.name in chosen)
 
 
 def _tell_counts(

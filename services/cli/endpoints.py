@@ -15,6 +15,7 @@ from sihlai.logs.v1.log_service_pb2_grpc import LogServiceStub
 from sihlai.metrics.v1.metrics_service_pb2_grpc import MetricsServiceStub
 from sihlai.runner.v1.runner_admin_service_pb2_grpc import RunnerAdminServiceStub
 from sihlai.scheduler.v1.checkpoint_service_pb2_grpc import CheckpointServiceStub
+from sihlai.scheduler.v1.conversion_report_service_pb2_grpc import ConversionReportServiceStub
 from sihlai.scheduler.v1.job_service_pb2_grpc import JobServiceStub
 from sihlai.scheduler.v1.project_service_pb2_grpc import ProjectServiceStub
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # the stubs of mypy-protobuf alone know these
     from sihlai.metrics.v1.metrics_service_pb2_grpc import MetricsServiceAsyncStub
     from sihlai.runner.v1.runner_admin_service_pb2_grpc import RunnerAdminServiceAsyncStub
     from sihlai.scheduler.v1.checkpoint_service_pb2_grpc import CheckpointServiceAsyncStub
+    from sihlai.scheduler.v1.conversion_report_service_pb2_grpc import ConversionReportServiceAsyncStub
     from sihlai.scheduler.v1.job_service_pb2_grpc import JobServiceAsyncStub
     from sihlai.scheduler.v1.project_service_pb2_grpc import ProjectServiceAsyncStub
 
@@ -102,6 +104,11 @@ class Services:
     def checkpoints(self) -> CheckpointServiceAsyncStub:
         """The scheduler's checkpoints."""
         return CheckpointServiceStub(self._channel("scheduler"))
+
+    @property
+    def conversion_reports(self) -> ConversionReportServiceAsyncStub:
+        """What conversions gave for the scheduler's jobs."""
+        return ConversionReportServiceStub(self._channel("scheduler"))
 
     @property
     def runners(self) -> RunnerAdminServiceAsyncStub:

@@ -1,4 +1,4 @@
-"""`sihlai job`: submit, list, show, stop, resume, defaults."""
+"""`sihlai job`: submit, list, show, stop, resume, conversions, defaults."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sihlai.scheduler.v1.job_pb2 import Job
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
 from services.cli.defaults import field_defaults
+from services.cli.job_conversion import show_conversions
 from services.cli.log import follow_job
 from services.cli.name import checkpoint_name, job_name, project_name, short
 from services.cli.output import Output
@@ -153,8 +154,10 @@ async def show_job(session: Session, job: JobArgument) -> None:
     answer = await session.services.jobs.GetJob(pb.GetJobRequest(name=job_name(job)))
     if session.output.as_json:
         session.output.json(answer)
-    else:
-        session.output.show(job_table(answer.job))
+        return
+    session.output.show(job_table(answer.job))
+    if answer.job.attempts:
+        session.output.note(f"what conversions made of its dataset: sihlai job conversions {short(answer.job.name)}")
 
 
 @app.command("stop")
@@ -217,6 +220,9 @@ async def resume_job(
         request.trainer.CopyFrom(changes.trainer)
     answer = await session.services.jobs.ResumeJob(request)
     await _tell_new_job(session, answer, answer.job, follow)
+
+
+app.command("conversions")(show_conversions)
 
 
 @app.command("defaults")

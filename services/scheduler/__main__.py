@@ -13,7 +13,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sihlai.runner.v1 import runner_admin_service_pb2_grpc, runner_service_pb2_grpc
-from sihlai.scheduler.v1 import checkpoint_service_pb2_grpc, job_service_pb2_grpc, project_service_pb2_grpc
+from sihlai.scheduler.v1 import (
+    checkpoint_service_pb2_grpc,
+    conversion_report_service_pb2_grpc,
+    job_service_pb2_grpc,
+    project_service_pb2_grpc,
+)
 
 from services.chassis import config as chassis_config
 from services.chassis import log as logs
@@ -23,6 +28,7 @@ from services.chassis.errors import ConfigurationError, SihlaiError
 from services.chassis.rpc import Server, run_until_signal
 from services.scheduler.checkpoints import CheckpointStore
 from services.scheduler.config import PREFIX, SchedulerConfig
+from services.scheduler.conversion_reports import ConversionReportStore
 from services.scheduler.desk import DeskLimits, RunnerDesk
 from services.scheduler.migrations import migrate
 from services.scheduler.outbox import OutboxLimits, Publisher
@@ -30,6 +36,7 @@ from services.scheduler.reachability import Reachability
 from services.scheduler.reconcile import ReconcileLimits, Reconciler
 from services.scheduler.seal import Seal
 from services.scheduler.servicer.checkpoint_servicer import CheckpointServicer
+from services.scheduler.servicer.conversion_report_servicer import ConversionReportServicer
 from services.scheduler.servicer.job_servicer import JobServicer, StopLimits
 from services.scheduler.servicer.project_servicer import ProjectServicer
 from services.scheduler.servicer.runner_servicer import RunnerAdminServicer, RunnerLimits, RunnerServicer
@@ -194,6 +201,9 @@ class Scheduler:
             now_us=now,
         )
         checkpoint_servicer = CheckpointServicer(rows, self.checkpoints)
+        report_servicer = ConversionReportServicer(
+            self.jobs, ConversionReportStore(config.checkpoint_root, endpoint_url=config.checkpoint_endpoint_url)
+        )
         admin_servicer = RunnerAdminServicer(self.runners)
         add: Callable[[str, Callable[[Any], None]], None] = self.server.add
         add(
@@ -207,6 +217,12 @@ class Scheduler:
         add(
             "sihlai.scheduler.v1.CheckpointService",
             lambda s: checkpoint_service_pb2_grpc.add_CheckpointServiceServicer_to_server(checkpoint_servicer, s),
+        )
+        add(
+            "sihlai.scheduler.v1.ConversionReportService",
+            lambda s: conversion_report_service_pb2_grpc.add_ConversionReportServiceServicer_to_server(
+                report_servicer, s
+            ),
         )
         add(
             "sihlai.runner.v1.RunnerService",

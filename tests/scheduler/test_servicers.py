@@ -129,6 +129,16 @@ def test_source_outside_what_is_allowed_is_refused(serve, source):
     asyncio.run(test())
 
 
+def test_source_whose_region_would_lead_to_another_host_is_refused(serve):
+    async def test():
+        async with serve() as client:
+            source = {"uri": "s3://bucket/digits", "region": "x@169.254.169.254/"}
+            error = await refused(client.create_project("digits", training_dataset=source))
+            assert [violation.field for violation in error.violations] == ["project.training_dataset.region"]
+
+    asyncio.run(test())
+
+
 def test_credentials_are_nowhere_but_with_the_runner(serve, simulated_runner, tmp_path):
     secret = "wJalrXUtnFEMI"
     source = {

@@ -38,7 +38,7 @@ def checkpoint_ids_of(name: str, field: str = "name") -> tuple[str, str, str]:
     """The ids in `projects/{project}/jobs/{job}/checkpoints/{checkpoint}`."""
     parts = name.split("/")
     if len(parts) != 6 or parts[4] != "checkpoints" or not parts[5]:
-        raise _wrong_name(name, "projects/{project}/jobs/{job}/checkpoints/{checkpoint}", field)
+        raise wrong_name(name, "projects/{project}/jobs/{job}/checkpoints/{checkpoint}", field)
     return *job_ids_of("/".join(parts[:4]), field), parts[5]
 
 
@@ -149,11 +149,12 @@ def _parts(name: str, pattern: str, field: str) -> list[str]:
     ids = [word for word, want in zip(words, wanted, strict=False) if want.startswith("{")]
     fixed_match = all(word == want for word, want in zip(words, wanted, strict=False) if not want.startswith("{"))
     if len(words) != len(wanted) or not fixed_match or not all(_ID.fullmatch(each) for each in ids):
-        raise _wrong_name(name, pattern, field)
+        raise wrong_name(name, pattern, field)
     return ids
 
 
-def _wrong_name(name: str, pattern: str, field: str) -> InvalidArgument:
+def wrong_name(name: str, pattern: str, field: str) -> InvalidArgument:
+    """A name that does not have this form."""
     description = f"is {name!r}, but must be {pattern}, where ids match {ID_PATTERN}"
     return InvalidArgument([Violation(field=field, description=description)])
 

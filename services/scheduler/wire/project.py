@@ -76,6 +76,8 @@ def source_violations(source: dataset_pb2.DatasetSource, field: str, bounds: Sou
         open_store(
             source.uri,
             endpoint_url=source.endpoint_url or None,
+            region=source.region,
+            anonymous=True,  # nothing is read
             allowed_roots=bounds.allowed_roots,
             allowed_hosts=bounds.allowed_hosts,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -151,6 +152,10 @@ class System:
         (folder / "annotations.yaml").write_text(yaml.safe_dump(annotations))
         return folder
 
+    def converts(self) -> bool:
+        """Whether conversion works on a dataset: it holds the lock of what is being made."""
+        return any(_is_locked(lock) for lock in (self.folder / "converted").glob("**/.draft-*/lock"))
+
     def project(self, dataset: Path | None = None) -> str:
         name = f"p{uuid.uuid4().hex[:12]}"
         source = DatasetSource(uri=(dataset or self.dataset(name)).as_uri())
@@ -230,6 +235,18 @@ class System:
             options = [("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 300)]
             self._channels[service] = grpc.insecure_channel(self.services[service].address, options=options)
         return self._channels[service]
+
+
+def _is_locked(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return False
 
 
 def end(agent: subprocess.Popen[bytes]) -> int:

@@ -12,7 +12,14 @@ import pytest
 from sihlai.conversion.v1.dataset_pb2 import DatasetSource
 from sihlai.scheduler.v1 import job_pb2
 
-from runner.agent.download import CheckpointDamaged, Downloaded, DownloadLimits, Downloads, IndexedImage
+from runner.agent.download import (
+    CheckpointDamaged,
+    Downloaded,
+    DownloadLimits,
+    Downloads,
+    HeadDataset,
+    IndexedImage,
+)
 from runner.agent.upload import Uploads, UploadTarget
 from runner.report import CheckpointWritten
 from services.chassis.errors import FailedPrecondition, Reason
@@ -42,14 +49,46 @@ def downloads(*, disk_free_bytes_min: int = 0) -> Downloads:
 def fetch(
     source: Path, images: list[IndexedImage], folder: Path, *, seen: list[int] | None = None, **limits: int
 ) -> Downloaded:
-    work = downloads(**limits).images(
-        DatasetSource(uri=source.as_uri()),
-        (source / "images").as_uri(),
-        images,
+    images_uri = (source / "images").as_uri()
+    downloading = downloads(**limits)
+    work = downloading.files(
+        downloading.images(DatasetSource(uri=source.as_uri()), images_uri, images, folder),
         folder,
         on_progress=lambda done, total: seen.append(done) if seen is not None else None,
     )
     return asyncio.run(work)
+
+
+def convert_to_maps(folder: Path, maps: dict[str, bytes], **changed: Any) -> Path:
+    """A converted dataset with maps, as conversion writes it; `changed` are entries of its annotations."""
+    (folder / "annotations").mkdir(parents=True)
+    annotations: dict[str, Any] = {"unlabelled.png": None}
+    for name, content in maps.items():
+        (folder / "annotations" / f"{name}.png").write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        annotations[f"{name}.jpg"] = {"map": f"annotations/{name}.png", "bytes": len(content), "sha256": digest}
+    for name, change in changed.items():
+        annotations[f"{name}.jpg"] |= change
+    index = {"images": [{"name": name, "bytes": 5} for name in annotations], "fingerprint": "f"}
+    metadata = {
+        "task": "semantic segmentation",
+        "categories": ["cell"],
+        "colors": [[255, 0, 0]],
+        "images": "file:///images",
+        "annotations": "annotations/",
+    }
+    for name, content in (("metadata", metadata), ("annotations", annotations), ("index", index)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+async def fetch_head(dataset: Path, folder: Path, seen: list[tuple[int, int]] | None = None) -> HeadDataset:
+    """Fetch a head's dataset with its maps."""
+    found = await downloads().head(DatasetSource(uri=dataset.as_uri()), folder)
+    await downloads().files(
+        found.maps, folder, on_progress=lambda done, total: seen.append((done, total)) if seen is not None else None
+    )
+    return found
 
 
 def test_all_images_are_fetched_and_progress_counts_them(source: Path, tmp_path: Path) -> None:
@@ -83,6 +122,47 @@ def test_a_dataset_that_does_not_fit_is_refused_before_anything_is_fetched(sourc
     with pytest.raises(FailedPrecondition, match="the runner's disk has"):
         fetch(source, images_of(source), tmp_path / "out", disk_free_bytes_min=2**60)
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_maps_of_a_head_are_fetched_with_it_small_and_large(tmp_path: Path) -> None:
+    maps = {f"{index}": b"map" * (index + 1) for index in range(20)} | {"large": bytes(2**20 + 1)}
+    dataset = convert_to_maps(tmp_path / "converted", maps, **{"3": {"crowd": [["cell", 1]], "categories": ["cell"]}})
+    seen: list[tuple[int, int]] = []
+    found = asyncio.run(fetch_head(dataset, tmp_path / "head", seen))
+    assert [image.name for image in found.images][:2] == ["unlabelled.png", "0.jpg"]
+    assert found.images_uri == "file:///images"
+    assert seen == [(done, 21) for done in range(1, 22)]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "head" / "annotations").iterdir()} == {
+        f"{name}.png": content for name, content in maps.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason", "sentence"),
+    [
+        ({"map": "annotations/gone.png"}, Reason.DATASET_CHANGED, "gone.png is gone"),
+        ({"bytes": 4}, Reason.DATASET_CHANGED, "has 3 bytes, but 4 were recorded"),
+        ({"sha256": "0" * 64}, Reason.DATASET_CHANGED, "has not the checksum"),
+        ({"map": "annotations/../escape.png"}, Reason.DATASET_INVALID, "is no file name"),
+        ({"map": "images/0.png"}, Reason.DATASET_INVALID, "is no file name"),
+        ({"map": "annotations/"}, Reason.DATASET_INVALID, "is no file name"),
+        ({"bytes": "many"}, Reason.DATASET_INVALID, "is not what the runner reads"),
+    ],
+)
+def test_a_map_that_is_not_what_the_annotations_say_is_refused(
+    tmp_path: Path, entry: dict[str, Any], reason: Reason, sentence: str
+) -> None:
+    dataset = convert_to_maps(tmp_path / "converted", {"0": b"map", "1": b"map"}, **{"1": entry})
+    with pytest.raises(FailedPrecondition, match=sentence) as refused:
+        asyncio.run(fetch_head(dataset, tmp_path / "head"))
+    assert refused.value.reason is reason
+
+
+def test_annotations_that_are_no_maps_ask_for_none(tmp_path: Path) -> None:
+    dataset = convert_to_maps(tmp_path / "converted", {})
+    (dataset / "metadata.json").write_text('{"images": "file:///images", "annotations": "annotations.json"}')
+    (dataset / "annotations.json").write_text('{"0.jpg": "cat", "1.jpg": [{"category": "cat"}], "2.jpg": 0.5}')
+    assert not asyncio.run(fetch_head(dataset, tmp_path / "head")).maps
 
 
 def written(folder: Path, iteration: int, *, cause: str = "VALIDATION", best: bool = False) -> CheckpointWritten:

@@ -1,0 +1,189 @@
+"""What an attempt finds on its disk, converted by the real service: each head's dataset in the head's own task."""
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image, ImageDraw, ImageSequence
+from sihlai.conversion.v1 import dataset_pb2, task_pb2
+from sihlai.runner.v1 import runner_service_pb2 as wire
+from sihlai.scheduler.v1 import job_spec_pb2
+
+from runner.agent.config import Device
+from runner.agent.conversion import Conversion, ConversionLimits
+from runner.agent.download import DownloadLimits, Downloads
+from runner.agent.provision import Provision, Work
+from runner.trainer.split import HeadAnnotations, validation_names
+from services.chassis.errors import FailedPrecondition, Reason
+from services.chassis.rpc import channel
+from tests.runner.agent.recording import Recording, until
+from tests.runner.agent.system import System
+
+COLORS = {"cell": (255, 0, 0), "plate": (0, 0, 255)}
+HEADS = {
+    "both": task_pb2.TASK_PANOPTIC_SEGMENTATION,
+    "classes": task_pb2.TASK_SEMANTIC_SEGMENTATION,
+    "masks": task_pb2.TASK_INSTANCE_SEGMENTATION,
+    "boxes": task_pb2.TASK_OBJECT_DETECTION,
+    "quads": task_pb2.TASK_QUADRILATERAL_DETECTION,
+    "names": task_pb2.TASK_MULTILABEL_CLASSIFICATION,
+    "odd": task_pb2.TASK_ANOMALY_DETECTION,
+    "itself": task_pb2.TASK_AUTOENCODING,
+    "views": task_pb2.TASK_VIEW_INVARIANCE_LEARNING,
+}
+STOP_SECONDS_MAX = 5.0
+"""A worker ends the maps that it has; alone on a machine that is a fraction of a second."""
+MAP_HEADS = ("both", "classes", "masks")
+
+
+def panoptic_dataset(folder: Path, images: int = 10) -> Path:
+    """Two cells on a plate on every image but the last, which is unlabelled, and the one before: a cell, no plate."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    for index in range(images):
+        Image.new("RGB", (32, 24), (index, 0, 0)).save(folder / "images" / f"{index}.jpg")
+        if index == images - 1:
+            continue
+        has_plate = index < images - 2
+        colors = Image.new("RGB", (32, 24), COLORS["plate"] if has_plate else (0, 0, 0))
+        ids = Image.new("L", (32, 24))
+        for number, left in enumerate((4, 20) if has_plate else (4,), start=1):
+            ImageDraw.Draw(colors).rectangle((left, 4, left + 5, 9), COLORS["cell"])
+            ImageDraw.Draw(ids).rectangle((left, 4, left + 5, 9), number)
+        colors.save(folder / "annotations" / f"{index}.tiff", save_all=True, append_images=[ids])
+    metadata = {
+        "task": "panoptic segmentation",
+        "categories": ["cell", "plate"],
+        "colors": {name: list(color) for name, color in COLORS.items()},
+        "things": ["cell"],
+        "annotations": "annotations/",
+    }
+    (folder / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    return folder
+
+
+def provision(system: System, dataset: Path, folder: Path, heads: Iterable[str], on_work: Callable[[Work], None]):
+    """A provision for some of HEADS, to be run. In an event loop alone."""
+    spec = job_spec_pb2.JobSpec()
+    for head in heads:
+        spec.model.heads.add(id=head, task=HEADS[head])
+    source = dataset_pb2.DatasetSource(uri=dataset.as_uri())
+    folder.mkdir()
+    limits = ConversionLimits(reconnect_seconds_first=0.1, reconnect_seconds_max=0.5, unavailable_seconds_max=5)
+    downloads = DownloadLimits(concurrent_max=4, tries_max=2, disk_free_bytes_min=0)
+    return Provision(
+        wire.Assignment(job="projects/p/jobs/j", job_uid="u", epoch=1, spec=spec, training_dataset=source),
+        folder,
+        device=Device.CPU,
+        conversion_service=Conversion(
+            channel(system.services["conversion"].address), limits=limits, randomness=random.Random(0)
+        ),
+        downloads=Downloads(limits=downloads, randomness=random.Random(0)),
+        recorder=Recording(folder / "spool").recorder,
+        on_work=on_work,
+        on_fingerprint=lambda fingerprint: None,
+        on_converted=lambda split, head, result: None,
+    )
+
+
+def provide(system: System, dataset: Path, folder: Path, works: list[Work]) -> dict[str, Any]:
+    """Provide for HEADS; the training dataset's part of the attempt file."""
+
+    async def run() -> Path:
+        return await provision(system, dataset, folder, HEADS, works.append).run()
+
+    training: dict[str, Any] = json.loads(asyncio.run(run()).read_text())["training"]
+    assert list(training["heads"]) == list(HEADS)
+    return training
+
+
+def annotations_of(training: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {head: json.loads((Path(training["heads"][head]) / "annotations.json").read_text()) for head in HEADS}
+
+
+def test_each_head_gets_its_own_task_and_the_images_come_once(system: System, tmp_path: Path) -> None:
+    dataset = panoptic_dataset(system.folder / "datasets" / "panoptic")
+    works: list[Work] = []
+    training = provide(system, dataset, tmp_path / "attempt", works)
+    assert sorted(path.name for path in Path(training["images"]).iterdir()) == [f"{index}.jpg" for index in range(10)]
+    annotations = annotations_of(training)
+    assert {head: found["9.jpg"] for head, found in annotations.items()} == dict.fromkeys(HEADS)
+    assert annotations["names"]["0.jpg"] == ["cell", "plate"]
+    assert annotations["names"]["8.jpg"] == ["cell"]
+    assert annotations["boxes"]["8.jpg"] == [{"category": "cell", "bbox": [4, 4, 10, 10]}]
+    assert annotations["quads"]["8.jpg"][0]["quad"] == [[4, 4], [10, 4], [10, 10], [4, 10]]
+    for index in range(9):
+        entries = {head: annotations[head][f"{index}.jpg"] for head in MAP_HEADS}
+        assert entries["classes"]["categories"] == annotations["names"][f"{index}.jpg"]
+        assert entries["masks"]["categories"] == ["cell"]
+        pages = {head: pages_of(Path(training["heads"][head]) / entry["map"]) for head, entry in entries.items()}
+        source = pages_of(dataset / "annotations" / f"{index}.tiff")
+        assert pages["classes"] == source[:1]
+        assert pages["both"][0] == source[0]
+        assert len(pages["masks"]) == len(annotations["boxes"][f"{index}.jpg"])
+    downloads = [(work.done, work.total) for work in works if work.phase == "downloading"]
+    assert downloads == [(done, 37) for done in range(1, 38)], "ten images and nine maps for each of three heads"
+
+
+def test_what_the_service_writes_is_what_the_split_reads(system: System, tmp_path: Path) -> None:
+    dataset = panoptic_dataset(system.folder / "datasets" / "split", images=40)
+    annotations = annotations_of(provide(system, dataset, tmp_path / "attempt", []))
+    names = {
+        head: task_pb2.Task.Name(task).removeprefix("TASK_").lower().replace("_", " ") for head, task in HEADS.items()
+    } | {"views": "view-invariance learning"}
+    heads = {head: HeadAnnotations(task=names[head], annotations=annotations[head]) for head in HEADS}
+    plate = {name for name, found in annotations["names"].items() if found and "plate" in found}
+    for head in HEADS:
+        chosen = validation_names([heads[head]], 0.2, 0)
+        assert len(chosen) == pytest.approx(8, abs=2), head
+        assert 0 < len(chosen & plate) < len(plate), head
+    assert len(validation_names(list(heads.values()), 0.2, 0)) == pytest.approx(8, abs=2)
+
+
+def test_a_map_that_changes_after_its_conversion_ends_the_attempt_with_that_reason(
+    system: System, tmp_path: Path
+) -> None:
+    dataset = panoptic_dataset(system.folder / "datasets" / "changing", images=4)
+    training = provide(system, dataset, tmp_path / "first", [])
+    entry = annotations_of(training)["classes"]["0.jpg"]
+    for path in (system.folder / "converted" / "datasets").glob(f"*/{entry['map']}"):
+        path.write_bytes(path.read_bytes() + b"!")
+    with pytest.raises(FailedPrecondition) as refused:
+        provide(system, dataset, tmp_path / "second", [])
+    assert refused.value.reason is Reason.DATASET_CHANGED
+
+
+def test_a_conversion_of_maps_ends_soon_after_nobody_wants_it_any_more(system: System, tmp_path: Path) -> None:
+    dataset = panoptic_dataset(system.folder / "datasets" / "long", images=3)
+    large = Image.new("RGB", (1_280, 960), COLORS["plate"])
+    large.save(dataset / "annotations" / "0.tiff", save_all=True, append_images=[Image.new("L", large.size)])
+    large.save(dataset / "images" / "0.jpg")
+    for index in range(3, 250):
+        os.link(dataset / "annotations" / "0.tiff", dataset / "annotations" / f"{index}.tiff")
+        os.link(dataset / "images" / "0.jpg", dataset / "images" / f"{index}.jpg")
+    converted = system.folder / "converted" / "datasets"
+    before = set(converted.glob("*"))
+
+    async def run() -> None:
+        works: list[Work] = []
+        running = asyncio.create_task(provision(system, dataset, tmp_path / "attempt", ["classes"], works.append).run())
+        await until(lambda: system.converts() and any(0 < work.done < work.total for work in works))
+        running.cancel()
+        await asyncio.wait({running})
+        assert running.cancelled()
+        await until(lambda: not system.converts(), seconds=STOP_SECONDS_MAX)
+
+    asyncio.run(run())
+    assert set(converted.glob("*")) == before, "the conversion was not ended: it came to its end"
+
+
+def pages_of(path: Path) -> list[bytes]:
+    """The pages of a map as RGB."""
+    with Image.open(path) as image:
+        return [page.convert("RGB").tobytes() for page in ImageSequence.Iterator(image)]
