@@ -42,10 +42,14 @@ POLL_SECONDS = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class OwnService:
-    """What a command's own service may read, and where its results stay: None forgets them with the command."""
+    """What a command's own service may read and write.
+
+    `store`: where its results stay that go nowhere else; None forgets them with the command.
+    """
 
     environ: Mapping[str, str]
     allowed_roots: Sequence[Path] = ()
+    allowed_destination_roots: Sequence[Path] = ()
     allowed_endpoint_hosts: Sequence[str] = ()
     store: Path | None = None
 
@@ -97,6 +101,7 @@ def _definition(config: OwnService, folder: DataFolder) -> Definition:
         *("--drain-seconds", DRAIN_SECONDS),
         *("--log-level", "warning"),
         *(word for root in config.allowed_roots for word in ("--allowed-roots", root)),
+        *(word for root in config.allowed_destination_roots for word in ("--allowed-destination-roots", root)),
         *(word for host in config.allowed_endpoint_hosts for word in ("--allowed-endpoint-hosts", host)),
     )
     return Definition(

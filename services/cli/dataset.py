@@ -1,24 +1,39 @@
-"""`sihlai dataset`: tasks, plan, inspect, validate, convert.
+"""`sihlai dataset`: its tree of commands. Import and export stand in `dataset_exchange`, preview in `dataset_preview`.
 
 They ask the conversion service that runs; where none does, or with --local, they start one for as long as they last.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import uuid
-from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-from urllib.parse import unquote, urlsplit
+from typing import Annotated
 
 import typer
 from sihlai.conversion.v1 import conversion_service_pb2 as pb
 from sihlai.conversion.v1 import task_pb2
-from sihlai.conversion.v1.dataset_pb2 import Credentials, DatasetSource
 
-from services.cli.conversion import NAME, OwnService, own_service, runs
+from services.cli.dataset_exchange import export_dataset, import_dataset
+from services.cli.dataset_options import (
+    AllowRoot,
+    AnnotationSet,
+    CategoryName,
+    EndpointUrl,
+    Lenient,
+    Local,
+    Margin,
+    MinPixels,
+    MinSize,
+    Region,
+    Source,
+    Via,
+    conversion_options,
+    dataset_source,
+    followed,
+    opened_service,
+    parsed_tasks,
+)
+from services.cli.dataset_preview import preview_dataset
 from services.cli.dataset_table import (
     finding_line,
     inspection_drawing,
@@ -28,18 +43,12 @@ from services.cli.dataset_table import (
     totals_drawing,
 )
 from services.cli.progress import WorkBar
-from services.cli.project import dataset_uri
 from services.cli.session import EXIT_FAILED, CommandError, Session, command
 from services.cli.specification import SpecificationError, parsed_task
-
-if TYPE_CHECKING:  # the stubs of mypy-protobuf alone know it
-    from sihlai.conversion.v1.conversion_service_pb2_grpc import ConversionServiceAsyncStub
 
 PAGE_SIZE = 1_000
 INSPECT_SECONDS_MAX = 24 * 3_600.0
 """An inspection looks into every image the first time; whoever waits knows how many there are."""
-WHERE = "Where the services are"
-BUCKET = "S3-compatible storage"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,36 +56,13 @@ app = typer.Typer(
     "read on this machine.",
 )
 
-Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, file:///… or s3://bucket/prefix.")]
-AnnotationSet = Annotated[
-    str, typer.Option(metavar="NAME", help="Which annotation set, where the dataset has several.")
-]
-Via = Annotated[
-    list[str] | None, typer.Option(metavar="TASK", help="A task that the path must pass; may be repeated, in order.")
-]
-Local = Annotated[
-    bool, typer.Option("--local", help="Work on this machine, even if a service runs.", rich_help_panel=WHERE)
-]
-AllowRoot = Annotated[
-    list[Path] | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Work on this machine may read it, beside the dataset, your home and the current folder.",
-        rich_help_panel=WHERE,
-    ),
-]
-EndpointUrl = Annotated[
-    str, typer.Option(metavar="URL", help="The address of an S3-compatible server.", rich_help_panel=BUCKET)
-]
-Region = Annotated[str, typer.Option(help="The bucket's region; else AWS_REGION.", rich_help_panel=BUCKET)]
-
 
 @app.command("tasks")
 @command
 async def list_tasks(session: Session, local: Local = False) -> None:
     """List the tasks: what their annotations look like, and where each leads."""
     found = pb.ListTasksResponse()
-    async with _service(session, local=local) as service:
+    async with opened_service(session, local=local) as service:
         token = ""
         while True:
             page = await service.ListTasks(pb.ListTasksRequest(page_size=PAGE_SIZE, page_token=token))
@@ -106,15 +92,15 @@ async def plan_conversion(
     region: Region = "",
 ) -> None:
     """Show the way from one task to another, and what each step loses."""
-    request = pb.PlanConversionRequest(to=parsed_task(to), via=_tasks(via), annotation_set=annotation_set)
+    request = pb.PlanConversionRequest(to=parsed_task(to), via=parsed_tasks(via), annotation_set=annotation_set)
     sources = []
     task = _task_or_none(start)
     if task is not None:
         setattr(request, "from", task)  # a word of Python's
     else:
-        sources = [_source(session, start, endpoint_url, region)]
+        sources = [dataset_source(session, start, endpoint_url, region)]
         request.source.CopyFrom(sources[0])
-    async with _service(session, sources, local=local, allow_root=allow_root) as service:
+    async with opened_service(session, sources, local=local, allow_root=allow_root) as service:
         answer = await service.PlanConversion(request)
     if session.output.as_json:
         session.output.json(answer)
@@ -134,9 +120,9 @@ async def inspect_dataset(
     region: Region = "",
 ) -> None:
     """Show what a dataset holds: images and sizes, annotation sets, the balance of their categories."""
-    found = _source(session, source, endpoint_url, region)
+    found = dataset_source(session, source, endpoint_url, region)
     request = pb.InspectDatasetRequest(source=found)
-    async with _service(session, [found], local=local, allow_root=allow_root) as service:
+    async with opened_service(session, [found], local=local, allow_root=allow_root) as service:
         with WorkBar(session.output, "inspect"):
             answer = await service.InspectDataset(request, timeout=INSPECT_SECONDS_MAX)
     if session.output.as_json:
@@ -163,12 +149,12 @@ async def validate_dataset(
     region: Region = "",
 ) -> None:
     """Find everything that is wrong with a dataset. Exit code 1 where there is an error; warnings are none."""
-    sources = [_source(session, text, endpoint_url, region) for text in (source, validation) if text is not None]
+    sources = [dataset_source(session, text, endpoint_url, region) for text in (source, validation) if text is not None]
     request = pb.ValidateDatasetRequest(source=sources[0], findings_max=findings)
     if len(sources) > 1:
         request.validation_source.CopyFrom(sources[1])
     totals = None
-    async with _service(session, sources, local=local, allow_root=allow_root) as service:
+    async with opened_service(session, sources, local=local, allow_root=allow_root) as service:
         with WorkBar(session.output, "validate") as bar:
             async for answer in service.ValidateDataset(request):
                 kind = answer.WhichOneof("message")
@@ -196,19 +182,15 @@ async def convert_dataset(
     to: Annotated[str, typer.Argument(metavar="TASK", help="The task that is wanted, such as object-detection.")],
     via: Via = None,
     annotation_set: AnnotationSet = "",
-    lenient: Annotated[
-        bool, typer.Option("--lenient", help="Drop and count annotations with errors instead of refusing the dataset.")
-    ] = False,
-    min_size: Annotated[
-        float | None, typer.Option(min=0, help="Keypoints to boxes: grow boxes to so many pixels a side.")
+    destination: Annotated[
+        str | None,
+        typer.Option(metavar="PLACE", help="Where to write: a new or empty folder or prefix; else the store."),
     ] = None,
-    margin: Annotated[
-        float | None, typer.Option(min=0, help="Keypoints to boxes: grow boxes by this share on each side.")
-    ] = None,
-    category_name: Annotated[str | None, typer.Option(help="Keypoints to boxes: the category of all boxes.")] = None,
-    min_pixels: Annotated[
-        int | None, typer.Option(min=1, help="Classes to labels: present with at least so many pixels.")
-    ] = None,
+    lenient: Lenient = False,
+    min_size: MinSize = None,
+    margin: Margin = None,
+    category_name: CategoryName = None,
+    min_pixels: MinPixels = None,
     local: Local = False,
     allow_root: AllowRoot = None,
     endpoint_url: EndpointUrl = "",
@@ -216,78 +198,34 @@ async def convert_dataset(
 ) -> None:
     """Convert a dataset into another task. What was made before is found again; the source stays as it is.
 
-    The result lies in the service's store; where none runs, in the data folder, as with `sihlai up`.
+    Without --destination the result lies in the service's store; where none runs, in the data folder, as with
+    `sihlai up`.
     """
-    found = _source(session, source, endpoint_url, region)
+    found = dataset_source(session, source, endpoint_url, region)
+    written = dataset_source(session, destination, endpoint_url, region) if destination is not None else None
     request = pb.ConvertDatasetRequest(
         source=found,
         annotation_set=annotation_set,
         to=parsed_task(to),
-        via=_tasks(via),
-        options=_options(min_size, margin, category_name, min_pixels),
+        via=parsed_tasks(via),
+        options=conversion_options(min_size, margin, category_name, min_pixels),
         request_id=str(uuid.uuid4()),
         lenient=lenient,
     )
-    result = None
-    async with _service(session, [found], local=local, allow_root=allow_root, keep=True) as service:
-        with WorkBar(session.output, "convert") as bar:
-            async for answer in service.ConvertDataset(request):
-                if session.output.as_json:
-                    session.output.json(answer)
-                if answer.WhichOneof("message") == "progress":
-                    bar.show(answer.progress)
-                else:
-                    result = answer.result
-    if result is None:
-        raise CommandError("the conversion ended early, without its result: try again, and it goes on where it was")
+    if written is not None:
+        request.destination.CopyFrom(written)
+    async with opened_service(
+        session, [found], destination=written, local=local, allow_root=allow_root, keep=True
+    ) as service:
+        result = await followed(session, "conversion", service.ConvertDataset(request))
     if not session.output.as_json:
-        session.output.show(result_drawing(result))
+        session.output.show(result_drawing(result, no_path="none: the annotations already were what was wanted"))
         session.output.line(result.dataset.uri)
 
 
-@contextlib.asynccontextmanager
-async def _service(
-    session: Session,
-    sources: Sequence[DatasetSource] = (),
-    *,
-    local: bool,
-    allow_root: Sequence[Path] | None = None,
-    keep: bool = False,
-) -> AsyncIterator[ConversionServiceAsyncStub]:
-    """The service that runs, else one of the command's own that may read the sources; `keep`: its results stay."""
-    endpoints = session.services.endpoints
-    if not local and await asyncio.to_thread(runs, endpoints):
-        yield session.services.conversion
-        return
-    parts = [urlsplit(source.uri) for source in sources]
-    roots = [Path(unquote(part.path)) for part in parts if part.scheme == "file"]
-    hosts = [urlsplit(source.endpoint_url).netloc for source in sources if source.endpoint_url]
-    own = OwnService(
-        environ=session.environ,
-        allowed_roots=[root.expanduser().resolve() for root in (*roots, *(allow_root or ()), Path.home(), Path.cwd())],
-        allowed_endpoint_hosts=[host for host in hosts if host],
-        store=endpoints.folder.of(NAME) if keep else None,
-    )
-    async with own_service(own) as service:
-        yield service
-
-
-def _source(session: Session, text: str, endpoint_url: str, region: str) -> DatasetSource:
-    """Where a dataset lies; the credentials for a bucket are those of the environment."""
-    uri = dataset_uri(text)
-    if not uri.startswith("s3://"):
-        return DatasetSource(uri=uri)
-    environ = session.environ
-    region = region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION", "")
-    source = DatasetSource(uri=uri, endpoint_url=endpoint_url, region=region)
-    credentials = Credentials(
-        access_key_id=environ.get("AWS_ACCESS_KEY_ID", ""),
-        secret_access_key=environ.get("AWS_SECRET_ACCESS_KEY", ""),
-        session_token=environ.get("AWS_SESSION_TOKEN", ""),
-    )
-    if credentials.access_key_id or credentials.secret_access_key:
-        source.credentials.CopyFrom(credentials)
-    return source
+app.command("preview")(preview_dataset)
+app.command("import")(import_dataset)
+app.command("export")(export_dataset)
 
 
 def _task_or_none(text: str) -> task_pb2.Task.ValueType | None:
@@ -298,21 +236,3 @@ def _task_or_none(text: str) -> task_pb2.Task.ValueType | None:
         if "/" in text or Path(text).expanduser().is_dir():
             return None
         raise SpecificationError(f"{error}; nor is there a folder {text!r}") from error
-
-
-def _tasks(texts: Sequence[str] | None) -> list[task_pb2.Task.ValueType]:
-    return [parsed_task(text) for text in texts or ()]
-
-
-def _options(
-    min_size: float | None, margin: float | None, category_name: str | None, min_pixels: int | None
-) -> pb.ConversionOptions:
-    options = pb.ConversionOptions()
-    if min_size is not None or margin is not None or category_name is not None:
-        keypoint = pb.ConversionOptions.KeypointToDetection(
-            min_size=min_size, margin=margin, category_name=category_name
-        )
-        options.steps.add(keypoint_to_detection=keypoint)
-    if min_pixels is not None:
-        options.steps.add(semantic_to_multilabel=pb.ConversionOptions.SemanticToMultilabel(min_pixels=min_pixels))
-    return options

@@ -212,21 +212,26 @@ def totals_drawing(totals: ValidationTotals) -> RenderableType:
     return Group(text, table)
 
 
-def result_drawing(result: ConversionResult) -> RenderableType:
-    """What a conversion gave: what went in and came out, what was dropped and why."""
+def result_drawing(result: ConversionResult, *, no_path: str = "") -> RenderableType:
+    """What work on a dataset gave: what went in and came out, what was dropped and why; `no_path` where no step was."""
     table = _pairs()
     if result.steps:
         start = getattr(result.steps[0], "from")  # a word of Python's
         lost = [loss for step in result.steps for loss in step.losses]
         table.add_row("path", path_text(start, result.steps))
         table.add_row("lost on it", Text("; ".join(lost)) if lost else Text("nothing", style="green"))
-    else:
-        table.add_row("path", "none: the annotations already were what was wanted")
+    elif no_path:
+        table.add_row("path", no_path)
     table.add_row("images", f"{result.images_in:,}")
     table.add_row("labelled", f"{counted(result.labelled_in, 'image')} in, {result.labelled_out:,} out")
     table.add_row("annotations", f"{result.annotations_in:,} in, {result.annotations_out:,} out")
     table.add_row("dropped", _dropped_table(result) if result.dropped else Text("nothing", style="green"))
-    table.add_row("fingerprint", result.source_fingerprint)
+    if result.errors or result.warnings:
+        table.add_row("found", f"{counted(result.errors, 'error')}, {counted(result.warnings, 'warning')}")
+    if result.source_fingerprint:
+        table.add_row("fingerprint", result.source_fingerprint)
+    if result.contact_sheet:
+        table.add_row("contact sheet", f"{result.dataset.uri.rstrip('/')}/{result.contact_sheet}")
     if result.reused:
         table.add_row("made", "before, from the same source with the same path and options")
     return table

@@ -1,4 +1,4 @@
-"""`sihlai demo`: the whole system on real images, in a temporary folder; it checks itself.
+"""`sihlai demo`: the whole system on real images, in a temporary folder of which contact sheets stay; it checks itself.
 
 Every process is real: nats-server, conversion, scheduler, metrics, a runner and its trainers. The demo talks to them as
 any client does, and fails (exit code 1) with a sentence for each thing that does not hold.
@@ -53,6 +53,8 @@ ACCURACY_MIN = 0.98
 STOP_STEP = 150
 """The second job is stopped once somebody has seen this step."""
 BUCKETS = 120
+SHEETS = "contact-sheets"
+"""What stays of the demo's folder."""
 DIGITS_CLASSIFIED = (3, 14, 159, 265, 358, 979)
 RIGHT_MIN = 5
 PREDICT_SECONDS_MAX = 60.0
@@ -91,7 +93,7 @@ def run_demo(
     context: typer.Context,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the folder with everything in it.")] = False,
 ) -> None:
-    """Start everything, train on handwritten digits, stop, resume, compare, classify, and check that it holds."""
+    """Start everything, train on handwritten digits, stop, resume, compare, classify, convert; check that it holds."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends in order, as with Ctrl-C
     screen = Screen()
     audit = Audit()
@@ -119,7 +121,9 @@ def run_demo(
     if keep or failed:
         screen.say(f"[dim]everything stays in {folder}; the processes' logs are in {folder / 'data' / 'logs'}[/dim]")
     else:
-        shutil.rmtree(folder)
+        for entry in folder.iterdir():
+            if entry.name != SHEETS:
+                shutil.rmtree(entry)
     raise typer.Exit(exit_code or (EXIT_FAILED if failed else 0))
 
 
@@ -176,6 +180,7 @@ class _Story:
             await self._compare(services, [first, stopped, resumed])
             await self._classify(services, first)
             self.audit.no_dataset_left(self.stack.config.data)
+            await self._convert(services)
 
     async def _create_project(self, services: Services) -> None:
         source = DatasetSource(uri=(self.folder / "digits").resolve().as_uri())
@@ -274,6 +279,18 @@ class _Story:
             "the downloaded model classifies digits",
             found=f"{right} of {len(chosen)} are right",
             problem="" if right >= RIGHT_MIN else f"wanted at least {RIGHT_MIN} of {len(chosen)}, found {right}",
+        )
+
+    async def _convert(self, services: Services) -> None:
+        # Only the demo needs what it imports, Pillow and scikit-learn among it, which take a second.
+        from services.cli.demo_conversions import show_conversions
+
+        await show_conversions(
+            services,
+            screen=self.screen,
+            audit=self.audit,
+            folder=self.folder / "scenes",
+            sheets=self.folder / SHEETS,
         )
 
     async def _submit(self, services: Services, job_id: str, specification: dict[str, Any]) -> Job:

@@ -45,7 +45,7 @@ class StackConfig:
     listen_scheduler: str = FREE_PORT
     listen_metrics: str = FREE_PORT
     allowed_roots: tuple[Path, ...] = ()
-    """Folders that datasets may lie in; the data folder always is one."""
+    """Folders that datasets may lie in, and be written to; to be read, the data folder always is one."""
     allowed_endpoint_hosts: tuple[str, ...] = ()
     device: str = "auto"
     """What runners train on: auto, cpu or cuda."""
@@ -104,9 +104,10 @@ def _server_flags(
 ) -> dict[str, Sequence[str | Path]]:
     nats = ("--nats-url", f"nats://{addresses['nats']}")
     roots = [word for root in (config.data, *config.allowed_roots) for word in ("--allowed-roots", root.resolve())]
+    written = [word for root in config.allowed_roots for word in ("--allowed-destination-roots", root.resolve())]
     hosts = [word for host in config.allowed_endpoint_hosts for word in ("--allowed-endpoint-hosts", host)]
     return {
-        "conversion": (*nats, "--store-uri", folder.of("conversion").resolve().as_uri(), *roots, *hosts),
+        "conversion": (*nats, "--store-uri", folder.of("conversion").resolve().as_uri(), *roots, *written, *hosts),
         "scheduler": (
             *nats,
             *("--database-url", f"sqlite:///{folder.of('scheduler').resolve() / 'scheduler.sqlite'}"),

@@ -38,6 +38,15 @@ EXIT_NOT_UNDERSTOOD = 2
 EXIT_UNREACHABLE = 3
 EXIT_INTERRUPTED = 130
 
+AS_TYPED = {
+    "ValidateDataset lists them": "`sihlai dataset validate` lists them",
+    "copy_images: is off": "--copy-images is off",
+    "(copy_images)": "(--copy-images)",
+    "with `lenient`": "with --lenient",
+    "the folders that the configuration allows (": "the folders that the configuration allows, --allow-root adds one (",
+}
+"""What services call by the names of their RPCs and fields, as a person types it."""
+
 P = ParamSpec("P")
 
 
@@ -202,7 +211,10 @@ def _report(output: Output, error: SihlaiError) -> int:
     if output.as_json:
         return _say_json(output, error, exit_code)
     if len(violations) < 2:
-        return _say(output, error.message, exit_code)
+        message = error.message
+        for words, typed in AS_TYPED.items():
+            message = message.replace(words, typed)
+        return _say(output, message, exit_code)
     _say(output, f"{len(violations)} fields are wrong:", exit_code)
     for violation in violations:
         output.errors.print(f"  {violation.field}: {violation.description}", markup=False)

@@ -73,8 +73,21 @@ def assign(spec: Message, assignment: str) -> None:
 
 def parsed_task(text: str) -> task_pb2.Task.ValueType:
     """A task as metadata.yaml, the proto or a person in a hurry writes it."""
-    value: Any = _enum_value(task_pb2.Task.DESCRIPTOR, text, "task")
+    value: Any = enum_value(task_pb2.Task.DESCRIPTOR, text, "task")
     return task_pb2.Task.ValueType(value)
+
+
+def enum_value(enum: EnumDescriptor, text: str, path: str) -> int:
+    """The member's number, of a name as the proto, the metadata or a person in a hurry writes it."""
+    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper() + "_"
+    names = {value.name.removeprefix(prefix): value.number for value in enum.values if value.number != 0}
+    wanted = re.sub(r"[\s-]+", "_", text.strip()).upper().removeprefix(prefix)
+    if wanted in names:
+        return names[wanted]
+    words = {name.lower().replace("_", "-") for name in names}
+    close = difflib.get_close_matches(wanted.lower().replace("_", "-"), words, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}?" if close else f"it must be one of {', '.join(sorted(words))}"
+    raise SpecificationError(f"{path} is {text!r}: {hint}")
 
 
 def add_head(spec: JobSpec, text: str) -> None:
@@ -185,20 +198,8 @@ def _value(field: Field, text: str, path: str) -> Any:
         wanted = "a whole number" if field.type in INTEGERS else "a number" if field.type in FLOATS else "true or false"
         raise SpecificationError(f"{path} is {text!r}, but must be {wanted}") from None
     if field.enum_type is not None:
-        return _enum_value(field.enum_type, text, path)
+        return enum_value(field.enum_type, text, path)
     return json.loads(text) if text.startswith('"') and text.endswith('"') and len(text) > 1 else text
-
-
-def _enum_value(enum: EnumDescriptor, text: str, path: str) -> int:
-    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper() + "_"
-    names = {value.name.removeprefix(prefix): value.number for value in enum.values if value.number != 0}
-    wanted = re.sub(r"[\s-]+", "_", text.strip()).upper().removeprefix(prefix)
-    if wanted in names:
-        return names[wanted]
-    words = {name.lower().replace("_", "-") for name in names}
-    close = difflib.get_close_matches(wanted.lower().replace("_", "-"), words, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else f"it must be one of {', '.join(sorted(words))}"
-    raise SpecificationError(f"{path} is {text!r}: {hint}")
 
 
 def _kind(found: object) -> str:

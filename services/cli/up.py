@@ -31,7 +31,10 @@ def up(
     device: Annotated[str, typer.Option(help="What runners train on: auto, cpu or cuda.")] = "auto",
     allow_root: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FOLDER", help="Datasets may lie in it; default your home and the current folder."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Datasets may lie in it, and be written to it; default your home and the current folder.",
+        ),
     ] = None,
     allow_endpoint_host: Annotated[
         list[str] | None, typer.Option(metavar="HOST[:PORT]", help="An S3-compatible server that may be asked.")

@@ -113,6 +113,24 @@ def test_series_are_shown_as_a_table_with_curves(stack: Stack, trained: Result) 
     assert "completed" in watched.stderr
 
 
+def test_what_conversions_made_of_a_jobs_dataset_is_shown_and_its_sheets_are_written(
+    stack: Stack, trained: Result, tmp_path: Path
+) -> None:
+    assert "sihlai job conversions shapes/first" in sihlai(stack, "job", "show", "shapes/first").stderr
+    shown = sihlai(stack, "job", "conversions", "shapes/first", "--sheets", str(tmp_path / "sheets"))
+    assert shown.exit_code == 0, shown.output
+    (row,) = [line for line in shown.stdout.splitlines() if line.startswith("shape ")]
+    for cell in ("training", "as annotated", f"{IMAGES} → {IMAGES} of {IMAGES}", "nothing"):
+        assert cell in row
+    report = found_json(sihlai(stack, "job", "conversions", "shapes/first", "--json"))
+    assert (report["head"], report["split"], report["findings"]) == ("shape", "DATASET_SPLIT_TRAINING", [])
+    result = report["result"]
+    assert isinstance(result, dict)
+    assert result["labelled_out"] == str(IMAGES)
+    sheets = [path.name for path in (tmp_path / "sheets").glob("*")]
+    assert sheets == ([f"shape-training{Path(result['contact_sheet']).suffix}"] if result["contact_sheet"] else [])
+
+
 def test_a_resumed_job_is_compared_with_its_source(stack: Stack, trained: Result) -> None:
     words = ("--id", "second", "--set", f"trainer.iterations_max={2 * ITERATIONS}", "--follow")
     resumed = sihlai(stack, "job", "resume", "shapes/first", *words)

@@ -8,8 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ from services.cli.dataset_table import bar, finding_line, task_name
 from services.cli.folder import DataFolder, write_endpoints
 from services.cli.output import Output
 from services.cli.progress import WorkBar, numbers_text
+from tests.cli.conversion_process import WAIT_SECONDS, conversion_process, until
 
-WAIT_SECONDS = 60.0
 METADATA = "task: multiclass classification\ncategories: [cat, dog, emu]\nannotations: labels.yaml\n"
 LABELS = "a.png: cat\nb.png: dog\nc.png: dog\nd.png:\n"
 IMAGES_MANY = 3_000
@@ -42,15 +41,6 @@ def write_dataset(folder: Path, *, labels: str = LABELS, names: tuple[str, ...] 
     (folder / "metadata.yaml").write_text(METADATA)
     (folder / "labels.yaml").write_text(labels)
     return folder
-
-
-def until(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def invoke(*words: str | Path, environ: Mapping[str, str] | None = None) -> Result:
@@ -80,16 +70,8 @@ def broken(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The flag with which commands find a service that runs."""
-    place = tmp_path_factory.mktemp("service")
-    file = place / "address"
-    words = ("--address-file", file, "--store-uri", (place / "store").as_uri(), "--allowed-roots", folder)
-    process = subprocess.Popen([sys.executable, "-m", "services.conversion", *map(str, words)])
-    try:
-        assert until(file.exists)
-        yield "--conversion", file.read_text().strip()
-    finally:
-        process.terminate()
-        process.wait(WAIT_SECONDS)
+    with conversion_process(tmp_path_factory.mktemp("service"), root=folder) as address:
+        yield "--conversion", address
 
 
 def test_tasks_are_listed_with_what_they_look_like_and_where_they_lead(service: tuple[str, str]) -> None:
@@ -165,12 +147,13 @@ def test_a_conversion_tells_counts_and_what_was_dropped_and_ends_with_the_uri(
 ) -> None:
     refused = invoke("convert", broken, "metric-learning", *service)
     assert refused.exit_code == 1
-    assert "has 2 errors" in refused.stderr
+    assert "has 2 errors, `sihlai dataset validate` lists them: " in refused.stderr
     shown = invoke("convert", broken, "metric-learning", "--lenient", *service)
     assert shown.exit_code == 0, shown.output
     assert "multiclass classification → metric learning" in shown.stdout
-    assert "annotations  4 in, 2 out" in shown.stdout
-    assert "undeclared_category       1 annotation  1 image" in shown.stdout
+    told = " ".join(shown.stdout.split())
+    assert "annotations 4 in, 2 out" in told
+    assert "undeclared_category 1 annotation 1 image" in told
     converted = Path(shown.stdout.splitlines()[-1].removeprefix("file://"))
     assert json.loads((converted / "metadata.json").read_text())["task"] == "metric learning"
     again = found_json(invoke("convert", broken, "metric-learning", "--lenient", *service, "--json"))

@@ -1,0 +1,43 @@
+"""A conversion service of its own process, for tests of commands that talk to one."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+WAIT_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def conversion_process(place: Path, *, root: Path) -> Iterator[str]:
+    """Its address. It keeps its files in `place`, and may read and write datasets in `root`."""
+    file = place / "address"
+    words = (
+        *("--address-file", file),
+        *("--store-uri", (place / "store").as_uri()),
+        *("--allowed-roots", root),
+        *("--allowed-destination-roots", root),
+    )
+    process = subprocess.Popen([sys.executable, "-m", "services.conversion", *map(str, words)])
+    try:
+        assert until(lambda: file.exists() or process.poll() is not None)
+        assert process.poll() is None, "the conversion service has ended"
+        yield file.read_text().strip()
+    finally:
+        process.terminate()
+        process.wait(WAIT_SECONDS)
+
+
+def until(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> bool:
+    """Whether the condition held within the time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False

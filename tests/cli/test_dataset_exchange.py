@@ -1,0 +1,196 @@
+"""`sihlai dataset import` and `export`, and `convert --destination`, against a real conversion service."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from sihlai.conversion.v1 import dataset_pb2
+from sihlai.conversion.v1.conversion_service_pb2 import ConversionResult, ImportDatasetResponse, WorkProgress
+from typer.testing import CliRunner, Result
+
+from services.cli.commands import app
+from services.cli.dataset_options import followed
+from services.cli.endpoints import Endpoints, Services
+from services.cli.folder import DataFolder
+from services.cli.output import Output
+from services.cli.session import CommandError, Session
+from tests.cli.conversion_process import conversion_process
+
+ANIMALS = {"cat": ("a", "b"), "dog": ("c",)}
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 6, "height": 4}],
+    "categories": [{"id": 7, "name": "cat"}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 1, 2, 3], "area": 6, "iscrowd": 0},
+        {"id": 2, "image_id": 1, "category_id": 8, "bbox": [0, 0, 2, 2], "area": 4, "iscrowd": 0},
+    ],
+}
+
+
+def invoke(*words: str | Path, environ: Mapping[str, str] | None = None) -> Result:
+    return CliRunner().invoke(app, ["dataset", *map(str, words)], obj=dict(environ or {}))
+
+
+def write_image(path: Path, color: tuple[int, int, int] = (0, 0, 0)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 4), color).save(path)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture(scope="module")
+def animals(folder: Path) -> Path:
+    """A folder of images for each category."""
+    for number, (category, names) in enumerate(ANIMALS.items()):
+        for name in names:
+            write_image(folder / "animals" / category / f"{name}.png", (number, ord(name), 0))
+    return folder / "animals"
+
+
+@pytest.fixture(scope="module")
+def coco(folder: Path) -> Path:
+    """COCO's layout, with an annotation of a category that is not there."""
+    write_image(folder / "coco" / "images" / "a.png")
+    (folder / "coco" / "annotations").mkdir()
+    (folder / "coco" / "annotations" / "instances.json").write_text(json.dumps(COCO))
+    return folder / "coco"
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The flag with which commands find a service that runs."""
+    with conversion_process(tmp_path_factory.mktemp("service"), root=folder) as address:
+        yield "--conversion", address
+
+
+def test_folders_of_images_become_a_dataset_and_folders_again(
+    service: tuple[str, str], animals: Path, folder: Path
+) -> None:
+    native, again = folder / "native", folder / "again"
+    shown = invoke("import", "image-folders", animals, native, "--copy-images", *service)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.splitlines()[-1] == native.as_uri()
+    assert "labelled 3 images in, 3 out" in " ".join(shown.stdout.split())
+    inspected = invoke("inspect", native, *service, "--json")
+    counts = json.loads(inspected.stdout)["annotation_sets"][0]["categories"]
+    assert {each["category"]: each["images"] for each in counts} == {"cat": "2", "dog": "1"}
+    shown = invoke("export", "image-folders", native, again, "--copy-images", *service)
+    assert shown.exit_code == 0, shown.output
+    assert files_in(again) == sorted([*files_in(animals), "report.json"])
+
+
+def test_what_is_wrong_with_a_foreign_dataset_is_listed_and_dropped_where_that_is_wanted(
+    service: tuple[str, str], coco: Path, folder: Path
+) -> None:
+    refused = invoke("import", "coco-instances", coco, folder / "strict", *service)
+    assert refused.exit_code == 1
+    assert "--lenient" in refused.stderr
+    assert not (folder / "strict").exists()
+    shown = invoke("import", "coco-instances", coco, folder / "lenient", "--lenient", *service)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.startswith("annotations/instances.json")
+    assert "(dropped)" in shown.stdout.splitlines()[0]
+    told = " ".join(shown.stdout.split())
+    assert "annotations 2 in, 1 out" in told
+    assert "found 1 error, 0 warnings" in told
+
+
+def test_an_export_converts_first_and_says_on_which_path(service: tuple[str, str], coco: Path, folder: Path) -> None:
+    words = ("--lenient", *service)
+    assert invoke("import", "coco-instances", coco, folder / "boxes", *words).exit_code == 0
+    quads = folder / "quads"
+    shown = invoke("convert", folder / "boxes", "quadrilateral-detection", "--destination", quads, *service)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.splitlines()[-1] == quads.as_uri()
+    assert json.loads((quads / "metadata.json").read_text())["task"] == "quadrilateral detection"
+    shown = invoke("export", "yolo-detect", quads, folder / "yolo", "--copy-images", *service, "--json")
+    result = [json.loads(line) for line in shown.stdout.splitlines()][-1]["result"]
+    assert [step["to"] for step in result["steps"]] == ["TASK_OBJECT_DETECTION"]
+    assert any(name.endswith("a.txt") for name in files_in(folder / "yolo"))
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "sentence"),
+    [
+        (("import", "cocoo", "{animals}", "{new}"), 2, "format is 'cocoo': did you mean coco-"),
+        (("import", "pascal", "{animals}", "{new}", "--unannotated", "nul"), 2, "did you mean pascal-voc?"),
+        (("import", "pascal-voc", "{animals}", "{new}", "--unannotated", "nul"), 2, "unannotated is 'nul': did you"),
+        (("import", "image-folders", "{animals}", "{animals}", "--copy-images"), 1, "{animals}"),
+        (("import", "image-folders", "{animals}", "{new}"), 1, "--copy-images is off"),
+        (("export", "yolo-detect", "{new}", "{new}-2"), 1, "there is no dataset at file://"),
+    ],
+)
+def test_an_error_is_one_sentence_and_nothing_is_written(
+    service: tuple[str, str], animals: Path, folder: Path, words: tuple[str, ...], exit_code: int, sentence: str
+) -> None:
+    before = files_in(folder)
+    places = {"animals": animals, "new": folder / "new"}
+    result = invoke(*(word.format(**places) for word in words), *service)
+    assert result.exit_code == exit_code, result.output
+    assert sentence.format(**places) in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert files_in(folder) == before
+
+
+def test_without_a_service_a_command_may_write_where_it_was_told_to(animals: Path, tmp_path: Path) -> None:
+    environ = {"SIHLAI_DATA": str(tmp_path / "data")}
+    shown = invoke("import", "image-folders", animals, tmp_path / "native", "--copy-images", environ=environ)
+    assert shown.exit_code == 0, shown.output
+    assert [path.name for path in tmp_path.iterdir()] == ["native"]
+    shown = invoke(
+        *("convert", tmp_path / "native", "metric-learning"),
+        *("--destination", tmp_path / "deeper" / "identities"),
+        environ=environ,
+    )
+    assert shown.exit_code == 0, shown.output
+    assert json.loads((tmp_path / "deeper" / "identities" / "metadata.json").read_text())["task"] == "metric learning"
+
+
+def session(output: Output, folder: Path) -> Session:
+    endpoints = Endpoints(addresses={}, folder=DataFolder(root=folder))
+    return Session(services=Services(endpoints), output=output, environ={})
+
+
+async def answers(*messages: ImportDatasetResponse) -> AsyncIterator[ImportDatasetResponse]:
+    for message in messages:
+        yield message
+
+
+FINDING = ImportDatasetResponse(
+    finding=dataset_pb2.Finding(severity=dataset_pb2.SEVERITY_WARNING, rule="lost", message="gone", index=-1)
+)
+PROGRESS = ImportDatasetResponse(progress=WorkProgress(phase="import", done=1, total=2))
+RESULT = ImportDatasetResponse(result=ConversionResult(images_in=2))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_findings_are_lines_and_programs_get_every_answer(tmp_path: Path, as_json: bool) -> None:
+    stdout = io.StringIO()
+    output = Output(as_json=as_json, stdout=stdout, stderr=io.StringIO())
+    found = asyncio.run(followed(session(output, tmp_path), "import", answers(PROGRESS, FINDING, RESULT)))
+    assert found == RESULT.result
+    if as_json:
+        lines: list[dict[str, Any]] = [json.loads(line) for line in stdout.getvalue().splitlines()]
+        assert [list(line) for line in lines] == [["progress"], ["finding"], ["result"]]
+    else:
+        assert stdout.getvalue() == "warning lost: gone\n"
+
+
+def test_a_stream_without_a_result_is_no_success(tmp_path: Path) -> None:
+    output = Output(as_json=False, stdout=io.StringIO(), stderr=io.StringIO())
+    with pytest.raises(CommandError, match="the import ended early"):
+        asyncio.run(followed(session(output, tmp_path), "import", answers(PROGRESS)))
