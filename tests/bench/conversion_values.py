@@ -1,4 +1,4 @@
-"""What conversions reach, beside the bars of the design: `python -m tests.bench.conversion [--json]`.
+"""Conversions of values, beside the bars of the design: `python -m tests.bench.conversion_values [--json]`.
 
 Each line has name, value, unit, bar and ratio. The ratio is to a bare loop in the same run, which does the least that
 could be called the same work, so that a slow machine shows: 1 is as good as the loop, 0.5 takes twice as long. Seconds
@@ -8,12 +8,14 @@ are those of the processor, in one thread: others who work on the machine do not
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ from typing import Any
 import yaml
 
 from services.conversion.conversion import Conversion
+from services.conversion.conveyor import Conveyor
 from services.conversion.dataset import read_metadata
 from services.conversion.document import read_document
 from services.conversion.finding import Report
 from services.conversion.index import ImageEntry, Index
+from services.conversion.journal import Journal
 from services.conversion.plan import plan
 from services.conversion.snapshot import SetContents, Snapshot
 from services.conversion.task import Task
@@ -164,15 +168,21 @@ def conversion_rate(boxes: Boxes, start: Task, end: Task, *via: Task) -> float:
         contents={"": SetContents(file=boxes.json if start is BOX else boxes.quads)},
         fingerprint="",
     )
-    with tempfile.TemporaryDirectory() as folder:
-        way = plan(start, end, via=via)
-        images = Conversion(snapshot, declared.sets[0], way, report, Path(folder)).run()
-        next(images)  # reads the annotations and converts the first
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as threads:
+        conveyor = Conveyor(threads=threads, workers=threads, workers_max=1, requests_max=1)
+        conversion = Conversion(snapshot, declared.sets[0], plan(start, end, via=via), report)
+        freight = conversion.prepare()  # reads the annotations
+        journal = Journal(Path(folder) / "journal")
+        for path in ("journal", "dataset"):
+            (Path(folder) / path).mkdir()
         began = time.process_time()
-        converted = sum(1 for _ in images)
+        sink = conversion.sink()
+        sink.begin(Path(folder) / "dataset", freight.recipe.target_vocabulary())
+        asyncio.run(conversion.run(freight, conveyor, sink, lambda _: None, journal))
+        sink.end()
         seconds = time.process_time() - began
     assert not report.findings
-    return converted / seconds
+    return IMAGES / seconds
 
 
 if __name__ == "__main__":
