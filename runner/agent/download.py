@@ -1,9 +1,9 @@
 """Datasets and checkpoints on the runner's disk: fetched whole, checked, and only then used.
 
 Of one split's heads the images are the same files and are fetched once; metadata, annotations and, where annotations
-are maps, the maps are fetched for each head. Sizes are compared with the index and with the annotations, checksums of a
-checkpoint with what the scheduler recorded. Nothing here ever writes outside the folder that it is given: names of
-images and maps come from users.
+are maps, the maps are fetched for each head. Sizes, ETags and checksums are compared with the index and with the
+annotations, checksums of a checkpoint with what the scheduler recorded. Nothing here ever writes outside the folder
+that it is given: names of images and maps come from users.
 """
 
 from __future__ import annotations
@@ -26,13 +26,22 @@ from sihlai.scheduler.v1 import job_pb2
 from runner.agent.backoff import Backoff
 from services.chassis.errors import FailedPrecondition, Reason, RetryableError, SihlaiError
 from services.chassis.object_uri import split_uri
-from services.chassis.objects import Credentials, ObjectFolder, ObjectLimits, ObjectNotFound, open_store
+from services.chassis.objects import (
+    Credentials,
+    ObjectChanged,
+    ObjectFolder,
+    ObjectLimits,
+    ObjectNotFound,
+    open_store,
+)
 
 METADATA = "metadata.json"
 ANNOTATIONS = "annotations.json"
 INDEX = "index.json"
 MAPS = "annotations"
 """The folder of the maps, where annotations are maps."""
+LOCAL_ETAG_PREFIX = "sha256-"
+"""Before the checksum that is the ETag of a file:// image."""
 RETRY_SECONDS_FIRST = 0.2
 RETRY_SECONDS_MAX = 10.0
 IN_MEMORY_BYTES_MAX = 2**20
@@ -61,10 +70,14 @@ class Downloaded:
 
 
 class IndexedImage(msgspec.Struct, frozen=True, kw_only=True):
-    """An image as the index knows it; what else the index says of it is the trainer's."""
+    """An image as the index knows it; what else the index says of it is the trainer's.
+
+    `etag` is the bucket's, or of a file of a machine `sha256-` and the checksum of its content.
+    """
 
     name: str
     size_bytes: int = msgspec.field(name="bytes")
+    etag: str = ""
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,13 +103,17 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A file to fetch: an `image` or a `map` of this name, to be written to `path`. Without `sha256` none is known."""
+    """A file to fetch: an `image` or a `map` of this name, to be written to `path`.
+
+    `etag` and `sha256` are those that it must have; empty: none is known.
+    """
 
     what: str
     store: ObjectFolder
     name: str
     path: Path
     size_bytes: int
+    etag: str = ""
     sha256: str = ""
 
 
@@ -144,11 +161,21 @@ class Downloads:
         FailedPrecondition (DATASET_INVALID) where a name would lead outside the folder.
         """
         store = self._open_images(source, uri)
+        local = split_uri(uri).scheme == "file"
         wanted = []
         for image in images:
             check_name(image.name)
-            path = folder / image.name
-            wanted.append(Wanted(what="image", store=store, name=image.name, path=path, size_bytes=image.size_bytes))
+            wanted.append(
+                Wanted(
+                    what="image",
+                    store=store,
+                    name=image.name,
+                    path=folder / image.name,
+                    size_bytes=image.size_bytes,
+                    etag="" if local else image.etag,
+                    sha256=image.etag.removeprefix(LOCAL_ETAG_PREFIX) if local else "",
+                )
+            )
         return wanted
 
     async def files(
@@ -222,15 +249,18 @@ class Downloads:
         )
 
     async def _fetch(self, wanted: Wanted) -> None:
+        store, name, etag = wanted.store, wanted.name, wanted.etag
         try:
             if wanted.size_bytes <= IN_MEMORY_BYTES_MAX:
-                content = await self._tried(lambda: wanted.store.read(wanted.name))
+                content = await self._tried(lambda: store.read(name, etag=etag))
                 wanted.path.write_bytes(content)
                 size_bytes = len(content)
             else:
-                size_bytes = await self._tried(lambda: wanted.store.copy_to_local(wanted.name, wanted.path))
+                size_bytes = await self._tried(lambda: store.copy_to_local(name, wanted.path, etag=etag))
         except ObjectNotFound as error:
             raise _changed(wanted, "is gone") from error
+        except ObjectChanged as error:
+            raise _changed(wanted, "has not the ETag that was recorded") from error
         if size_bytes != wanted.size_bytes:
             raise _changed(wanted, f"has {size_bytes} bytes, but {wanted.size_bytes} were recorded")
         if wanted.sha256 and await asyncio.to_thread(sha256_of, wanted.path) != wanted.sha256:

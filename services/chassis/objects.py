@@ -13,9 +13,9 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from urllib.parse import unquote
 
 import obstore
@@ -27,8 +27,9 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import LocalStore, S3Store
+from obstore.store import LocalStore
 
+from services.chassis.bucket import Buckets, Rights, open_bucket
 from services.chassis.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -43,16 +44,11 @@ from services.chassis.errors import (
 )
 from services.chassis.object_uri import check_endpoint, check_region, split_uri
 
-if TYPE_CHECKING:  # obstore's types do not exist at run time
-    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
-
 CHUNK_BYTES = 4 * 2**20
 PROBLEM_CHARACTERS_MAX = 200
 # obstore has no classes for these two: what a list answers, and a path below a file, stand in the text alone.
 STATUS_IN_TEXT = re.compile(r"non-2xx status code: (\d{3})")
 NOT_A_DIRECTORY = "(os error 20)"
-KEY_ADVICE = "check the credentials and what they may do"
-PUBLIC_ADVICE = "give credentials, as without them only what is public can be read"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,18 +186,25 @@ class ObjectFolder:
         with contextlib.suppress(ObjectNotFound), self._translated(path):
             await obstore.delete_async(self._store.open(full), full)
 
-    async def copy_to_local(self, path: str, local: Path) -> int:
-        """Copy the object to a local file, whole or not at all; return its size. Makes the folders above it."""
-        local.parent.mkdir(parents=True, exist_ok=True)
+    async def copy_to_local(self, path: str, local: Path, *, etag: str = "") -> int:
+        """Copy the object to a local file, whole or not at all; return its size. Makes the folders above it.
+
+        `etag`: as for `read`. Unavailable where this machine's disk does not take it.
+        """
         draft = local.with_name(f".{secrets.token_hex(8)}.part")
         size_bytes = 0
         try:
-            with draft.open("wb") as file:
-                async for chunk in self.stream(path):
-                    size_bytes += await asyncio.to_thread(file.write, chunk)
-            draft.replace(local)
-        finally:
-            draft.unlink(missing_ok=True)
+            local.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with draft.open("wb") as file:
+                    async for chunk in self.stream(path, etag=etag):
+                        size_bytes += await asyncio.to_thread(file.write, chunk)
+                draft.replace(local)
+            finally:
+                draft.unlink(missing_ok=True)
+        except OSError as error:  # what the object's own store raises is ours already
+            message = f"{local} cannot be written: {error.strerror}"
+            raise Unavailable(Reason.OBJECT_STORE_UNAVAILABLE, message, {"path": str(local)}) from error
         return size_bytes
 
     def _full(self, path: str) -> str:
@@ -243,13 +246,15 @@ def open_store(
     allowed_roots: Sequence[Path] | None = None,
     allowed_hosts: Sequence[str] | None = None,
     limits: ObjectLimits | None = None,
+    buckets: Buckets | None = None,
 ) -> ObjectFolder:
     """The folder at `uri`; it need not exist. Nothing is read yet.
 
     `allowed_roots` bounds file:// (symbolic links resolved), `allowed_hosts` bounds `endpoint_url` (`host` or
     `host:port`). None: no bound, for uris of our own. Empty: nothing is allowed, so a forgotten setting opens nothing.
     Without `credentials` the process's own are used for s3:// (environment, instance role); `anonymous`: none at all,
-    which is enough for a public bucket. A process's own never go along with those of a caller.
+    which is enough for a public bucket. A process's own never go along with those of a caller. `buckets` are those that
+    have been opened before.
     Raises InvalidArgument for what is no such uri, PermissionDenied for what lies outside the bounds.
     """
     limits = limits or ObjectLimits()
@@ -264,8 +269,15 @@ def open_store(
         check_endpoint(endpoint_url, allowed_hosts)
     region = region or (credentials.region if credentials is not None else "")
     check_region(region)
-    store = _s3_store(parts.netloc, endpoint_url, region, None if anonymous else credentials, limits, anonymous)
-    bucket = S3Bucket(store, PUBLIC_ADVICE if anonymous else KEY_ADVICE)
+    rights = Rights(
+        bucket=parts.netloc,
+        endpoint_url=endpoint_url or "",
+        region=region,
+        credentials=None if anonymous else credentials,
+        anonymous=anonymous,
+        limits=limits,
+    )
+    bucket = buckets.open(rights) if buckets is not None else open_bucket(rights)
     return ObjectFolder(uri, bucket, limits=limits, prefix=unquote(parts.path).strip("/"))
 
 
@@ -315,59 +327,6 @@ class LocalFolder:
         uri = f"{self._uri}/{path}" if path else self._uri
         message = f"{uri} lies outside the folders that the configuration allows ({allowed})"
         raise PermissionDenied(Reason.URI_NOT_ALLOWED, message, {"uri": uri})
-
-
-class S3Bucket:
-    """A bucket of S3-compatible storage."""
-
-    def __init__(self, store: S3Store, advice: str) -> None:
-        self._store = store
-        self.advice = advice
-
-    def exists(self) -> bool:
-        """A missing bucket answers for itself."""
-        return True
-
-    def open(self, path: str, *, write: bool = False) -> S3Store:
-        """The bucket's store; its credentials say what is allowed."""
-        return self._store
-
-
-def _s3_store(
-    bucket: str,
-    endpoint_url: str | None,
-    region: str,
-    credentials: Credentials | None,
-    limits: ObjectLimits,
-    anonymous: bool,
-) -> S3Store:
-    config: S3Config = {"virtual_hosted_style_request": False}
-    if endpoint_url:
-        config["endpoint"] = endpoint_url
-    if region:
-        config["region"] = region
-    if anonymous:
-        config["skip_signature"] = True
-    client: ClientConfig = {
-        "allow_http": bool(endpoint_url and endpoint_url.startswith("http://")),
-        "connect_timeout": timedelta(seconds=limits.connect_seconds),
-        "read_timeout": timedelta(seconds=limits.read_seconds),
-        "timeout": timedelta(seconds=limits.request_seconds),
-    }
-    retry: RetryConfig = {
-        "max_retries": limits.retries_max,
-        "retry_timeout": timedelta(seconds=limits.retry_seconds_max),
-    }
-    if credentials is None:
-        return S3Store(bucket, config=config, client_options=client, retry_config=retry)
-    key: S3Credential = {
-        "access_key_id": credentials.access_key_id,
-        "secret_access_key": credentials.secret_access_key,
-        "token": credentials.session_token or None,
-        "expires_at": None,
-    }
-    # Not by the configuration: a key without a token would take AWS_SESSION_TOKEN of this process along.
-    return S3Store(bucket, config=config, client_options=client, retry_config=retry, credential_provider=lambda: key)
 
 
 def _checked_path(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -41,6 +42,11 @@ from services.conversion.work import Slots
 PROG = "sihlai-conversion"
 SERVICE = conversion_service_pb2.DESCRIPTOR.services_by_name["ConversionService"].full_name
 
+COLLECTION_THRESHOLDS = (10_000, 10, 1_000)
+"""As gc.set_threshold has them. A full collection stops every call for a second where a large dataset is in memory, and
+finds next to nothing, as records hold no cycles: it comes seldom therefore, and when nobody works."""
+COLLECTION_SECONDS = 30.0
+
 log = logs.get_logger(__name__)
 
 
@@ -64,14 +70,18 @@ async def serve(config: ConversionConfig) -> None:
         WorkerPool(config.workers_max or cores()) as workers,
     ):
         library = build_library(config, executor, workers, announcer)
-        sweeping = asyncio.create_task(sweep_now_and_then(library.store, config), name="sweeping")
+        background = {
+            asyncio.create_task(sweep_now_and_then(library.store, config), name="sweeping"),
+            asyncio.create_task(collect_when_idle(library.slots), name="collecting"),
+        }
         servicer = ConversionServicer(library, server.stopping)
         server.add(SERVICE, lambda target: add_ConversionServiceServicer_to_server(servicer, target))
         try:
             await run_until_signal(server)
         finally:
-            sweeping.cancel()
-            await asyncio.wait({sweeping})
+            for task in background:
+                task.cancel()
+            await asyncio.wait(background)
             if announcer is not None:
                 await announcer.close()
             if bus is not None:
@@ -84,53 +94,31 @@ async def sweep_now_and_then(store: ResultStore, config: ConversionConfig) -> No
         try:
             drafts = await asyncio.to_thread(store.sweep)
             datasets = await store.expire(config.datasets_days_max)
-            if drafts or datasets:
-                log.info("swept", drafts=drafts, datasets=datasets)
+            indices = await store.expire_indices(config.indices_days_max)
+            if drafts or datasets or indices:
+                log.info("swept", drafts=drafts, datasets=datasets, indices=indices)
         except (SihlaiError, OSError) as error:
             log.warning("sweep_failed", problem=str(error))
         await asyncio.sleep(config.sweep_minutes * 60)
+
+
+async def collect_when_idle(slots: Slots) -> None:
+    """Keep full collections of garbage away from work."""
+    gc.freeze()
+    gc.set_threshold(*COLLECTION_THRESHOLDS)
+    while True:
+        await asyncio.sleep(COLLECTION_SECONDS)
+        if slots.idle:
+            gc.collect()
 
 
 def build_library(
     config: ConversionConfig, executor: ThreadPoolExecutor, workers: WorkerPool, announcer: Announcer | None
 ) -> Library:
     """Everything below the servicer, wired by hand."""
-    limits = ObjectLimits(
-        connect_seconds=config.object_connect_seconds,
-        read_seconds=config.object_read_seconds,
-        request_seconds=config.object_request_seconds,
-        retries_max=config.object_retries_max,
-        retry_seconds_max=config.object_retry_seconds_max,
-    )
-    store = ResultStore(
-        config.store_uri,
-        endpoint_url=config.store_endpoint_url,
-        limits=limits,
-        draft_hours_max=config.draft_hours_max,
-        requests_max=config.requests_max,
-    )
-    read_bytes_max = max(
-        config.image_bytes_max, config.annotation_bytes_max, config.foreign_document_bytes_max, METADATA_BYTES_MAX
-    )
-    access = Access(
-        allowed_roots=(*config.allowed_roots, *([store.local] if store.local is not None else [])),
-        allowed_hosts=config.allowed_endpoint_hosts,
-        own_credentials_uris=(*config.own_credentials_uris, store.uri),
-        images_max=config.images_max,
-        limits=replace(limits, read_bytes_max=read_bytes_max),
-    )
-    indexer = Indexer(
-        store=store,
-        limits=IndexLimits(
-            image_bytes_max=config.image_bytes_max,
-            image_pixels_max=config.image_pixels_max,
-            requests_max=config.requests_max,
-        ),
-        partial_indices_max=config.partial_indices_max,
-        progress_seconds=config.progress_seconds,
-        executor=executor,
-        clock=time.monotonic,
-    )
+    store = build_store(config)
+    access = build_access(config, store)
+    indexer = build_indexer(config, store, executor)
     set_reader = SetReader(
         access=access, indexer=indexer, annotation_bytes_max=config.annotation_bytes_max, executor=executor
     )
@@ -139,6 +127,7 @@ def build_library(
         access=access.within(config.allowed_destination_roots),
         store_uri=store.uri,
         requests_max=config.requests_max,
+        upload_seconds_max=config.upload_minutes_max * 60,
         executor=executor,
     )
     conveyor = Conveyor(
@@ -157,12 +146,7 @@ def build_library(
         clock=time.monotonic,
         progress_seconds=config.progress_seconds,
         findings_max=config.findings_max,
-        limits=ForeignLimits(
-            files_max=config.foreign_files_max,
-            document_bytes_max=config.foreign_document_bytes_max,
-            file_bytes_max=config.foreign_file_bytes_max,
-            requests_max=config.requests_max,
-        ),
+        limits=foreign_limits(config),
         raster_limits=RasterLimits(pixels_max=config.image_pixels_max, pages_max=1),
     )
     return Library(
@@ -170,16 +154,7 @@ def build_library(
         store=store,
         destinations=destinations,
         conveyor=conveyor,
-        gallery=Gallery(
-            limits=GalleryLimits(
-                images_default=config.preview_images_default,
-                images_max=config.preview_images_max,
-                image_bytes_max=config.preview_image_bytes_max,
-                sheet_bytes_max=config.preview_bytes_max,
-                seconds_max=config.preview_seconds_max,
-            ),
-            executor=executor,
-        ),
+        gallery=Gallery(limits=gallery_limits(config), executor=executor),
         exchange=exchange,
         slots=slots,
         executor=executor,
@@ -187,6 +162,80 @@ def build_library(
         progress_seconds=config.progress_seconds,
         findings_max=config.findings_max,
         on_converted=announcer.announce if announcer is not None else announce_nothing,
+    )
+
+
+def build_store(config: ConversionConfig) -> ResultStore:
+    """The system's own place for results."""
+    return ResultStore(
+        config.store_uri,
+        endpoint_url=config.store_endpoint_url,
+        limits=object_limits(config),
+        draft_hours_max=config.draft_hours_max,
+        requests_max=config.requests_max,
+    )
+
+
+def build_access(config: ConversionConfig, store: ResultStore) -> Access:
+    """What opens users' sources. The store's datasets are sources too."""
+    read_bytes_max = max(
+        config.image_bytes_max, config.annotation_bytes_max, config.foreign_document_bytes_max, METADATA_BYTES_MAX
+    )
+    return Access(
+        allowed_roots=(*config.allowed_roots, *([store.local] if store.local is not None else [])),
+        allowed_hosts=config.allowed_endpoint_hosts,
+        own_credentials_uris=(*config.own_credentials_uris, store.uri),
+        images_max=config.images_max,
+        limits=replace(object_limits(config), read_bytes_max=read_bytes_max),
+        buckets_max=config.buckets_max,
+    )
+
+
+def build_indexer(config: ConversionConfig, store: ResultStore, executor: ThreadPoolExecutor) -> Indexer:
+    """What makes indices of images, and keeps them in the store."""
+    return Indexer(
+        store=store,
+        limits=IndexLimits(
+            image_bytes_max=config.image_bytes_max,
+            image_pixels_max=config.image_pixels_max,
+            requests_max=config.requests_max,
+        ),
+        partial_indices_max=config.partial_indices_max,
+        progress_seconds=config.progress_seconds,
+        executor=executor,
+        clock=time.monotonic,
+    )
+
+
+def object_limits(config: ConversionConfig) -> ObjectLimits:
+    """Waits and tries of what is read from buckets, and written to them."""
+    return ObjectLimits(
+        connect_seconds=config.object_connect_seconds,
+        read_seconds=config.object_read_seconds,
+        request_seconds=config.object_request_seconds,
+        retries_max=config.object_retries_max,
+        retry_seconds_max=config.object_retry_seconds_max,
+    )
+
+
+def foreign_limits(config: ConversionConfig) -> ForeignLimits:
+    """Sizes of what comes in another tool's format."""
+    return ForeignLimits(
+        files_max=config.foreign_files_max,
+        document_bytes_max=config.foreign_document_bytes_max,
+        file_bytes_max=config.foreign_file_bytes_max,
+        requests_max=config.requests_max,
+    )
+
+
+def gallery_limits(config: ConversionConfig) -> GalleryLimits:
+    """Sizes of contact sheets."""
+    return GalleryLimits(
+        images_default=config.preview_images_default,
+        images_max=config.preview_images_max,
+        image_bytes_max=config.preview_image_bytes_max,
+        sheet_bytes_max=config.preview_bytes_max,
+        seconds_max=config.preview_seconds_max,
     )
 
 

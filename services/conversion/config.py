@@ -38,6 +38,9 @@ class ConversionConfig(ServerConfig):
     requests_max: int = setting(16, "files of a dataset that are read or written at once", units="requests", minimum=1)
     progress_seconds: float = setting(0.5, "progress is told at most this often", units="s", minimum=0.01)
 
+    buckets_max: int = setting(
+        32, "buckets that are kept open, each with the rights of those who use it", units="buckets", minimum=1
+    )
     object_connect_seconds: float = setting(5.0, "waiting for a connection to a bucket", units="s", minimum=0.01)
     object_read_seconds: float = setting(
         30.0, "how long a transfer from or to a bucket may stand still", units="s", minimum=0.01
@@ -82,5 +85,14 @@ class ConversionConfig(ServerConfig):
     )
     datasets_days_max: float = setting(
         30.0, "converted datasets that nobody uses are removed after this", units="d", minimum=0.1
+    )
+    indices_days_max: float = setting(
+        30.0, "indices of images that nobody uses are removed after this", units="d", minimum=0.1
+    )
+    upload_minutes_max: float = setting(
+        60.0,
+        "an upload to a caller's bucket that has stood still for so long is over: another one may remove what it left",
+        units="min",
+        minimum=0.1,
     )
     sweep_minutes: float = setting(60.0, "how often it is looked for what is to be removed", units="min", minimum=0.1)

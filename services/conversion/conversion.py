@@ -28,7 +28,7 @@ from services.conversion.sink import NormalisedSink, NormalisedWriter, Sink, wri
 from services.conversion.snapshot import Snapshot
 from services.conversion.store import REPORT
 
-NORMALISED_VERSION = 3
+NORMALISED_VERSION = 4
 """Part of the digest: another way to write a dataset is another dataset."""
 REPORT_FINDINGS_MAX = 1_000
 

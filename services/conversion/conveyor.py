@@ -13,12 +13,13 @@ from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from services.chassis.errors import Reason, SihlaiError, Unavailable
+from services.chassis.errors import FailedPrecondition, Reason, SihlaiError
 from services.conversion.chunk import ChunkResult, RawRecord, Recipe, convert_chunk
 from services.conversion.counts import Counts
 from services.conversion.finding import Report
 from services.conversion.formats.format import MapFile
 from services.conversion.journal import Journal
+from services.conversion.pool import one_worker
 from services.conversion.sink import Sink
 from services.conversion.work import in_thread
 
@@ -30,7 +31,10 @@ CHUNK_BYTES = 32 * 2**20
 """A chunk ends with the map that reaches this."""
 CHUNKS_PER_WORKER = 2
 """In flight: one is worked on, one waits, so that no worker does."""
-BROKEN_RETRY_SECONDS = 5.0
+ALONE_TRIES_MAX = 2
+"""So often a chunk whose worker died is tried with a worker of its own, where nothing else can be the cause."""
+NAMES_CHARACTERS_MAX = 2_000
+"""Of the images that an error names: it must fit into the trailers of a call."""
 
 Load: TypeAlias = Callable[[RawRecord], Awaitable[bytes]]
 """The content of a record's file. Raises our errors, FailedPrecondition (DATASET_CHANGED) where it is another now."""
@@ -63,13 +67,26 @@ class Totals:
 
 
 class Conveyor:
-    """`threads` do what is short, `workers` what is long, `workers_max` at once. `requests_max`: files read at once."""
+    """`threads` do what is short, `workers` what is long, `workers_max` at once. `requests_max`: files read at once.
 
-    def __init__(self, *, threads: Executor, workers: Executor, workers_max: int, requests_max: int) -> None:
+    `alone` makes an executor of one worker, for a chunk whose worker died.
+    """
+
+    def __init__(
+        self,
+        *,
+        threads: Executor,
+        workers: Executor,
+        workers_max: int,
+        requests_max: int,
+        alone: Callable[[], Executor] = one_worker,
+    ) -> None:
         self._threads = threads
         self._workers = workers
         self._workers_max = workers_max
         self._requests_max = requests_max
+        self._alone = alone
+        self._one_alone = asyncio.Lock()
 
     async def carry(
         self,
@@ -82,8 +99,8 @@ class Conveyor:
     ) -> Totals:
         """Carry everything; `tell` hears of each chunk. The sink has begun, and is not ended here.
 
-        Chunks that the journal holds are not done again. Raises what the load raises, and Unavailable where a worker
-        died.
+        Chunks that the journal holds are not done again. Raises what the load raises, and FailedPrecondition where a
+        chunk kills every worker that it is given to.
         """
         totals = Totals()
         requests = asyncio.Semaphore(self._requests_max)
@@ -128,12 +145,28 @@ class Conveyor:
         try:
             # It is pure: nobody has to wait for it when the call is cancelled, and what waits for a worker is dropped.
             result = await asyncio.get_running_loop().run_in_executor(executor, convert_chunk, freight.recipe, records)
-        except BrokenExecutor as error:
-            message = "a process that converts died, perhaps for want of memory: send the call again"
-            raise Unavailable(Reason.SERVICE_UNAVAILABLE, message, retry_after_seconds=BROKEN_RETRY_SECONDS) from error
+        except BrokenExecutor:  # all that worked there has failed, and one of it may be the cause
+            result = await self._convert_alone(freight.recipe, records)
         if journal is not None:
             await in_thread(self._threads, journal.write, chunk.number, result)
         return result
+
+    async def _convert_alone(self, recipe: Recipe, records: Sequence[RawRecord]) -> ChunkResult:
+        """By a worker that has nothing else to do, and one chunk after the other: memory is what is most likely short.
+
+        Without it a chunk that kills its worker would take other conversions along each time that it is tried.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._one_alone:
+            for _ in range(ALONE_TRIES_MAX):
+                executor = self._alone()
+                try:
+                    return await loop.run_in_executor(executor, convert_chunk, recipe, records)
+                except BrokenExecutor:
+                    continue
+                finally:
+                    executor.shutdown(wait=False)  # whoever is cancelled waits for no chunk
+        raise _kills_workers(records)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +205,18 @@ async def _load(records: Sequence[RawRecord], load: Load, requests: asyncio.Sema
     except* SihlaiError as errors:  # one of ours is what the caller knows: the group is only how we work
         raise errors.exceptions[0] from errors
     return [task.result() for task in tasks]
+
+
+def _kills_workers(records: Sequence[RawRecord]) -> FailedPrecondition:
+    names = ", ".join(record.image.name for record in records)
+    if len(names) > NAMES_CHARACTERS_MAX:
+        names = f"{names[:NAMES_CHARACTERS_MAX]} …"
+    message = (
+        f"the process that converts died {ALONE_TRIES_MAX + 1} times at the same {len(records)} images, most likely "
+        f"for want of memory: make one of them smaller, leave it out, or give the service more memory ({names})"
+    )
+    metadata = {"first_image": records[0].image.name, "images": str(len(records))}
+    return FailedPrecondition(Reason.DATASET_INVALID, message, metadata)
 
 
 def _put_down(chunk: _Chunk, result: ChunkResult, totals: Totals, sink: Sink | None) -> None:

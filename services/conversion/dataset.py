@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from services.chassis.errors import InvalidArgument, Violation
+from services.chassis.object_uri import uri_parts
 from services.conversion import document
 from services.conversion.chunk import RawRecord
 from services.conversion.document import SUFFIXES, Document, DocumentError, Value, kind, read_document, shown
@@ -150,7 +151,12 @@ def read_annotation_file(content: bytes, name: str, report: Report) -> Annotatio
         message = f"it holds {kind(found.value)}, but must hold a mapping from image file name to annotation"
         report.fail("bad_value", message, replace(place, line=found.line))
         return Annotations(values={}, by_stem=False)
-    repeated = _report_repeated(found, place, report)
+    repeated = set()
+    for each in found.repeated:
+        image = each.path[0] if each.path else each.key
+        annotation = found.value.get(image) if each.path else None
+        if _report_repeated(each, each.path[1:], annotation, replace(place, image=image), report):
+            repeated.add(image)
     lines = found.value.lines
     values = {
         key: Located(value=value, place=Place(file=name, line=lines[key], image=key), refused=key in repeated)
@@ -159,9 +165,13 @@ def read_annotation_file(content: bytes, name: str, report: Report) -> Annotatio
     return Annotations(values=values, by_stem=False)
 
 
-def read_annotation_folder(contents: Mapping[str, bytes], report: Report) -> Annotations:
-    """The annotations in a folder: path to content, each file named by its image's stem."""
+def read_annotation_folder(contents: Mapping[str, bytes], outside: Sequence[str], report: Report) -> Annotations:
+    """The annotations in a folder: path to content, each file named by its image's stem. `outside` leads out of it."""
     values: dict[str, Located] = {}
+    for path in outside:
+        place = Place(file=path, image=PurePosixPath(path).stem)
+        report.error("leads_outside", "it is a link out of the dataset: put the file there", place)
+        values[place.image] = Located(value=None, place=place, refused=True, path=path)
     for path, content in sorted(contents.items()):
         name = PurePosixPath(path)
         place = Place(file=path, image=name.stem)
@@ -182,9 +192,8 @@ def read_annotation_folder(contents: Mapping[str, bytes], report: Report) -> Ann
             values[name.stem] = Located(value=None, place=place)
             continue
         line = replace(place, line=found.line or 1)
-        for each in found.repeated:
-            report.error("repeated_key", repeated_message(each), replace(place, line=each.line), value=each.key)
-        values[name.stem] = Located(value=found.value, place=line, refused=bool(found.repeated))
+        spoilt = [_report_repeated(each, each.path, found.value, place, report) for each in found.repeated]
+        values[name.stem] = Located(value=found.value, place=line, refused=any(spoilt))
     return Annotations(values=values, by_stem=True)
 
 
@@ -326,6 +335,11 @@ def _images_uri(parts: Sequence[Value], place: Place, report: Report) -> str:
         value, at = part["images"], _at(place, part, "images")
         if not isinstance(value, str):
             report.fail("bad_value", f"`images` is {kind(value)}, but must be a uri", at)
+            continue
+        try:
+            uri_parts(value)
+        except InvalidArgument as error:  # which says what may be quoted: a uri can hold a secret
+            report.fail("bad_value", f"`images` {error.violations[0].description}", at)
         else:
             found.setdefault(value.rstrip("/"), at)
     if len(found) > 1:
@@ -342,15 +356,18 @@ def _report_repeated_metadata(found: Document, place: Place, report: Report) -> 
         report.fail("repeated_key", repeated_message(each), replace(place, line=each.line), value=each.key)
 
 
-def _report_repeated(found: Document, place: Place, report: Report) -> set[str]:
-    """Report repeated keys of an annotation file; return the images whose annotation cannot be trusted for them."""
-    images = set()
-    for each in found.repeated:
-        image = each.path[0] if each.path else each.key
-        images.add(image)
-        at = replace(place, line=each.line, image=image)
-        report.error("repeated_key", repeated_message(each), at, value=each.key)
-    return images
+def _report_repeated(
+    repeated: document.RepeatedKey, path: Sequence[str], annotation: Value, place: Place, report: Report
+) -> bool:
+    """Report a repeated key at a path in an image's annotation; return whether nothing of that can be trusted.
+
+    In a list it is one object that cannot be: what reads the object drops it, and counts it as dropped.
+    """
+    in_object = bool(path) and isinstance(annotation, document.List)
+    at, index = replace(place, line=repeated.line), int(path[0]) if in_object else -1
+    message, annotations = repeated_message(repeated), 0 if in_object else 1
+    report.error("repeated_key", message, at, index=index, value=repeated.key, annotations=annotations)
+    return not in_object
 
 
 def _report_repeated_stems(stems: Counter[str], report: Report) -> None:

@@ -1,7 +1,8 @@
 """Where users want a dataset to be written: a folder or a prefix that is empty or does not exist, and nothing else.
 
 A dataset is there whole or not at all: a folder is renamed into its place, and of what is uploaded the file that makes
-it a dataset comes last; what was uploaded is removed where the rest fails. Nothing that was there before is touched.
+it a dataset comes last; what was uploaded is removed where the rest fails. What a killed process has left is removed,
+or gone on with, by the next call to the same place. Nothing that was there before is touched.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,13 +20,15 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from services.chassis.errors import FailedPrecondition, PermissionDenied, Reason, SihlaiError
+from services.chassis.errors import FailedPrecondition, PermissionDenied, Reason
 from services.chassis.object_uri import uri_parts
 from services.chassis.objects import ObjectFolder, ObjectNotFound
+from services.conversion.draft import DATASET, LOCK, lock_folder, release_folder
 from services.conversion.sink import METADATA
 from services.conversion.source import Access, DatasetSource, local_path
-from services.conversion.store import REPORT, files_in, sync_folder, upload
-from services.conversion.work import in_thread, some_at_a_time
+from services.conversion.store import REPORT, sync_folder
+from services.conversion.uploading import Uploading
+from services.conversion.work import in_thread
 
 LAST = (REPORT, METADATA)
 """The last files of a native dataset, in this order."""
@@ -33,9 +37,12 @@ LAST = (REPORT, METADATA)
 class Destinations:
     """Opens destinations. `access` knows the roots and hosts that may be written to; the store itself never may."""
 
-    def __init__(self, *, access: Access, store_uri: str, requests_max: int, executor: Executor) -> None:
+    def __init__(
+        self, *, access: Access, store_uri: str, requests_max: int, upload_seconds_max: float, executor: Executor
+    ) -> None:
         self._access = access
         self._store_uri = store_uri
+        self._upload_seconds_max = upload_seconds_max
         self._requests_max = requests_max
         self._executor = executor
 
@@ -47,51 +54,73 @@ class Destinations:
             message = f"{folder.uri} is the system's own store: choose another destination, or none"
             raise PermissionDenied(Reason.URI_NOT_ALLOWED, message, {"uri": folder.uri})
         return Destination(
-            folder, endpoint_url=source.endpoint_url, requests_max=self._requests_max, executor=self._executor
+            folder,
+            endpoint_url=source.endpoint_url,
+            requests_max=self._requests_max,
+            upload_seconds_max=self._upload_seconds_max,
+            executor=self._executor,
         )
 
 
 class Destination:
     """One folder or prefix to write a dataset to."""
 
-    def __init__(self, folder: ObjectFolder, *, endpoint_url: str, requests_max: int, executor: Executor) -> None:
+    def __init__(
+        self,
+        folder: ObjectFolder,
+        *,
+        endpoint_url: str,
+        requests_max: int,
+        upload_seconds_max: float,
+        executor: Executor,
+    ) -> None:
+        """`upload_seconds_max`: an upload that has stood still for so long is nobody's any more."""
         self.uri = folder.uri
         self.endpoint_url = endpoint_url
         self._folder = folder
         self._local = local_path(folder.uri)
-        self._requests_max = requests_max
+        self._uploading = Uploading(folder, requests_max=requests_max, seconds_max=upload_seconds_max)
         self._executor = executor
 
     async def find(self, digest: str, *, last: Sequence[str] = LAST) -> Mapping[str, Any] | None:
         """The report.json of what is there, if it names this digest and is whole; None where nothing is there.
 
+        What an interrupted call has left is removed, or, in a bucket, taken for nothing where it is of this dataset.
         Raises FailedPrecondition (OBJECT_ALREADY_EXISTS) where anything else is there.
         """
+        if self._local is not None:
+            await in_thread(self._executor, _tidy, self._local)
         found = await self._first_name()
         if found is None:
             return None
         with contextlib.suppress(ObjectNotFound, ValueError):
             report = json.loads(await self._folder.read(REPORT))
             if isinstance(report, dict) and report.get("digest") == digest and await self._folder.exists(last[-1]):
+                if self._local is None:
+                    await self._uploading.end()
                 return report
+        if self._local is None and await self._uploading.take_over(digest):
+            return None
         raise self._not_empty(found)
 
-    async def publish(self, draft: Path, *, last: Sequence[str] = LAST) -> None:
+    async def publish(self, draft: Path, digest: str, *, last: Sequence[str] = LAST) -> bool:
         """Make the files of a draft's folder visible, all of them or none; `last`: what is uploaded after the rest.
 
-        Raises FailedPrecondition (OBJECT_ALREADY_EXISTS) where somebody else wrote there meanwhile.
+        False where another call was first with the same. Raises FailedPrecondition (OBJECT_ALREADY_EXISTS) where
+        somebody else wrote there meanwhile.
         """
-        found = await self._first_name()
-        if found is not None:
-            raise self._not_empty(found)
-        if self._local is not None:
-            await in_thread(self._executor, self._rename, draft, self._local)
-            return
+        if await self.find(digest, last=last) is not None:
+            return False
+        if self._local is None:
+            await self._uploading.upload(draft, digest, last)
+            return True
         try:
-            await upload(draft, self._folder, last=last, at_once_max=self._requests_max)
-        except BaseException:
-            await self._remove(draft, last)
-            raise
+            await in_thread(self._executor, self._rename, draft, self._local)
+        except FailedPrecondition as error:
+            if error.reason is not Reason.OBJECT_ALREADY_EXISTS or await self.find(digest, last=last) is None:
+                raise
+            return False
+        return True
 
     async def _first_name(self) -> str | None:
         """The name of anything that is there."""
@@ -102,36 +131,23 @@ class Destination:
         return None
 
     def _rename(self, draft: Path, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        """Into a folder beside the target first: what is copied from another file system takes its time."""
         part = target.parent / f".{target.name}.part-{secrets.token_hex(8)}"
         try:
-            _move(draft, part)
-            sync_folder(part)
-            part.rename(target)  # an empty folder gives way, anything else does not
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = lock_folder(part)
+            assert descriptor is not None, "nobody else knows the folder"
+            try:
+                _move(draft, part / DATASET)
+                sync_folder(part / DATASET)
+                (part / DATASET).rename(target)  # an empty folder gives way, anything else does not
+            finally:
+                release_folder(part, descriptor, kept=False)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise self._not_empty(_first_entry(target) or "") from error
             message = f"{self.uri} cannot be written: {error.strerror}"
             raise FailedPrecondition(Reason.OBJECT_STORE_DENIED, message, {"uri": self.uri}) from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-
-    async def _remove(self, draft: Path, last: Sequence[str]) -> None:
-        """Take back what was uploaded, the last files first; a cancelled call waits for it."""
-
-        async def remove() -> None:
-            for path in reversed(last):
-                await self._folder.delete(path)
-            paths = await asyncio.to_thread(files_in, draft)
-            await some_at_a_time((self._folder.delete(path) for path in paths), self._requests_max)
-
-        task = asyncio.create_task(remove())
-        with contextlib.suppress(SihlaiError):  # what failed may be the store itself: the first error says so
-            try:
-                await asyncio.shield(task)
-            except asyncio.CancelledError:
-                await asyncio.wait({task})
-                raise
 
     def _not_empty(self, found: str) -> FailedPrecondition:
         message = f"{self.uri} is not empty, it holds {found!r}: name an empty place, or one that does not exist"
@@ -152,6 +168,20 @@ def _move(draft: Path, part: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         shutil.copytree(draft, part)
+
+
+def _tidy(target: Path) -> None:
+    """Remove what killed processes have left beside a target: folders of ours by name and content, locked by nobody."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.part-[0-9a-f]{{16}}")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(target.parent) as entries:
+        parts = [
+            Path(each.path) for each in entries if name.fullmatch(each.name) and each.is_dir(follow_symlinks=False)
+        ]
+        for part in parts:
+            if {each.name for each in part.iterdir()} <= {LOCK, DATASET} and (
+                descriptor := lock_folder(part)
+            ) is not None:
+                release_folder(part, descriptor, kept=False)
 
 
 def _first_entry(folder: Path) -> str | None:

@@ -32,12 +32,16 @@ class List(list["Value"]):
 
 
 class Mapping(dict[str, "Value"]):
-    """A mapping that knows the line of each of its keys, from 1. Of a repeated key it holds the first value."""
+    """A mapping that knows the line of each of its keys, from 1. Of a repeated key it holds the first value.
 
-    __slots__ = ("lines",)
+    `repeated`: a key stood twice in it, so that it cannot be trusted.
+    """
+
+    __slots__ = ("lines", "repeated")
 
     def __init__(self) -> None:
         self.lines: dict[str, int] = {}
+        self.repeated = False
 
 
 Value: TypeAlias = str | List | Mapping | None
@@ -149,6 +153,7 @@ class _Builder:
         self.key_wanted = False
         if key in mapping.lines:
             self._skipped = True
+            mapping.repeated = True
             first = mapping.lines[key]
             self.repeated.append(RepeatedKey(path=self._path(), key=key, line=line, line_first=first))
         else:
@@ -229,13 +234,17 @@ def _tagged(event: Any) -> DocumentError:
 _NUMBER = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
 # One token of JSON after white space; strings are left to the scanner of the json module, which is C.
 _TOKEN = re.compile(
-    rf'[ \t\r\n]*(?:(?P<mark>[{{}}\[\]:,"])|(?P<number>{_NUMBER})(?![\w.+-])|(?P<word>[A-Za-z_][\w.]*))'
+    rf'[ \t\r\n]*(?:(?P<mark>[{{}}\[\]:,"])|(?P<number>{_NUMBER})(?![\w.+-])|(?P<word>-?[A-Za-z_][\w.]*))'
 )
 # A list of numbers on one line, such as a box, in one step: most of a large file is in such lists. Atomic groups keep
 # the time linear where it turns out to be something else.
 _NUMBERS = re.compile(rf"[ \t]*(?>{_NUMBER}[ \t]*)(?>,[ \t]*{_NUMBER}[ \t]*)*+\]")
 _scan_string: Callable[[str, int, bool], tuple[str, int]] = json.decoder.scanstring  # type: ignore[attr-defined]  # no stub
-_JSON_WORDS = {"true": "true", "false": "false", "null": None}
+# What Python writes for numbers that are not finite is no JSON. It is read all the same: as one bad number, with its
+# image and line, it says more than a file that is broken.
+_JSON_WORDS = {"true": "true", "false": "false", "null": None} | {
+    word: word for word in ("NaN", "Infinity", "-Infinity")
+}
 
 
 def _read_json(text: str) -> Document:

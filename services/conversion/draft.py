@@ -74,7 +74,7 @@ class Drafts:
             kept = shared and not isinstance(error, Exception)
             raise
         finally:
-            await in_thread(executor, _release, folder, descriptor, kept)
+            await in_thread(executor, release_folder, folder, descriptor, kept)
 
     def _not_written(self, error: OSError) -> Unavailable:
         message = f"the drafts in {self._folder} cannot be written: {error.strerror}"
@@ -83,10 +83,10 @@ class Drafts:
     def _take(self, key: str) -> tuple[Path, int]:
         self._folder.mkdir(parents=True, exist_ok=True)
         folder = self._folder / f"{PREFIX}{key}"
-        descriptor = _lock(folder)
+        descriptor = lock_folder(folder)
         if descriptor is None:
             folder = self._folder / f"{PREFIX}{key}-{secrets.token_hex(8)}"
-            descriptor = _lock(folder)
+            descriptor = lock_folder(folder)
         assert descriptor is not None, "nobody else knows the folder"
         draft = Draft(folder=folder)
         # What is there is not whole: it is made again from the journal.
@@ -102,16 +102,16 @@ class Drafts:
         for folder in self._folder.glob(f"{PREFIX}*"):
             if _last_used(folder) >= oldest:
                 continue
-            descriptor = _lock(folder)
+            descriptor = lock_folder(folder)
             if descriptor is None:
                 continue
-            _release(folder, descriptor, kept=False)
+            release_folder(folder, descriptor, kept=False)
             swept += 1
         return swept
 
 
-def _lock(folder: Path) -> int | None:
-    """Make the folder where it is missing, and lock it. None where somebody has it."""
+def lock_folder(folder: Path) -> int | None:
+    """Make the folder where it is missing, and lock it for this process. None where somebody has it."""
     while True:
         folder.mkdir(exist_ok=True)
         try:
@@ -129,9 +129,9 @@ def _lock(folder: Path) -> int | None:
         os.close(descriptor)  # its last owner has removed it since
 
 
-def _release(folder: Path, descriptor: int, kept: bool) -> None:
-    if not kept:
-        shutil.rmtree(folder, ignore_errors=True)
+def release_folder(folder: Path, descriptor: int, kept: bool) -> None:
+    """Unlock a folder, and remove it first; where it is to be kept, only the dataset, which nobody goes on with."""
+    shutil.rmtree(folder / DATASET if kept else folder, ignore_errors=True)
     os.close(descriptor)
 
 

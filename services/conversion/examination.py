@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from services.chassis.errors import FailedPrecondition
 from services.conversion.chunk import Recipe
 from services.conversion.conversion import freight_of
 from services.conversion.conveyor import Conveyor, Freight, Totals
@@ -83,15 +84,7 @@ class Examiner:
         looked = await self._look(source, report, tell, phase="inspect")
         if report.refuses():
             raise refusal(source.uri, report)
-        images = looked.snapshot.index.images
-        sizes = Counter((entry.width, entry.height) for entry in images)
-        return Inspection(
-            fingerprint=looked.snapshot.fingerprint,
-            images=len(images),
-            image_bytes=sum(entry.size_bytes for entry in images),
-            sets=looked.sets,
-            sizes=tuple(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:SIZES_MAX]),
-        )
+        return await in_thread(self.executor, _inspection, looked)
 
     async def validate(
         self, source: DatasetSource, validation: DatasetSource | None, report: Report, tell: Tell
@@ -119,8 +112,14 @@ class Examiner:
         self, source: DatasetSource, report: Report, tell: Tell, *, phase: str, field_name: str = "source"
     ) -> Looked:
         described = await self.reader.describe(source, report, field_name)
-        snapshot = await self.reader.open(described, lambda _: True, tell)
-        snapshot.report_images(report)
+        try:
+            snapshot = await self.reader.open(described, lambda _: True, tell)
+        except FailedPrecondition as error:
+            if not report.fatal:
+                raise
+            # Metadata that cannot be understood may be why: they may say where the images are.
+            raise refusal(source.uri, report, hint="") from error
+        await in_thread(self.executor, snapshot.report_images, report)
         summaries = [
             await self._look_at_set(described, snapshot, each, report, tell, phase) for each in described.metadata.sets
         ]
@@ -163,22 +162,57 @@ def progress_teller(meter: Meter, phase: str, total: int, report: Report, tell: 
     return lambda totals: tell(meter.measure(phase, totals.images, total, report.warnings))
 
 
+def _inspection(looked: Looked) -> Inspection:
+    """What an inspection tells of a dataset. Looks at every image."""
+    images = looked.snapshot.index.images
+    sizes = Counter((entry.width, entry.height) for entry in images)
+    return Inspection(
+        fingerprint=looked.snapshot.fingerprint,
+        images=len(images),
+        image_bytes=sum(entry.size_bytes for entry in images),
+        sets=looked.sets,
+        sizes=tuple(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:SIZES_MAX]),
+    )
+
+
 def _compare(training: Looked, validation: Looked, report: Report) -> None:
     """The training vocabulary rules, and no image may be in both."""
     place = Place(file=VALIDATION_PREFIX.rstrip(": "))
-    names_by_set = {(each.name, each.task): set(each.categories) for each in training.sets}
     places = {each.name: each.place for each in training.snapshot.metadata.sets}
     for each in validation.sets:
-        declared = names_by_set.get((each.name, each.task))
-        if declared is None:
+        found = _counterpart(each, training.sets, validation.sets)
+        if found is None:
             message = f"the validation dataset's annotation set {each.name!r} for {each.task} has no counterpart here"
             report.warn("unmatched_annotation_set", message, place, value=each.name)
-        elif each.task is not Task.METRIC_LEARNING:  # validation has other identities, and should
-            for name in sorted(set(each.categories) - declared):
+        elif each.task is Task.METRIC_LEARNING:  # validation has other identities, and should
+            _compare_identities(found, each, places[found.name], report)
+        else:
+            for name in sorted(set(each.categories) - set(found.categories)):
                 message = f"{name!r} is declared in the validation dataset, but not here: declare it, or leave it out"
-                report.error("unknown_in_training", message, places[each.name], value=name, annotations=0)
+                report.error("unknown_in_training", message, places[found.name], value=name, annotations=0)
     names_by_etag = {entry.etag: entry.name for entry in validation.snapshot.index.images}
     for entry in training.snapshot.index.images:
         if entry.etag in names_by_etag:
             message = f"the image is also in the validation dataset, as {names_by_etag[entry.etag]}"
             report.warn("shared_image", message, Place(file=f"images/{entry.name}", image=entry.name))
+
+
+def _counterpart(
+    each: SetSummary, training: Sequence[SetSummary], validation: Sequence[SetSummary]
+) -> SetSummary | None:
+    """The training set of the same name and task; or of the task alone, where both datasets have one for it."""
+    same_task = [other for other in training if other.task is each.task]
+    named = next((other for other in same_task if other.name == each.name), None)
+    alone = len(same_task) == 1 and sum(other.task is each.task for other in validation) == 1
+    return named or (same_task[0] if alone else None)
+
+
+def _compare_identities(training: SetSummary, validation: SetSummary, place: Place, report: Report) -> None:
+    """As identities they may differ; as categories, which a conversion makes of them, they hardly should."""
+    alone = set(training.categories) ^ set(validation.categories)
+    if alone:
+        message = (
+            f"{len(alone)} identities are only in one of training and validation: right for metric learning, but as "
+            "categories of multiclass classification they would be learned in vain, or never"
+        )
+        report.warn("unshared_identities", message, place, value=", ".join(sorted(alone)))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from services.chassis.errors import InvalidArgument, SihlaiError, Violation
+from services.chassis.errors import FailedPrecondition, InvalidArgument, SihlaiError, Violation
 from services.conversion.category_ids import read_category_ids
 from services.conversion.conversion import (
     NORMALISED_VERSION,
@@ -27,7 +27,7 @@ from services.conversion.conversion import (
 )
 from services.conversion.convert.edge import StepOptions
 from services.conversion.conveyor import Conveyor, Totals
-from services.conversion.dataset import choose_set, fingerprint
+from services.conversion.dataset import METADATA_NAMES, choose_set, fingerprint
 from services.conversion.destination import Destination, Destinations
 from services.conversion.draft import Draft
 from services.conversion.examination import progress_teller
@@ -59,7 +59,6 @@ from services.conversion.store import REPORT, ResultStore
 from services.conversion.task import Task
 from services.conversion.work import Meter, Progress, Slots, Tell, Works, in_thread, some_at_a_time
 
-HINT = "an import with `lenient` leaves them out"
 EXPORT_LAST = (REPORT,)
 """The last file of an exported dataset."""
 
@@ -138,13 +137,12 @@ class Exchange:
     async def _follow(
         self, key: str, lenient: bool, start: Callable[[Report, Tell], Coroutine[Any, Any, ConversionResult]]
     ) -> AsyncGenerator[Progress | Finding | ConversionResult, None]:
+        # A report ends with its work, be it that the work is cancelled before it has begun.
+        self._reports = {each: kept for each, kept in self._reports.items() if self._works.under_way(each)}
         report = self._reports.setdefault(key, Report(findings_max=self.findings_max, lenient=lenient))
 
         async def work(tell: Tell) -> ConversionResult:
-            try:
-                return await start(report, tell)
-            finally:
-                self._reports.pop(key, None)
+            return await start(report, tell)
 
         sent = 0
         try:
@@ -168,7 +166,7 @@ class Exchange:
             dataset = await self._open(files, request, report)
             images, native = chosen_images(files, dataset, report, split=request.split, copy_images=request.copy_images)
             index = await self._index(files, images, request.source, tell)
-            index.report(report)
+            await in_thread(self.executor, index.report, report)
             parts = {**files.parts, **file_versions(files, dataset, index)}
             source_fingerprint = await in_thread(self.executor, fingerprint, index, parts)
             digest = _import_digest(source_fingerprint, files.uri, request)
@@ -194,10 +192,10 @@ class Exchange:
                     report, totals, way, source_fingerprint=source_fingerprint, annotation_set="", images=len(images)
                 )
                 await in_thread(self.executor, write_json, draft.dataset / REPORT, {"digest": digest, **about})
-                await destination.publish(draft.dataset)
+                first = await destination.publish(draft.dataset, digest)
             found = await destination.find(digest)
             assert found is not None, "what was published is there"
-            return _result(found, way, destination, digest, reused=False)
+            return _result(found, way, destination, digest, reused=not first)
 
     async def _write_natively(
         self,
@@ -215,7 +213,7 @@ class Exchange:
         freight = freight_of(files, dataset, index, report)
         totals = await self.conveyor.carry(freight, report, told, sink=sink, journal=Journal(draft.journal))
         if report.refuses():
-            raise refusal(files.uri, report, hint=HINT)
+            raise _import_refusal(files.uri, report)
         await in_thread(self.executor, sink.end)
         return totals
 
@@ -227,6 +225,10 @@ class Exchange:
                 raise InvalidArgument([Violation(field="copy_images", description=description)])
             destination = self.destinations.open(request.destination)
             described = await self.reader.describe(request.source, report)
+            if not described.parts and not report.fatal:
+                message = f"there is no {METADATA_NAMES[0]}, and {foreign.name} cannot hold images alone: add one"
+                report.fail("missing_file", message, Place(file=METADATA_NAMES[0]))
+                raise refusal(described.source.uri, report, hint="")
             chosen = choose_set(described.source.uri, described.metadata, request.annotation_set, report)
             way = _way(chosen.task, foreign, request)
             snapshot = await self.reader.open(described, lambda each: each is chosen, tell)
@@ -255,10 +257,10 @@ class Exchange:
                 await in_thread(self.executor, writing.sink.end)
                 await self._put_images(request, described, snapshot.index, writing.sink, draft.dataset, report, tell)
                 await in_thread(self.executor, conversion.finish, draft.dataset, digest)
-                await destination.publish(draft.dataset, last=EXPORT_LAST)
+                first = await destination.publish(draft.dataset, digest, last=EXPORT_LAST)
             found = await destination.find(digest, last=EXPORT_LAST)
             assert found is not None, "what was published is there"
-            return _result(found, way, destination, digest, reused=False)
+            return _result(found, way, destination, digest, reused=not first)
 
     async def _open(self, files: ForeignSource, request: ImportRequest, report: Report) -> ForeignDataset:
         """What the files hold. Raises FailedPrecondition where they are no dataset of the format."""
@@ -267,7 +269,7 @@ class Exchange:
             return await FOREIGN_FORMATS[request.format].open(files, read, report)
         except ForeignError as error:
             report.fail(error.rule, str(error), error.place, value=error.value)
-            raise refusal(files.uri, report, hint=HINT) from error
+            raise _import_refusal(files.uri, report) from error
 
     async def _index(
         self, files: ForeignSource, images: tuple[ForeignImage, ...], source: DatasetSource, tell: Tell
@@ -324,6 +326,11 @@ def _check_reach(request: ImportRequest) -> None:
     if source.uri.startswith("s3:") and servers[0] != servers[1] and not request.copy_images:
         description = "is off, but the images lie on another server than the destination: ask for copies"
         raise InvalidArgument([Violation(field="copy_images", description=description)])
+
+
+def _import_refusal(uri: str, report: Report) -> FailedPrecondition:
+    """What is fatal leaves nothing that could be imported without it."""
+    return refusal(uri, report, hint="" if report.fatal else "an import with `lenient` leaves out what is wrong")
 
 
 def _import_digest(source_fingerprint: str, uri: str, request: ImportRequest) -> str:

@@ -200,8 +200,7 @@ class Library:
     async def _publish(self, draft: Draft, digest: str, destination: Destination | None) -> bool:
         if destination is None:
             return await self.store.publish(draft, digest, self.executor)
-        await destination.publish(draft.dataset)
-        return True
+        return await destination.publish(draft.dataset, digest)
 
     def _result(
         self, report: Mapping[str, Any], way: Plan, destination: Destination | None, digest: str, *, reused: bool

@@ -16,6 +16,9 @@ from services.conversion.document import DocumentError, Value, read_document
 from services.conversion.finding import Finding, Place, Report
 from services.conversion.index import ImageEntry, Index
 
+WRONG_EXTENSION = "wrong_extension"
+"""The rule of a file that is neither a map nor stands beside one, by its name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MapFolder:
@@ -32,18 +35,20 @@ class MapFolder:
     findings: tuple[Finding, ...] = ()
 
     def fingerprint(self) -> str:
-        """sha256 over the index: the maps themselves are not read for it."""
+        """sha256 over the index, and over what is not in it: the maps themselves are not read for it."""
         digest = hashlib.sha256()
         for entry in sorted(self.index.entries, key=lambda entry: entry.name):
             fields = (entry.name, entry.size_bytes, entry.etag, entry.width, entry.height, entry.orientation)
             digest.update(("map\0" + "\0".join(map(str, fields)) + "\n").encode())
+        for name, rule in sorted(self.refused.items()):
+            digest.update(f"refused\0{name}\0{rule}\n".encode())
         return digest.hexdigest()
 
     def annotations(self, report: Report) -> Annotations:
         """The map of each stem. What is wrong with a file, or with what stands beside it, leaves nothing known."""
         report.replay(list(self.findings))
         maps: dict[str, ImageEntry] = {}
-        refused = {stem_of(name): name for name in self.refused}
+        refused: dict[str, str] = {}
         for entry in self.index.entries:
             stem = stem_of(entry.name)
             place = self._place(entry.name)
@@ -57,6 +62,10 @@ class MapFolder:
                 refused[stem] = entry.name
             else:
                 maps[stem] = entry
+        for name, rule in self.refused.items():
+            # What lies beside a sound map and is none, such as a picture of it, takes nothing from it.
+            if rule != WRONG_EXTENSION or stem_of(name) not in maps:
+                refused.setdefault(stem_of(name), name)
         sidecars = self._read_sidecars(maps, refused, report)
         return Annotations(values=_Maps(self.path, maps, sidecars, refused), by_stem=True)
 

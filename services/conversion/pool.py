@@ -69,6 +69,11 @@ class WorkerPool(Executor):
         )
 
 
+def one_worker() -> WorkerPool:
+    """A pool of one process, for work that nothing else may die with."""
+    return WorkerPool(1)
+
+
 def _begin(starter: int) -> None:
     """In a new worker: it dies with its starter, and only then. A terminal's Ctrl-C goes to the whole group."""
     hold(starter)

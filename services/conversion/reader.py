@@ -91,7 +91,8 @@ class Reader:
             each.name: await self._set_reader.read(described.folder, each, described.source, tell, kept=keep(each))
             for each in described.metadata.sets
         }
-        parts = dict(described.parts)
+        # What is refused is in no index, and yet decides what becomes of the dataset.
+        parts = {**described.parts, **{f"images/{name}": rule for name, rule in listing.refused.items()}}
         for each in contents.values():
             parts |= each.parts
         digest = await self._in_thread(fingerprint, index, parts)

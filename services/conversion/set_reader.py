@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -61,7 +61,8 @@ class SetReader:
             content = await folder.read(path)
         except ObjectNotFound:
             return _problem(path, "missing_file", f"{path} does not exist: mend `annotations`, or add the file")
-        return SetContents(parts={path: hashlib.sha256(content).hexdigest()}, file=content if kept else None)
+        digest = await in_thread(self._executor, _digest, content)
+        return SetContents(parts={path: digest}, file=content if kept else None)
 
     async def _read_maps(
         self, folder: ObjectFolder, path: str, suffixes: Iterable[str], source: DatasetSource, tell: Tell
@@ -72,7 +73,7 @@ class SetReader:
         except ObjectNotFound:
             listing = Listing(files=())
         if not listing.files and not listing.refused:
-            return _problem(path, "missing_file", f"{path} holds no file: mend `annotations`, or add the maps")
+            return await _nothing(folder, path, "maps", suffixes)
         beside = tuple(file for file in listing.files if PurePosixPath(file.name).suffix.lower() in SUFFIXES)
         size_bytes = sum(file.size_bytes for file in beside)
         if size_bytes > self._annotation_bytes_max:
@@ -82,7 +83,8 @@ class SetReader:
         index = await self._indexer.index(maps, listed, source, tell, phase="index of maps")
         sidecars = await self._read_all(maps, sorted(names))
         found = MapFolder(path=path, index=index, sidecars=sidecars, refused=listing.refused, findings=listing.findings)
-        parts = {f"{path}{name}": hashlib.sha256(content).hexdigest() for name, content in sidecars.items()}
+        digests = await in_thread(self._executor, _digests, sidecars)
+        parts = {f"{path}{name}": digest for name, digest in digests.items()}
         parts[path] = await in_thread(self._executor, found.fingerprint)
         return SetContents(parts=parts, maps=found)
 
@@ -92,19 +94,18 @@ class SetReader:
             async for each in folder.list(path)
             if "/" not in each.path.removeprefix(path) and not each.path.removeprefix(path).startswith(".")
         }
-        outside = next((each for each in found if leads_outside(folder, each)), None)
-        if outside is not None:
-            return _problem(path, "leads_outside", f"{outside} is a link out of the dataset: put the file there")
-        if not found:
-            return _problem(path, "missing_file", f"{path} holds no file: mend `annotations`, or add the files")
+        outside = tuple(sorted(each for each in found if leads_outside(folder, each)))
+        for each in outside:
+            del found[each]
+        if not found and not outside:
+            return await _nothing(folder, path, "files", SUFFIXES)
         if kept and sum(found.values()) > self._annotation_bytes_max:
             return _problem(path, "file_too_large", self._too_large(path, sum(found.values())))
+        parts = dict.fromkeys(outside, "leads_outside")
         if kept:
             files = await self._read_all(folder, sorted(found))
-            return SetContents(
-                parts={each: hashlib.sha256(content).hexdigest() for each, content in files.items()}, files=files
-            )
-        parts: dict[str, str] = {}
+            parts |= await in_thread(self._executor, _digests, files)
+            return SetContents(parts=parts, files=files, outside=outside)
 
         async def hash_one(each: str) -> None:
             with still_there():
@@ -155,6 +156,14 @@ class MapLoader:
         return dataset_changed(f"{self._folder.uri}/{path}", "was deleted" if gone else "was replaced")
 
 
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: _digest(content) for name, content in files.items()}
+
+
 async def _hash(folder: ObjectFolder, path: str) -> str:
     digest = hashlib.sha256()
     async for chunk in folder.stream(path):
@@ -170,6 +179,17 @@ def _read_hashed(path: Path, size_bytes: int) -> tuple[bytes, str]:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         content = file.read(size_bytes + 1)
     return content, f"sha256-{hashlib.sha256(content).hexdigest()}"
+
+
+async def _nothing(folder: ObjectFolder, path: str, what: str, suffixes: Iterable[str]) -> SetContents:
+    """No file lies in what should be a folder; perhaps because it is none."""
+    file = path.rstrip("/")
+    if not await folder.exists(file):
+        return _problem(path, "missing_file", f"{path} holds no file: mend `annotations`, or add the {what}")
+    message = f"{file} is a file, where a folder of {what} in {', '.join(suffixes)} was wanted: mend `annotations`"
+    if tuple(suffixes) == SUFFIXES:
+        message = f"{file} is a file that ends in none of {', '.join(SUFFIXES)}: write the annotations in one of these"
+    return _problem(path, "wrong_extension", message)
 
 
 def _problem(path: str, rule: str, message: str) -> SetContents:

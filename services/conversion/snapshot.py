@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.conversion.dataset import (
@@ -24,6 +24,8 @@ class SetContents:
     parts: Mapping[str, str] = field(default_factory=dict)
     file: bytes | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    outside: Sequence[str] = ()
+    """Links in a folder of files that lead out of the dataset: they are not read."""
     maps: MapFolder | None = None
     """Where the annotations are maps."""
     problem: tuple[str, str] | None = None
@@ -38,7 +40,7 @@ class SetContents:
             return read_annotation_file(self.file, chosen.annotations, report)
         if self.maps is not None:
             return self.maps.annotations(report)
-        return read_annotation_folder(self.files, report)
+        return read_annotation_folder(self.files, self.outside, report)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from services.chassis.bucket import Buckets
 from services.chassis.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
 from services.chassis.object_uri import uri_parts
 from services.chassis.objects import Credentials, ObjectFolder, ObjectLimits, ObjectNotFound, open_store
@@ -85,12 +86,14 @@ class Access:
         own_credentials_uris: Sequence[str],
         images_max: int,
         limits: ObjectLimits,
+        buckets_max: int,
     ) -> None:
         self._roots = tuple(allowed_roots)
         self._hosts = tuple(allowed_hosts)
         self._own = tuple(map(uri_parts, own_credentials_uris))
         self._images_max = images_max
         self._limits = limits
+        self._buckets = Buckets(open_max=buckets_max)
 
     def within(self, roots: Sequence[Path]) -> Access:
         """The same for writing: with other roots, and never with the service's own credentials."""
@@ -116,6 +119,7 @@ class Access:
                 allowed_roots=self._roots,
                 allowed_hosts=self._hosts,
                 limits=self._limits,
+                buckets=self._buckets,
             )
         except InvalidArgument as error:
             raise InvalidArgument(
@@ -164,14 +168,8 @@ class Access:
                 f"{folder.uri} holds {len(found)} files, but at most {self._images_max} are read",
                 {"what": "images_max", "limit": str(self._images_max), "uri": folder.uri},
             )
-        files = [
-            file
-            for file in found
-            if _is_file_name(file.name, rules, report, refused) and accepts(file.name, report, refused)
-        ]
-        return Listing(
-            files=tuple(sorted(files, key=lambda file: file.name)), refused=refused, findings=tuple(report.findings)
-        )
+        # A hundred thousand names take longer than anybody else may be kept waiting.
+        return await asyncio.to_thread(_sort_out, found, rules, accepts, report, refused)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +242,24 @@ def _scan(folder: Path, root: Path, rules: _Rules, report: Report, refused: dict
             version = f"{about.st_ino}-{about.st_mtime_ns}"
             found.append(ImageFile(name=entry.name, size_bytes=about.st_size, version=version))
     return found
+
+
+def _sort_out(
+    found: Sequence[ImageFile],
+    rules: _Rules,
+    accepts: Callable[[str, Report, dict[str, str]], bool],
+    report: Report,
+    refused: dict[str, str],
+) -> Listing:
+    """The listing of what was found in a folder."""
+    files = [
+        file
+        for file in found
+        if _is_file_name(file.name, rules, report, refused) and accepts(file.name, report, refused)
+    ]
+    return Listing(
+        files=tuple(sorted(files, key=lambda file: file.name)), refused=refused, findings=tuple(report.findings)
+    )
 
 
 def _is_file_name(name: str, rules: _Rules, report: Report, refused: dict[str, str]) -> bool:

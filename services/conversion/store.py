@@ -17,7 +17,7 @@ import secrets
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,7 +34,7 @@ from services.conversion.work import in_thread, some_at_a_time
 DATASETS = "datasets"
 INDICES = "indices"
 USED = "used"
-"""In a bucket: an empty object for each dataset, as old as its last use."""
+"""In a bucket: an empty object for each dataset and each index, as old as its last use."""
 REPORT = "report.json"
 """The last file of a dataset: with it the dataset is whole."""
 TOUCH_HOURS = 1.0
@@ -86,7 +86,7 @@ class ResultStore:
             content = await self._objects.read(f"{DATASETS}/{digest}/{REPORT}")
         except ObjectNotFound:
             return None
-        await self._touch(digest)
+        await self._touch(f"{DATASETS}/{digest}")
         report: Mapping[str, Any] = json.loads(content)
         return report
 
@@ -101,7 +101,7 @@ class ResultStore:
         try:
             with contextlib.suppress(ObjectNotFound):
                 await self._objects.info(f"{DATASETS}/{digest}/{REPORT}")
-                await self._touch(digest)
+                await self._touch(f"{DATASETS}/{digest}")
             yield
         finally:
             self._in_use[digest] -= 1
@@ -125,6 +125,7 @@ class ResultStore:
             content = await self._objects.read(f"{INDICES}/{key}.json")
         except ObjectNotFound:
             return None
+        await self._touch(f"{INDICES}/{key}.json")
         return await asyncio.to_thread(index_from_json, content)
 
     async def write_index(self, key: str, index: Index) -> None:
@@ -139,13 +140,25 @@ class ResultStore:
     async def expire(self, days_max: float) -> int:
         """Remove converted datasets that nobody has used for so long; return how many."""
         oldest = self._now() - timedelta(days=days_max)
-        last_used = await (asyncio.to_thread(_last_used, self._local) if self._local is not None else self._last_used())
         removed = 0
-        for digest, used in last_used.items():
+        for digest, used in (await self._last_used(DATASETS)).items():
             if used < oldest and not self._in_use[digest]:
                 await self._remove(digest)
                 removed += 1
         return removed
+
+    async def expire_indices(self, days_max: float) -> int:
+        """Remove indices that nobody has used for so long; return how many. Who needs one again makes it again."""
+        oldest = self._now() - timedelta(days=days_max)
+        old = [name for name, used in (await self._last_used(INDICES)).items() if used < oldest]
+        for name in old:
+            if self._local is not None:  # also what a crash has left of a write, which is no object
+                await asyncio.to_thread((self._local / INDICES / name).unlink, missing_ok=True)
+                continue
+            await self._objects.delete(f"{INDICES}/{name}")
+            await self._objects.delete(f"{USED}/{INDICES}/{name}")
+            self._touched.pop(f"{INDICES}/{name}", None)
+        return len(old)
 
     def _digest_of(self, uri: str) -> str | None:
         """The digest in the uri of one of the store's datasets."""
@@ -155,28 +168,33 @@ class ResultStore:
             return None
         return digest if tuple(folder) == uri_parts(f"{self._objects.uri}/{DATASETS}") else None
 
-    async def _touch(self, digest: str) -> None:
+    async def _touch(self, path: str) -> None:
+        """Note a use of a dataset or of an index."""
         now = self._now()
         if self._local is not None:
             with contextlib.suppress(FileNotFoundError):  # removed since
-                os.utime(self._local / DATASETS / digest, (now.timestamp(), now.timestamp()))
+                os.utime(self._local / path, (now.timestamp(), now.timestamp()))
             return
         recent = now - timedelta(hours=TOUCH_HOURS)
         self._touched = {key: noted for key, noted in self._touched.items() if noted > recent}
-        if digest not in self._touched:
-            await self._objects.write(f"{USED}/{digest}", b"")
-            self._touched[digest] = now
+        if path not in self._touched:
+            await self._objects.write(f"{USED}/{path}", b"")
+            self._touched[path] = now
 
-    async def _last_used(self) -> dict[str, datetime]:
-        """Of every dataset in a bucket: of what was left by an upload that died, when it was written."""
+    async def _last_used(self, what: str) -> dict[str, datetime]:
+        """Of all datasets or indices by name: of what was left by an upload that died, when it was written."""
+        if self._local is not None:
+            return await asyncio.to_thread(_last_changed, self._local / what)
         found: dict[str, datetime] = {}
-        async for each in self._objects.list(DATASETS):
-            digest = each.path.split("/")[1]
-            found[digest] = max(found.get(digest, each.last_modified), each.last_modified)
-        async for each in self._objects.list(USED):
-            digest = each.path.split("/")[1]
-            if digest in found:
-                found[digest] = max(found[digest], each.last_modified)
+        async for each in self._objects.list(what):
+            name = each.path.split("/")[1]
+            found[name] = max(found.get(name, each.last_modified), each.last_modified)
+        async for each in self._objects.list(f"{USED}/{what}"):
+            name = each.path.split("/")[2]
+            if name in found:
+                found[name] = max(found[name], each.last_modified)
+            else:  # of what was removed by another service
+                await self._objects.delete(each.path)
         return found
 
     async def _remove(self, digest: str) -> None:
@@ -191,14 +209,23 @@ class ResultStore:
         await folder.delete(REPORT)
         paths = [each.path async for each in folder.list()]
         await some_at_a_time((folder.delete(path) for path in paths), self._requests_max)
-        await self._objects.delete(f"{USED}/{digest}")
-        self._touched.pop(digest, None)
+        await self._objects.delete(f"{USED}/{DATASETS}/{digest}")
+        self._touched.pop(f"{DATASETS}/{digest}", None)
 
 
-async def upload(folder: Path, target: ObjectFolder, *, last: Sequence[str], at_once_max: int) -> None:
+async def upload(
+    folder: Path,
+    target: ObjectFolder,
+    *,
+    last: Sequence[str],
+    at_once_max: int,
+    before_last: Callable[[], Awaitable[None]] | None = None,
+) -> None:
     """Copy the files of a folder, so many at once, and those that come `last` after all others, in their order."""
     paths = await asyncio.to_thread(files_in, folder)
     await some_at_a_time((target.write(path, folder / path) for path in paths if path not in last), at_once_max)
+    if before_last is not None:
+        await before_last()
     for path in last:
         if path in paths:
             await target.write(path, folder / path)
@@ -253,11 +280,14 @@ def _sync_file_system(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _last_used(store: Path) -> dict[str, datetime]:
-    folder = store / DATASETS
-    if not folder.is_dir():
-        return {}
-    return {path.name: datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in folder.iterdir()}
+def _last_changed(folder: Path) -> dict[str, datetime]:
+    """What lies in a folder, by name, with its time."""
+    found: dict[str, datetime] = {}
+    if folder.is_dir():
+        for path in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # removed since
+                found[path.name] = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return found
 
 
 def _own_folder() -> Path:

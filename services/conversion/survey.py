@@ -15,7 +15,7 @@ from services.chassis.objects import ObjectChanged, ObjectFolder, ObjectNotFound
 from services.conversion.header import HeaderError, MoreNeededError, Pieces, read_header
 from services.conversion.index import INDEX_VERSION, ImageEntry, Index
 from services.conversion.source import ImageFile, Listing, dataset_changed, local_path
-from services.conversion.work import some_at_a_time
+from services.conversion.work import in_thread, some_at_a_time
 
 HEAD_BYTES = 64 * 2**10
 TAIL_BYTES = 64 * 2**10
@@ -52,7 +52,7 @@ async def build_index(
     `progress` is told how many are done. Raises Unavailable or PermissionDenied where the store does, and
     FailedPrecondition (DATASET_CHANGED) where an image is gone, or in a bucket another one, since it was listed.
     """
-    waiting = [file for file in listing.files if file not in known]
+    waiting = await in_thread(executor, lambda: [file for file in listing.files if file not in known])
     local = local_path(folder.uri) is not None
     done = len(listing.files) - len(waiting)
     progress(done)
@@ -64,7 +64,7 @@ async def build_index(
         progress(done)
 
     await some_at_a_time((read_one(file) for file in waiting), limits.requests_max)
-    return Index(entries=tuple(known[file] for file in listing.files))
+    return await in_thread(executor, lambda: Index(entries=tuple(known[file] for file in listing.files)))
 
 
 async def _read_entry(

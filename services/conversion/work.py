@@ -59,8 +59,14 @@ class Slots:
 
     def __init__(self, *, running_max: int, waiting_max: int) -> None:
         self._running = asyncio.Semaphore(running_max)
+        self._taken = 0
         self._waiting_max = waiting_max
         self._waiting = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody holds a slot."""
+        return not self._taken
 
     @contextlib.asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
@@ -77,9 +83,11 @@ class Slots:
             await self._running.acquire()
         finally:
             self._waiting -= 1
+        self._taken += 1
         try:
             yield
         finally:
+            self._taken -= 1
             self._running.release()
 
 
@@ -94,7 +102,7 @@ async def in_thread(executor: Executor, function: Callable[..., Result], *argume
 
 
 async def some_at_a_time(work: Iterable[Coroutine[Any, Any, None]], at_once_max: int) -> None:
-    """Run all, so many at once. Raises the first error of ours."""
+    """Run all, so many at once. Raises the first error, of ours or of the system."""
     waiting = iter(work)
 
     async def work_on() -> None:
@@ -105,7 +113,7 @@ async def some_at_a_time(work: Iterable[Coroutine[Any, Any, None]], at_once_max:
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once_max):
                 group.create_task(work_on())
-    except* SihlaiError as errors:  # one of ours is what the caller knows: the group is only how we work
+    except* (SihlaiError, OSError) as errors:  # what the caller knows: the group is only how we work
         raise errors.exceptions[0] from errors
 
 
@@ -126,6 +134,10 @@ class Works(Generic[Result]):
     def __init__(self, *, progress_seconds: float) -> None:
         self._progress_seconds = progress_seconds
         self._works: dict[str, _Work[Result]] = {}
+
+    def under_way(self, key: str) -> bool:
+        """Whether a call with this key would follow work that has begun already."""
+        return key in self._works
 
     async def follow(
         self, key: str, start: Callable[[Tell], Coroutine[Any, Any, Result]]

@@ -191,6 +191,9 @@ class FailingBucket(ObjectFolder):
             raise self._error
         await self._behind.write(path, content)
 
+    async def read(self, path: str, *, etag: str = "") -> bytes:
+        return await self._behind.read(path)
+
     async def delete(self, path: str) -> None:
         await self._behind.delete(path)
 
@@ -199,7 +202,7 @@ class FailingBucket(ObjectFolder):
             yield each
 
 
-@pytest.mark.parametrize("left", [0, 1, 5, 10, 11])
+@pytest.mark.parametrize("left", [0, 1, 5, 11, 12])
 @pytest.mark.parametrize(
     "error",
     [Unavailable(Reason.OBJECT_STORE_UNAVAILABLE, "full"), asyncio.CancelledError()],
@@ -214,9 +217,9 @@ def test_an_upload_that_ends_early_takes_back_what_it_wrote(left: int, error: Ba
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
             bucket = FailingBucket(open_store((tmp_path / "out").as_uri()), left, error)
-            destination = Destination(bucket, endpoint_url="", requests_max=3, executor=executor)
+            destination = Destination(bucket, endpoint_url="", requests_max=3, upload_seconds_max=60, executor=executor)
             with pytest.raises(type(error)):
-                await destination.publish(draft)
+                await destination.publish(draft, "digest")
             assert files_of(tmp_path / "out") == {}
             assert bucket._left < 0
 

@@ -118,8 +118,9 @@ def test_yaml_that_cannot_be_read_says_where_and_why(text: str, line: int, probl
         ('{"a" 1}', 1),
         ('{"a": 1,}', 1),
         ('{"a": 1 "b": 2}', 1),
-        ("[NaN]", 1),
-        ("[-Infinity]", 1),
+        ("[nan]", 1),
+        ("[-inf]", 1),
+        ("{NaN: 1}", 1),
         ("[01]", 1),
         ("[1.]", 1),
         ("[.5]", 1),
@@ -138,6 +139,11 @@ def test_json_that_cannot_be_read_says_where(text: str, line: int) -> None:
     with pytest.raises(DocumentError) as raised:
         as_json(text)
     assert raised.value.line == line
+
+
+def test_numbers_that_are_not_finite_are_read_as_python_writes_them() -> None:
+    values = [float("nan"), [float("inf")], {"x": float("-inf")}, 1.5]
+    assert as_json(json.dumps(values, indent=1)).value == ["NaN", ["Infinity"], {"x": "-Infinity"}, "1.5"]
 
 
 def test_what_is_not_utf_8_says_where() -> None:

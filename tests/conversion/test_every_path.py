@@ -248,6 +248,31 @@ def test_null_and_nothing_survive_every_path_which_is_as_one_step_after_the_othe
             assert (counts.negative, counts.annotations) == (1, 0)
 
 
+MERGES = {
+    (Task.PANOPTIC_SEGMENTATION, Task.SEMANTIC_SEGMENTATION),
+    (Task.OBJECT_DETECTION, Task.MULTILABEL_CLASSIFICATION),
+}
+"""Edges that make one of several."""
+
+
+@pytest.mark.parametrize(
+    "edge", [edge for edge in EDGES if edge.end not in IMAGES_ALONE and (edge.start, edge.end) not in MERGES]
+)
+@given(data=st.data())
+@MADE
+def test_what_comes_in_goes_out_or_is_counted_as_dropped(edge: Edge, data: Any) -> None:
+    made = STARTS[edge.start]
+    written = [
+        FORMATS[edge.start].write(each, IMAGE.size, made.vocabulary)
+        for each in (data.draw(made.annotations), made.nothing, data.draw(made.annotations))
+        if each is not None
+    ]
+    chunk = [RawRecord(image=IMAGE, place=PLACE, annotated=True, value=as_read(each)) for each in written]
+    result = convert_chunk(recipe(edge.start, (edge,), made.vocabulary), chunk)
+    assert result.counts_in.annotations == result.counts_out.annotations + result.dropped_by_steps
+    assert sum(each.annotations for each in result.report.dropped()) == result.dropped_by_steps
+
+
 def mirrored(annotation: Any) -> Any:
     """The annotation of the image in a mirror."""
     if isinstance(annotation, tuple):

@@ -111,7 +111,7 @@ def test_half_of_the_images_are_of_those_that_lost_something() -> None:
 
 def test_an_annotation_that_belongs_to_no_image_counts_as_none() -> None:
     files = {f"labels/{name}.json": b'{"bbox": []}' for name in ("a", "b")}
-    by_stem = read_annotation_folder(files, Report(findings_max=9))
+    by_stem = read_annotation_folder(files, (), Report(findings_max=9))
     known = index("a.jpg", "a.png", "b.png")
     assert names(choose_entries(known, by_stem, 1)) == ["b.png"]
 

@@ -192,6 +192,7 @@ CASES: dict[str, tuple[Change, list[tuple[str, str, str]]]] = {
         all_of(write("maps/0000.json", b"{}"), write("maps/0000.yml", b"{}")),
         [("repeated_stem", "maps/0000.json", "0000"), ("repeated_stem", "maps/0000.yml", "0000")],
     ),
+    "a picture beside a map": (write("maps/0000.jpg", b"x"), [("wrong_extension", "maps/0000.jpg", "0000")]),
     "hidden files and folders": (
         all_of(write("maps/.DS_Store", b"x"), lambda folder: (folder / "maps/more").mkdir()),
         [],
@@ -211,7 +212,7 @@ def test_each_thing_that_is_wrong_with_maps_is_found_where_it_is(case: str, run:
         result = await service.convert(source(folder), MULTILABEL, lenient=True)
         labels = service.converted(result)["annotations"]
         assert labels["0001.png"] == ["sky", "road", "car"]
-        if case not in ("nothing", "hidden files and folders", "a sidecar without a map"):
+        if case not in ("nothing", "hidden files and folders", "a sidecar without a map", "a picture beside a map"):
             assert labels.get("0000.png") is None
 
     run(test)
@@ -251,6 +252,11 @@ def test_the_fingerprint_changes_with_every_map_and_sidecar_and_with_no_date(run
         (folder / "maps/0000.yaml").write_text("{}")
         seen.append(await fingerprint())
         (folder / "maps/0001.png").unlink()
+        seen.append(await fingerprint())
+        # What is no map, or leads outside, is refused: whether it is there matters too.
+        (folder / "maps/0000.jpg").write_bytes(b"x")
+        seen.append(await fingerprint())
+        (folder / "images/9.png").symlink_to(tmp_path / "outside.png")
         seen.append(await fingerprint())
         assert len(set(seen)) == len(seen)
 

@@ -445,6 +445,22 @@ def test_an_object_is_dropped_once_however_much_is_wrong_with_it() -> None:
     assert read(*BAD["an undeclared token"][:2])[1].annotations_dropped == 1
 
 
+def test_a_key_that_stands_twice_in_an_object_spoils_that_object_alone() -> None:
+    twice = "- {category: cat, bbox: [1, 1, 3, 3]}\n- {category: cat,\n   bbox: [1, 1, 3, 3], bbox: [2, 2, 9, 9]}"
+    found, report = read(DETECTION, twice)
+    assert found == (Box(category="cat", bbox=(1, 1, 3, 3)),)
+    assert [(f.rule, f.place.line, f.place.image, f.index, f.value) for f in report.findings] == [
+        ("repeated_key", 4, "a.png", 1, "bbox")
+    ]
+    assert [(each.rule, each.annotations, each.images) for each in report.dropped()] == [("repeated_key", 1, 1)]
+    # What else is wrong with it is found, and it is dropped once; where it is the only one nothing is known.
+    found, report = read(DETECTION, "- {category: dog, category: cat, bbox: [3, 1, 1, 0]}")
+    assert (found, report.annotations_dropped) == (None, 1)
+    assert [f.rule for f in report.findings] == ["repeated_key", "undeclared_category", "reversed_box"]
+    # Of a mapping in place of a list nothing can be trusted, nor of what stands twice itself.
+    assert read(DETECTION, "  {category: cat, category: cat}")[1].annotations_dropped == 1
+
+
 def test_a_box_of_one_pixel_is_sound_where_it_is_not_in_the_very_corner() -> None:
     annotation, report = read(DETECTION, box("[9, 9, 10, 10]"))
     assert (annotation, report.findings) == ((Box(category="cat", bbox=(9, 9, 10, 10)),), [])

@@ -96,6 +96,7 @@ def test_things_become_instances_and_an_image_of_stuff_has_none(run: Any, scenes
             [[0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 1]],
         ]
         assert (result.annotations_in, result.annotations_out) == (6, 4)
+        assert [(each.rule, each.annotations, each.images) for each in result.dropped] == [("stuff", 2, 2)]
 
     run(test)
 

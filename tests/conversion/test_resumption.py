@@ -17,7 +17,7 @@ from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
 from sihlai.conversion.v1 import dataset_pb2, task_pb2
 from sihlai.conversion.v1.conversion_service_pb2_grpc import ConversionServiceStub
 
-from services.chassis.errors import Reason, Unavailable
+from services.chassis.errors import Reason
 from services.chassis.rpc import channel, error_from_rpc
 from services.conversion.conveyor import CHUNK_MAPS
 from services.conversion.journal import SUFFIX
@@ -26,15 +26,17 @@ from tests.conversion.map_dataset import files_of, write_semantic
 ROOT = Path(__file__).parents[2]
 SEMANTIC = task_pb2.TASK_SEMANTIC_SEGMENTATION
 CHUNKS = 48
+DRAIN_SECONDS_MAX = 10.0
+"""A service that stops is alone on a machine a fraction of a second at it."""
 
 
 @contextlib.asynccontextmanager
-async def process(tmp_path: Path, store: Path) -> AsyncIterator[tuple[Any, ConversionServiceStub]]:
+async def process(tmp_path: Path, store: Path, *settings: str) -> AsyncIterator[tuple[Any, ConversionServiceStub]]:
     """A real service in a process of its own."""
     address_file = tmp_path / "address"
     address_file.unlink(missing_ok=True)
     arguments = ["--address-file", address_file, "--store-uri", store.as_uri(), "--allowed-roots", tmp_path]
-    command = [sys.executable, "-m", "services.conversion", *map(str, arguments), "--workers-max", "1"]
+    command = [sys.executable, "-m", "services.conversion", *map(str, arguments), "--workers-max", "1", *settings]
     quiet = asyncio.subprocess.DEVNULL
     service = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=quiet, stderr=quiet)
     try:
@@ -139,21 +141,51 @@ def test_a_cancelled_conversion_is_taken_up_by_the_next_call(run: Any, tmp_path:
     run(test)
 
 
-def test_a_worker_that_dies_is_an_error_that_may_be_repeated_and_the_rest_is_kept(run: Any, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_is_replaced_and_the_conversion_goes_on(run: Any, tmp_path: Path) -> None:
     folder = write_semantic(tmp_path / "dataset", CHUNKS * CHUNK_MAPS, size=(120, 80))
 
     async def test(service: Any) -> None:
         following = asyncio.create_task(convert(service.stub, folder))
         await until(lambda: len(chunks(service.store)) >= 3)
-        for child in psutil.Process().children():
-            if "--multiprocessing-fork" in child.cmdline():
-                child.kill()
-        with pytest.raises(grpc.RpcError) as caught:
-            await following
-        error = error_from_rpc(caught.value)
-        assert isinstance(error, Unavailable)
-        assert error.reason is Reason.SERVICE_UNAVAILABLE
-        assert error.retry_after_seconds > 0
-        assert (await convert_rest(service.stub, folder, service.store)).labelled_out > 0
+        killed = [child for child in psutil.Process().children() if "--multiprocessing-fork" in child.cmdline()]
+        for child in killed:
+            child.kill()
+        result = await following
+        assert killed
+        assert (result.images_in, result.labelled_out > 0) == (CHUNKS * CHUNK_MAPS, True)
 
     run(test)
+
+
+def test_a_service_that_is_told_to_stop_does_so_soon_and_the_next_one_takes_its_work_up(tmp_path: Path) -> None:
+    folder, store = write_semantic(tmp_path / "dataset", CHUNKS * CHUNK_MAPS, size=(120, 80)), tmp_path / "store"
+
+    async def main() -> None:
+        async with process(tmp_path, store) as (service, stub):
+            following = asyncio.create_task(convert(stub, folder))
+            await until(lambda: len(chunks(store)) >= 3)
+            workers = [each for each in psutil.Process(service.pid).children() if "--multiprocessing" in each.cmdline()]
+            service.terminate()
+            assert await asyncio.wait_for(service.wait(), DRAIN_SECONDS_MAX) == 0
+            with pytest.raises(grpc.RpcError) as caught:
+                await following
+            assert error_from_rpc(caught.value).reason is Reason.SERVER_STOPPING
+        await until(lambda: not any(each.is_running() and each.status() != "zombie" for each in workers))
+        async with process(tmp_path, store) as (_, stub):
+            assert not (await convert_rest(stub, folder, store)).reused
+
+    asyncio.run(main())
+
+
+def test_two_services_that_make_the_same_at_once_have_one_result(tmp_path: Path) -> None:
+    folder, store = write_semantic(tmp_path / "dataset", 5 * CHUNK_MAPS), tmp_path / "store"
+
+    async def main() -> None:
+        async with process(tmp_path, store) as (_, first), process(tmp_path, store) as (_, second):
+            results = await asyncio.gather(convert(first, folder), convert(second, folder))
+        assert results[0].dataset == results[1].dataset
+        assert [result.labelled_out for result in results] == [results[0].labelled_out] * 2
+
+    asyncio.run(main())
+    assert dataset_in(store)
+    assert not list(store.glob(".draft-*"))

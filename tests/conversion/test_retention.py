@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from services.conversion.index import ImageEntry, Index
 from services.conversion.store import ResultStore
 from tests.object_server import Bucket
 
@@ -87,6 +88,54 @@ def test_a_dataset_of_a_bucket_goes_in_the_same_way(bucket: Bucket, monkeypatch:
             assert await store.find("in-use") == {}
         clock.days = 2 * DAYS + 2
         assert await store.expire(DAYS) == 1
+        assert [each.path async for each in store._objects.list()] == []
+
+    asyncio.run(main())
+
+
+async def keep_and_forget_indices(store: ResultStore, clock: Clock) -> None:
+    index = Index(entries=(ImageEntry(name="a.png", size_bytes=1, etag="e"),))
+    assert await store.expire_indices(DAYS) == 0
+    for key in ("forgotten", "used"):
+        await store.write_index(key, index)
+    clock.days = DAYS - 1
+    assert await store.expire_indices(DAYS) == 0
+    assert await store.read_index("used") == index
+
+
+def test_an_index_of_a_folder_goes_when_nobody_has_used_it_for_so_long(tmp_path: Path) -> None:
+    clock = Clock()
+    store = ResultStore((tmp_path / "store").as_uri(), draft_hours_max=1, requests_max=4, now=clock)
+
+    async def main() -> None:
+        await keep_and_forget_indices(store, clock)
+        clock.days = 2 * DAYS - 2
+        assert await store.expire_indices(DAYS) == 1
+        assert await store.read_index("forgotten") is None
+        clock.days = 3 * DAYS
+        assert await store.expire_indices(DAYS) == 1
+        assert not list((tmp_path / "store/indices").iterdir())
+
+    asyncio.run(main())
+
+
+def test_an_index_of_a_bucket_goes_in_the_same_way(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, clock = bucket.server, Clock()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.service.access_key_id)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.service.secret_access_key)
+    store = ResultStore(
+        f"s3://results/{bucket.prefix}",
+        endpoint_url=server.endpoint_url,
+        draft_hours_max=1,
+        requests_max=4,
+        now=clock,
+    )
+
+    async def main() -> None:
+        await keep_and_forget_indices(store, clock)
+        clock.days = DAYS + 1
+        # The bucket's clock is not ours: both were written today.
+        assert await store.expire_indices(DAYS) == 2
         assert [each.path async for each in store._objects.list()] == []
 
     asyncio.run(main())

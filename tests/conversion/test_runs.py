@@ -15,6 +15,7 @@ from services.conversion.raster.error import RasterError
 from services.conversion.raster.rle import (
     counts_of_runs,
     decode_rle,
+    decode_rles,
     encode_rle,
     encode_rles,
     runs_of_counts,
@@ -27,7 +28,6 @@ from services.conversion.raster.runs import (
     runs_of_labels,
     runs_of_mask,
     runs_of_window,
-    union_of_bounds,
     window_of_runs,
 )
 
@@ -111,16 +111,6 @@ def test_a_window_is_a_part_of_its_map(mask: Any, around: tuple[int, int, int, i
     np.testing.assert_array_equal(window_of_runs(runs, bounds, height=whole.shape[0]), mask)
 
 
-@given(pieces=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30))))
-@settings(deadline=None, max_examples=200)
-def test_a_union_has_each_pixel_once(pieces: list[tuple[int, int]]) -> None:
-    starts, ends = np.array(pieces, np.int64).reshape(-1, 2).T
-    mask = np.zeros(30, np.bool_)
-    for start, end in pieces:
-        mask[start:end] = True
-    assert union_of_bounds(starts, ends) == runs_of_mask(mask[:, None])
-
-
 @given(mask=MASKS)
 @settings(deadline=None, max_examples=200)
 def test_an_rle_has_the_bytes_of_pycocotools(mask: Any) -> None:
@@ -144,6 +134,27 @@ def test_many_rles_at_once_are_those_of_each() -> None:
     runs = [runs_of_mask(mask) for mask in masks]
     assert encode_rles(runs, height=97, width=101) == [counts_of_coco(mask) for mask in masks]
     assert encode_rles([], height=97, width=101) == []
+    assert decode_rles(encode_rles(runs, height=97, width=101), height=97, width=101) == runs
+    assert decode_rles([], height=97, width=101) == []
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=100)
+def test_masks_that_are_decoded_at_once_do_not_run_into_each_other(data: st.DataObject) -> None:
+    shape = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
+    masks = data.draw(st.lists(arrays.arrays(np.bool_, shape), min_size=1, max_size=6))
+    texts = [counts_of_coco(mask) for mask in masks]
+    assert decode_rles(texts, height=shape[0], width=shape[1]) == [runs_of_mask(mask) for mask in masks]
+
+
+@pytest.mark.parametrize("text", [b"", b"7", b"3/", b"3P", b"31", b"ooooooo0", b"O"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_rle_that_does_not_fit_is_refused_wherever_it_stands(text: bytes, place: int) -> None:
+    texts = [b"6", b"15"]
+    assert [runs.area for runs in decode_rles(texts, height=2, width=3)] == [0, 5]
+    texts.insert(place, text)
+    with pytest.raises(RasterError):
+        decode_rles(texts, height=2, width=3)
 
 
 @given(mask=MASKS)

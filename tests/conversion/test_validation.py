@@ -5,8 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from sihlai.conversion.v1 import dataset_pb2
+
+from services.chassis.errors import Reason
+from services.chassis.rpc import error_from_rpc
 
 ERROR = dataset_pb2.SEVERITY_ERROR
 WARNING = dataset_pb2.SEVERITY_WARNING
@@ -73,6 +77,12 @@ def labels_link_out(dataset: Any) -> None:
     (dataset.path / "labels.yaml").symlink_to(dataset.path.parent / "labels.yaml")
 
 
+def labels_of_a_folder_link_out(dataset: Any) -> None:
+    folder(**{"a.yaml": "cat", "b.yaml": "cow"})(dataset)
+    (dataset.path / "labels/a.yaml").rename(dataset.path.parent / "labels.yaml")
+    (dataset.path / "labels/a.yaml").symlink_to(dataset.path.parent / "labels.yaml")
+
+
 CASES: dict[str, tuple[Change, Expected]] = {
     "nothing": (lambda dataset: None, []),
     "an undeclared category": (
@@ -114,6 +124,23 @@ CASES: dict[str, tuple[Change, Expected]] = {
         ],
     ),
     "labels that are text": (multilabel("a.png: red\n"), [(ERROR, "bad_value", "labels.yaml", 1, "a.png", -1)]),
+    "a key that stands twice in an object": (
+        lambda dataset: dataset.write(
+            "task: object detection\ncategories: [cat]\nannotations: boxes/\n",
+            **{"boxes/a.yaml": "- category: cat\n  bbox: [0, 0, 3, 3]\n  bbox: [0, 0, 2, 2]\n"},
+        ),
+        [(ERROR, "repeated_key", "boxes/a.yaml", 3, "a", 0)],
+    ),
+    "a number that is not finite, as Python writes it": (
+        lambda dataset: dataset.write(
+            "task: regression\nrange: [0, 1]\nannotations: numbers.json\n",
+            **{"numbers.json": '{"a.png": 0.5,\n "b.png": NaN,\n "c.png": -Infinity}'},
+        ),
+        [
+            (ERROR, "not_finite", "numbers.json", 2, "b.png", -1),
+            (ERROR, "not_finite", "numbers.json", 3, "c.png", -1),
+        ],
+    ),
     "an undeclared label": (
         multilabel("a.png: [red,\n blue]\n"),
         [(ERROR, "undeclared_category", "labels.yaml", 2, "a.png", 1)],
@@ -219,6 +246,34 @@ CASES: dict[str, tuple[Change, Expected]] = {
     "a folder whose annotation is wrong": (
         folder(**{"a.yaml": "\nbird"}),
         [(ERROR, "undeclared_category", "labels/a.yaml", 2, "a.png", -1)],
+    ),
+    "annotations in a language of their own": (
+        lambda dataset: dataset.write(
+            "task: multiclass classification\ncategories: [cat]\nannotations: labels.csv\n",
+            **{"labels.csv": "a.png,cat\n"},
+        ),
+        [(ERROR, "wrong_extension", "metadata.yaml", 1, "", -1)],
+    ),
+    "a file where a folder of maps was wanted": (
+        lambda dataset: dataset.write(
+            "task: depth estimation\nrange: [1, 2]\nannotations: maps.zip\n", **{"maps.zip": "PK"}
+        ),
+        [(ERROR, "wrong_extension", "metadata.yaml", 1, "", -1)],
+    ),
+    "a link out of a folder of annotations": (
+        labels_of_a_folder_link_out,
+        [
+            (ERROR, "leads_outside", "labels/a.yaml", 0, "a", -1),
+            (ERROR, "undeclared_category", "labels/b.yaml", 1, "b.png", -1),
+        ],
+    ),
+    "images at no uri": (
+        metadata("task: autoencoding\nimages: ../other/images\n"),
+        [(ERROR, "bad_value", "metadata.yaml", 2, "", -1)],
+    ),
+    "images at a uri with a secret": (
+        metadata("task: autoencoding\nimages: s3://key:secret@bucket/images\n"),
+        [(ERROR, "bad_value", "metadata.yaml", 2, "", -1)],
     ),
     "an empty folder": (folder(**{".keep": ""}), [(ERROR, "missing_file", "metadata.yaml", 1, "", -1)]),
 }
@@ -345,6 +400,19 @@ def test_the_training_vocabulary_rules_and_no_image_is_in_both(run: Any, dataset
     run(test)
 
 
+def test_metadata_that_name_no_place_of_images_are_what_is_told_where_there_are_none(run: Any, dataset: Any) -> None:
+    dataset.write("task: autoencoding\nimages: ../other/images\n", images=())
+
+    async def test(service: Any) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await service.findings(dataset.source)
+        error = error_from_rpc(raised.value)
+        assert error.reason is Reason.DATASET_INVALID
+        assert "`images` is '../other/images', but must be file:///" in error.message
+
+    run(test)
+
+
 def test_the_validation_dataset_is_validated_too(run: Any, dataset: Any, other_dataset: Any) -> None:
     dataset.write()
     other_dataset.write(images=("x.png", "y.png"), **{"labels.yaml": "x.png: cow\ny.png: dog\nz.png: cat\n"})
@@ -388,9 +456,48 @@ def test_validation_may_have_other_identities(run: Any, dataset: Any, other_data
 
     async def test(service: Any) -> None:
         findings, _ = await service.findings(dataset.source, validation_source=other_dataset.source)
-        assert findings == []
+        # As categories of multiclass classification they could not: that is said once.
+        assert [(f.severity, f.rule, f.value) for f in findings] == [(WARNING, "unshared_identities", "ann, bob, cyd")]
+        assert "multiclass classification" in findings[0].message
+        other_dataset.text("metadata.yaml", head + "[bob, ann]\n")
+        other_dataset.text("labels.yaml", "z.png: ann\n")
+        assert (await service.findings(dataset.source, validation_source=other_dataset.source))[0] == []
 
     run(test)
+
+
+def test_the_only_sets_of_a_task_go_together_whatever_their_names(run: Any, dataset: Any, other_dataset: Any) -> None:
+    dataset.write()
+    other_dataset.write(
+        "- name: kinds\n  task: multiclass classification\n  categories: [dog, cow]\n  annotations: labels.yaml\n"
+        "- name: looks\n  task: multilabel classification\n  labels: [red]\n  annotations: looks.yaml\n",
+        images=(),
+        **{"labels.yaml": "x.png: dog\n", "looks.yaml": ""},
+    )
+    other_dataset.image("x.png", color=50)
+
+    async def test(service: Any) -> None:
+        findings, _ = await service.findings(dataset.source, validation_source=other_dataset.source)
+        assert [(f.severity, f.rule, f.value) for f in findings] == [
+            (ERROR, "unknown_in_training", "cow"),
+            (WARNING, "unmatched_annotation_set", "looks"),
+        ]
+
+    run(test)
+
+
+def test_the_same_names_in_another_order_and_missing_ones_are_fine(run: Any, dataset: Any, other_dataset: Any) -> None:
+    dataset.write()
+    for names in ("[dog, cat]", "[dog]"):
+        metadata = f"task: multiclass classification\ncategories: {names}\nannotations: labels.yaml\n"
+        other_dataset.write(metadata, images=(), **{"labels.yaml": "x.png: dog\n"})
+        other_dataset.image("x.png", color=50)
+
+        async def test(service: Any) -> None:
+            findings, _ = await service.findings(dataset.source, validation_source=other_dataset.source)
+            assert findings == []
+
+        run(test)
 
 
 def test_sizes_beyond_the_limits_are_found(run: Any, dataset: Any) -> None:

@@ -6,7 +6,8 @@ from threading import Event
 
 import pytest
 
-from services.conversion.work import RATE_SECONDS, Meter, Progress, Tell, Works, in_thread
+from services.chassis.errors import ResourceExhausted
+from services.conversion.work import RATE_SECONDS, Meter, Progress, Slots, Tell, Works, in_thread
 
 
 def test_rate_and_time_left_are_those_of_the_last_seconds() -> None:
@@ -78,5 +79,61 @@ def test_a_cancelled_call_waits_for_its_thread() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await call
             assert ended.is_set()
+
+    asyncio.run(main())
+
+
+def test_who_comes_when_too_many_wait_is_sent_away_and_a_place_is_free_again_when_one_leaves() -> None:
+    async def main() -> None:
+        slots = Slots(running_max=1, waiting_max=1)
+
+        async def wait() -> str:
+            async with slots.taken():
+                return "had its turn"
+
+        async with slots.taken():
+            waiting = asyncio.create_task(wait())
+            await asyncio.sleep(0)
+            with pytest.raises(ResourceExhausted, match="1 calls wait for their turn already") as refused:
+                await wait()
+            assert refused.value.metadata == {"what": "works_waiting_max", "limit": "1"}
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            following = asyncio.create_task(wait())
+            await asyncio.sleep(0)
+            assert not slots.idle
+        assert await following == "had its turn"
+        assert slots.idle
+
+    asyncio.run(main())
+
+
+def test_work_goes_on_for_who_follows_when_who_began_it_leaves() -> None:
+    async def main() -> None:
+        works: Works[int] = Works(progress_seconds=0.01)
+        may_end, ends = asyncio.Event(), list[str]()
+
+        async def work(tell: Tell) -> int:
+            try:
+                await may_end.wait()
+            except asyncio.CancelledError:
+                ends.append("cancelled")
+                raise
+            return 7
+
+        first, second, third = (asyncio.create_task(works.result("key", work, lambda _: None)) for _ in range(3))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait({first})
+        may_end.set()
+        assert (await second, await third, ends) == (7, 7, [])
+        assert not works.under_way("key")
+        may_end.clear()
+        last = asyncio.create_task(works.result("key", work, lambda _: None))
+        await asyncio.sleep(0)
+        last.cancel()
+        await asyncio.wait({last})
+        assert (ends, works.under_way("key")) == (["cancelled"], False)
 
     asyncio.run(main())

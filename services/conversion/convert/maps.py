@@ -50,6 +50,7 @@ def panoptic_to_instance(vocabulary: PanopticColors, options: StepOptions | None
         kept = [index for index, each in enumerate(segments) if things is None or each.category in things]
         if things is not None:
             _warn_of_shared_ids((segments[index] for index in kept), place, report)
+            report.drop("stuff", place.image, len(segments) - len(kept))
         masks = runs_of_labels(panoptic.labels, len(segments))
         instances = [
             Instance(category=each.category, mask=masks[index], crowd=each.crowd, ignore=each.ignore)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,10 +10,11 @@ import msgspec
 
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.box import RawThing, check_box, check_size
-from services.conversion.foreign.coco_document import CocoAnnotation, CocoImage
+from services.conversion.foreign.coco_document import CocoAnnotation, CocoContents, CocoImage
+from services.conversion.foreign.foreign_format import ForeignAnnotation, Unannotated
 from services.conversion.formats.bounding_box import Bbox
 from services.conversion.formats.number import NUMBER_MAX
-from services.conversion.index import ImageSize
+from services.conversion.index import ImageEntry, ImageSize
 
 SHOWN_CHARACTERS_MAX = 120
 OBJECTS_MAX = 100_000
@@ -47,6 +48,20 @@ class RawImage:
     width: int
     height: int
     annotations: tuple[RawAnnotation, ...]
+
+
+def annotations_of(
+    contents: CocoContents[CocoAnnotation], unannotated: Unannotated
+) -> Callable[[ImageEntry], ForeignAnnotation | None]:
+    """What a document says of each image; of one that is listed without annotations, that nothing is there."""
+
+    def annotation(image: ImageEntry) -> ForeignAnnotation | None:
+        about, annotations, place = contents.of(image)
+        if not annotations and unannotated is Unannotated.NULL:
+            return None
+        return ForeignAnnotation(value=raw_image(about, annotations), place=place)
+
+    return annotation
 
 
 def raw_image(image: CocoImage, annotations: Sequence[CocoAnnotation]) -> RawImage:

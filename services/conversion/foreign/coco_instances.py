@@ -20,10 +20,10 @@ from services.conversion.foreign.coco_annotation import (
     UNREADABLE,
     RawAnnotation,
     RawImage,
+    annotations_of,
     check_image,
     is_absent,
     json_bytes,
-    raw_image,
     read_area,
     read_box,
     read_category,
@@ -43,10 +43,8 @@ from services.conversion.foreign.coco_document import (
 from services.conversion.foreign.coco_sink import CocoSink, coco_category_ids
 from services.conversion.foreign.foreign_format import (
     Files,
-    ForeignAnnotation,
     ForeignDataset,
     ReadRequest,
-    Unannotated,
     WriteRequest,
     Writing,
 )
@@ -57,10 +55,10 @@ from services.conversion.formats.instance_segmentation import Instance, Instance
 from services.conversion.formats.names import Names
 from services.conversion.formats.number import NUMBER_MAX, written
 from services.conversion.formats.object_detection import Box, Boxes
-from services.conversion.index import ImageEntry, ImageSize
+from services.conversion.index import ImageSize
 from services.conversion.raster.error import RasterError
-from services.conversion.raster.polygon import runs_of_polygons
-from services.conversion.raster.rle import decode_rle, encode_rles, runs_of_counts
+from services.conversion.raster.polygon import rle_of_polygons
+from services.conversion.raster.rle import decode_rle, decode_rles, encode_rle, encode_rles, runs_of_counts
 from services.conversion.raster.runs import Bounds, Runs, bounds_of_many, mask_of_runs, runs_of_mask
 from services.conversion.task import Task
 
@@ -68,8 +66,6 @@ BOX_DIFFERENCE_PIXELS_MAX = 2.0
 """COCO's boxes are those of the polygons, with fractions; masks end at whole pixels."""
 BOX_DIFFERENCE_SHARE_MAX = 0.1
 """The thin tips of a polygon cover no pixel."""
-POLYGON_POINTS_MAX = 1_000_000
-"""Of one annotation."""
 FACTOR_MAX = 2.0
 """So many times larger or smaller may a mask be than its `area`, before anyone is told."""
 FEW_PIXELS = 16
@@ -122,21 +118,13 @@ def read_instances(
     report_repeated_ids(document.annotations, path, report)
     contents = read_contents(document, path, paths, report)
     masks = any(not is_absent(each.segmentation) for each in document.annotations)
-    empty = request.unannotated is not Unannotated.NULL
-
-    def annotation(image: ImageEntry) -> ForeignAnnotation | None:
-        about, annotations, place = contents.of(image)
-        if not annotations and not empty:
-            return None
-        return ForeignAnnotation(value=raw_image(about, annotations), place=place)
-
     ordered = tuple(names.values())
     return ForeignDataset(
         task=Task.INSTANCE_SEGMENTATION if masks else Task.OBJECT_DETECTION,
         vocabulary=Colors(names=ordered, colors=category_colors(ordered)) if masks else Names(names=ordered),
         codec=CocoMasks(names=names, ids={}) if masks else CocoBoxes(names=names, ids={}),
         images=contents.images,
-        annotation=annotation,
+        annotation=annotations_of(contents, request.unannotated),
         metadata=category_ids(names),
     )
 
@@ -188,22 +176,21 @@ class CocoMasks:
     ) -> InstanceMap | None:
         if not check_image(value, size, place, report):
             return None
-        found: list[Instance] = []
-        things: list[tuple[RawThing, RawAnnotation]] = []
+        drawn: list[_Drawn] = []
         for index, raw in enumerate(value.annotations):
             thing = RawThing(place=place, index=index, report=report)
             category = read_category(thing, raw, self.names)
-            mask = _read_mask(thing, raw, size)
+            text = _read_segmentation(thing, raw, size)
             crowd, ignore = read_flag(thing, raw.iscrowd, "iscrowd"), read_flag(thing, raw.ignore, "ignore")
-            if not thing.bad and mask is not None:
-                found.append(Instance(category=category, mask=mask, crowd=crowd, ignore=ignore))
-                things.append((thing, raw))
-        bounds = bounds_of_many([each.mask for each in found], height=size.height)
-        for instance, bound, (thing, raw) in zip(found, bounds, things, strict=True):
-            _compare(thing, raw, instance.mask, bound)
+            if not thing.bad:
+                drawn.append(_Drawn(thing=thing, raw=raw, text=text, category=category, crowd=crowd, ignore=ignore))
+        found = _decoded(drawn, size)
+        bounds = bounds_of_many([each.mask for _, each in found], height=size.height)
+        for (each, instance), bound in zip(found, bounds, strict=True):
+            _compare(each.thing, each.raw, instance.mask, bound)
         if value.annotations and not found:
             return None
-        return InstanceMap(width=size.width, height=size.height, instances=tuple(found))
+        return InstanceMap(width=size.width, height=size.height, instances=tuple(instance for _, instance in found))
 
     def write(self, annotation: InstanceMap, size: ImageSize, vocabulary: Colors) -> Fragment:
         height, width = size.height, size.width
@@ -232,59 +219,92 @@ class CocoMasks:
         return Fragment(pieces=tuple(pieces), lost=lost)
 
 
-def _read_mask(thing: RawThing, raw: RawAnnotation, size: ImageSize) -> Runs | None:
-    """The mask of a segmentation; None where it is bad. Empty ones are bad: nothing would be there."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Drawn:
+    """An annotation that is sound so far; its mask is still text."""
+
+    thing: RawThing
+    raw: RawAnnotation
+    text: bytes
+    category: str
+    crowd: bool
+    ignore: bool
+
+
+def _decoded(drawn: Sequence[_Drawn], size: ImageSize) -> list[tuple[_Drawn, Instance]]:
+    """Those whose mask is sound. Empty ones are bad: nothing would be there."""
+    found = []
+    for each, mask in zip(drawn, _masks(drawn, size), strict=True):
+        if mask is not None and not mask.starts.size:
+            message = "the segmentation covers no pixel: leave the annotation out"
+            each.thing.error("no_area", message, value=shown(each.raw.segmentation))
+        elif mask is not None:
+            instance = Instance(category=each.category, mask=mask, crowd=each.crowd, ignore=each.ignore)
+            found.append((each, instance))
+    return found
+
+
+def _masks(drawn: Sequence[_Drawn], size: ImageSize) -> list[Runs | None]:
+    """All at once, which takes a fraction of the time; only where one is bad it is looked for. None is a bad one."""
+    height, width = size.height, size.width
+    try:
+        return [*decode_rles([each.text for each in drawn], height=height, width=width)]
+    except RasterError:
+        masks: list[Runs | None] = []
+        for each in drawn:
+            try:
+                masks.append(decode_rle(each.text, height=height, width=width))
+            except RasterError as error:
+                each.thing.error("bad_segmentation", f"the segmentation {error}", value=shown(each.raw.segmentation))
+                masks.append(None)
+        return masks
+
+
+def _read_segmentation(thing: RawThing, raw: RawAnnotation, size: ImageSize) -> bytes:
+    """A segmentation as an RLE's text, which nobody has looked into where the file says it so."""
     if is_absent(raw.segmentation):
         message = "the annotation has no segmentation, where others have: give one, or leave the annotation out"
         thing.error("missing_key", message)
-        return None
+        return b""
     try:
-        mask = _read_polygons(thing, raw, size) if raw.segmentation.startswith(b"[") else _read_rle(thing, raw, size)
+        return _read_polygons(thing, raw, size) if raw.segmentation.startswith(b"[") else _read_rle(thing, raw, size)
     except RasterError as error:
         thing.error("bad_segmentation", f"the segmentation {error}", value=shown(raw.segmentation))
-        return None
-    if mask is not None and not mask.starts.size:
-        message = "the segmentation covers no pixel: leave the annotation out"
-        thing.error("no_area", message, value=shown(raw.segmentation))
-        return None
-    return mask
+        return b""
 
 
-def _read_polygons(thing: RawThing, raw: RawAnnotation, size: ImageSize) -> Runs | None:
+def _read_polygons(thing: RawThing, raw: RawAnnotation, size: ImageSize) -> bytes:
     polygons = read_polygons(raw.segmentation)
     if polygons is None:
         thing.error("bad_segmentation", "the segmentation is no list of polygons", value=shown(raw.segmentation))
-        return None
+        return b""
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
             message = f"a polygon has {len(polygon)} numbers, but must have x and y of at least three corners"
             thing.error("wrong_coordinate_count", message, value=shown(raw.segmentation))
-            return None
+            return b""
         if min(polygon) < -NUMBER_MAX or max(polygon) > NUMBER_MAX:
             message = f"a polygon has a number beyond {NUMBER_MAX:g}"
             thing.error("number_too_large", message, value=shown(raw.segmentation))
-            return None
-    if sum(map(len, polygons)) > 2 * POLYGON_POINTS_MAX:
-        message = f"the segmentation has more than {POLYGON_POINTS_MAX} corners"
-        thing.error("bad_segmentation", message, value=shown(raw.segmentation))
-        return None
-    return runs_of_polygons(polygons, height=size.height, width=size.width)
+            return b""
+    return rle_of_polygons(polygons, height=size.height, width=size.width)
 
 
-def _read_rle(thing: RawThing, raw: RawAnnotation, size: ImageSize) -> Runs | None:
+def _read_rle(thing: RawThing, raw: RawAnnotation, size: ImageSize) -> bytes:
     try:
         rle = _RLE.decode(raw.segmentation)
     except UNREADABLE:
         message = "the segmentation is neither a list of polygons nor an RLE with size and counts"
         thing.error("bad_segmentation", message, value=shown(raw.segmentation))
-        return None
+        return b""
     if rle.size != [size.height, size.width]:
         message = f"the segmentation is for a map of {rle.size}, where [{size.height}, {size.width}] was wanted"
         thing.error("bad_segmentation", message, value=shown(raw.segmentation))
-        return None
+        return b""
     if isinstance(rle.counts, list):
-        return runs_of_counts(rle.counts, height=size.height, width=size.width)
-    return decode_rle(rle.counts.encode(), height=size.height, width=size.width)
+        runs = runs_of_counts(rle.counts, height=size.height, width=size.width)
+        return encode_rle(runs, height=size.height, width=size.width)
+    return rle.counts.encode()
 
 
 def _compare(thing: RawThing, raw: RawAnnotation, mask: Runs, bounds: Bounds) -> None:

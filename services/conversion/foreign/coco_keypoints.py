@@ -13,10 +13,10 @@ from services.conversion.foreign.box import RawThing
 from services.conversion.foreign.coco_annotation import (
     RawAnnotation,
     RawImage,
+    annotations_of,
     check_image,
     is_absent,
     json_bytes,
-    raw_image,
     read_area,
     read_box,
     read_category,
@@ -35,11 +35,9 @@ from services.conversion.foreign.coco_document import (
 from services.conversion.foreign.coco_sink import CocoSink
 from services.conversion.foreign.foreign_format import (
     Files,
-    ForeignAnnotation,
     ForeignDataset,
     ForeignError,
     ReadRequest,
-    Unannotated,
     WriteRequest,
     Writing,
 )
@@ -48,7 +46,7 @@ from services.conversion.formats.bounding_box import bounds
 from services.conversion.formats.keypoint_detection import Instance, Instances, Keypoints
 from services.conversion.formats.names import RESERVED_NAMES, Names, is_name
 from services.conversion.formats.number import NUMBER_MAX, Point, written
-from services.conversion.index import ImageEntry, ImageSize
+from services.conversion.index import ImageSize
 from services.conversion.task import Task
 
 PERSON_SIGMAS: Mapping[str, float] = {
@@ -209,21 +207,13 @@ def _read_keypoints(
     category = _only_category(document.categories, path)
     report_repeated_ids(document.annotations, path, report)
     contents = read_contents(document, path, paths, report)
-    empty = request.unannotated is not Unannotated.NULL
-
-    def annotation(image: ImageEntry) -> ForeignAnnotation | None:
-        about, annotations, place = contents.of(image)
-        if not annotations and not empty:
-            return None
-        return ForeignAnnotation(value=raw_image(about, annotations), place=place)
-
     points = tuple(category.keypoints or ())
     return ForeignDataset(
         task=Task.KEYPOINT_DETECTION,
         vocabulary=vocabulary_of(points),
         codec=CocoPoints(names=names, points=points),
         images=contents.images,
-        annotation=annotation,
+        annotation=annotations_of(contents, request.unannotated),
         metadata={"category_ids": {category.name: category.id}},
     )
 

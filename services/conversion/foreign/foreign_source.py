@@ -19,6 +19,8 @@ from services.conversion.work import in_thread, some_at_a_time
 
 Result = TypeVar("Result")
 
+NOTHING = "there are no files"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignLimits:
@@ -67,7 +69,8 @@ class ForeignSource:
             report.error("leads_outside", "it is a link out of the dataset: put the file there", Place(file=path))
             del found[path]
         if not found:
-            message = f"there is no dataset at {self.uri}: there are no files"
+            problem = await in_thread(self._executor, _nothing, local) if local is not None else NOTHING
+            message = f"there is no dataset at {self.uri}: {problem}"
             raise FailedPrecondition(Reason.DATASET_NOT_FOUND, message, {"uri": self.uri})
         self.paths = dict(sorted(found.items()))
 
@@ -157,6 +160,13 @@ def _outside(root: Path, paths: Sequence[str]) -> list[str]:
         if not inside or (full.is_symlink() and not full.resolve().is_relative_to(resolved)):
             found.append(path)
     return found
+
+
+def _nothing(folder: Path) -> str:
+    """Why a folder of this machine lists no file."""
+    if folder.is_file():
+        return "it is a file, name the folder that holds it and the images"
+    return NOTHING if folder.exists() else "there is no such folder"
 
 
 def _take_all(paths: Sequence[str], contents: Mapping[str, bytes], take: Callable[[str, bytes], None]) -> None:

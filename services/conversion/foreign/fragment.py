@@ -42,7 +42,6 @@ class Losses:
             message = f"in {images} image{'' if images == 1 else 's'} {count} {self.sentences[kind]}"
             report.warn("not_said", message, place, value=kind, action=Action.REPAIRED)
         if self.images_left_out:
-            message = (
-                f"{self.images_left_out} images are left out: nothing is known of them, which no format but ours says"
-            )
+            left_out = "1 image is" if self.images_left_out == 1 else f"{self.images_left_out} images are"
+            message = f"{left_out} left out for want of an annotation: no format but ours says that nothing is known"
             report.warn("not_said", message, place, value="null", action=Action.DROPPED)

@@ -51,7 +51,11 @@ class ImageFolders:
     async def open(self, files: Files, request: ReadRequest, report: Report) -> ForeignDataset:
         paths = [path for path in files.paths if is_image(path)]
         if not paths:
-            raise ForeignError("missing_file", "there is no image in any folder", Place(file=""))
+            raise ForeignError(
+                "missing_file",
+                "there is no image in any folder: give one whose folders are the categories; archives are not opened",
+                Place(file=""),
+            )
         paths, prefix = _in_split(paths, request.split)
         categories = {path: str(PurePosixPath(path.removeprefix(prefix)).parent) for path in paths}
         names = tuple(sorted({category for category in categories.values() if category != "."}))
@@ -61,6 +65,9 @@ class ImageFolders:
         bad = next((name for name in names if not is_name(name)), None)
         if bad is not None:
             raise ForeignError("bad_name", "the folder's name cannot be a category's: rename it", Place(file=bad))
+        if len(names) == 1:
+            message = f"all images have one category, that of the only folder: is {names[0]!r} one?"
+            report.warn("one_category", message, Place(file=f"{prefix}{names[0]}/"), value=names[0])
         images = native_images(paths)
         by_name = {image.name: categories[image.path] for image in images}
         places = {image.name: Place(file=image.path, image=image.name) for image in images}

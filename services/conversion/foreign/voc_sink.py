@@ -6,13 +6,13 @@ A category's name that is used in no box would be lost without `labelmap.txt`, w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
-from services.chassis.errors import FailedPrecondition, Reason
 from services.conversion.foreign.foreign_format import WriteRequest
-from services.conversion.foreign.fragment import Fragment, Losses
+from services.conversion.foreign.fragment import Losses
+from services.conversion.foreign.written_images import WrittenImages
 from services.conversion.formats.names import Names
 from services.conversion.index import ImageEntry
 
@@ -30,11 +30,9 @@ class VocSink:
 
     def __init__(self, request: WriteRequest) -> None:
         self.losses = Losses(sentences=LOST, file=f"{ANNOTATIONS}/")
+        self._images = WrittenImages(self.losses, folder=IMAGES)
         self._folder = Path()
-        self._stems: set[str] = set()
-        self._written: set[str] = set()
         self._names: Sequence[str] = ()
-        self._list: IO[str] | None = None
 
     def begin(self, folder: Path, vocabulary: Names) -> None:
         """Make the folders."""
@@ -43,36 +41,26 @@ class VocSink:
         (folder / SETS).mkdir(parents=True)
         lines = ["# label:color_rgb:parts:actions", *(f"{name}:::" for name in vocabulary.names)]
         (folder / LABEL_MAP).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        self._list = (folder / SETS / SPLIT).open("w", encoding="utf-8")
+        self._images.begin(folder / SETS / SPLIT)
 
     def add(self, image: ImageEntry, written: Any) -> None:
         """One image's file; one without an annotation has none."""
-        if written is None:
-            self.losses.images_left_out += 1
+        stem = self._images.add(image, written)
+        if not stem:
             return
-        assert self._list is not None, "begin comes first"
-        fragment: Fragment = written
-        stem = PurePosixPath(image.name).stem
-        if stem in self._stems:
-            message = f"two images have the stem {stem!r}, so that their files would have one name: rename one"
-            raise FailedPrecondition(Reason.DATASET_INVALID, message, {"stem": stem})
-        self._stems.add(stem)
-        self._written.add(image.name)
-        self.losses.add(fragment.lost)
         head = (
             f"<annotation>\n\t<folder>{IMAGES}</folder>\n\t<filename>{escape(image.name)}</filename>\n"
             f"\t<size><width>{image.width}</width><height>{image.height}</height><depth>3</depth></size>\n"
             "\t<segmented>0</segmented>\n"
         )
-        content = head.encode() + b"".join(fragment.pieces) + b"</annotation>\n"
+        content = head.encode() + b"".join(written.pieces) + b"</annotation>\n"
         (self._folder / ANNOTATIONS / f"{stem}.xml").write_bytes(content)
-        self._list.write(f"{stem}\n")
+        self._images.list(stem)
 
     def end(self) -> None:
         """Close the list of images."""
-        assert self._list is not None, "begin comes first"
-        self._list.close()
+        self._images.end()
 
     def image_path(self, image: ImageEntry) -> str:
         """Where a copy belongs."""
-        return f"{IMAGES}/{image.name}" if image.name in self._written else ""
+        return self._images.path(image)

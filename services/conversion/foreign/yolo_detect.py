@@ -11,7 +11,6 @@ from services.conversion.finding import Place, Report
 from services.conversion.foreign.box import RawThing, check_box
 from services.conversion.foreign.foreign_format import (
     Files,
-    ForeignAnnotation,
     ForeignDataset,
     ReadRequest,
     Unannotated,
@@ -26,7 +25,7 @@ from services.conversion.formats.bounding_box import clipped
 from services.conversion.formats.format import MapFile
 from services.conversion.formats.names import Names
 from services.conversion.formats.object_detection import Box, Boxes
-from services.conversion.index import ImageEntry, ImageSize
+from services.conversion.index import ImageSize
 from services.conversion.task import Task
 
 LOST = {
@@ -46,20 +45,11 @@ class YoloDetect:
     async def open(self, files: Files, request: ReadRequest, report: Report) -> ForeignDataset:
         layout = await read_layout(files, request.split, report)
         null = request.unannotated is Unannotated.NULL
-
-        def annotation(image: ImageEntry) -> ForeignAnnotation | None:
-            path = layout.labels_of(image)
-            if path:
-                return ForeignAnnotation(value=None, place=Place(file=path, image=image.name), path=path, suffix=".txt")
-            return None if null else ForeignAnnotation(value=(), place=Place(file="", image=image.name))
-
-        return ForeignDataset(
+        return layout.dataset(
             task=Task.OBJECT_DETECTION,
             vocabulary=layout.names,
             codec=YoloBoxes(empty_is_null=null),
-            images=layout.images,
-            annotation=annotation,
-            file_an_image=True,
+            missing_is_null=null,
         )
 
     def write(self, request: WriteRequest) -> Writing:

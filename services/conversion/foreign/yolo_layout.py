@@ -10,15 +10,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Any
 
 from services.chassis.errors import InvalidArgument, Violation
 from services.conversion import document
 from services.conversion.document import Document, DocumentError, List, Value, kind, read_document, shown
 from services.conversion.finding import Place, Report
-from services.conversion.foreign.foreign_format import Files, ForeignError, ForeignImage
+from services.conversion.foreign.foreign_format import (
+    Files,
+    ForeignAnnotation,
+    ForeignDataset,
+    ForeignError,
+    ForeignImage,
+)
 from services.conversion.foreign.image_names import is_image, native_images
+from services.conversion.formats.format import Codec
 from services.conversion.formats.names import NAMES_MAX, RESERVED_NAMES, Names, is_name
 from services.conversion.index import ImageEntry
+from services.conversion.task import Task
 
 SPLITS = ("train", "val", "valid", "test")
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -33,9 +42,23 @@ class YoloLayout:
     images: tuple[ForeignImage, ...]
     labels: Mapping[str, str]
 
-    def labels_of(self, image: ImageEntry) -> str:
-        """The path of an image's labels."""
-        return self.labels[image.name]
+    def dataset(self, *, task: Task, vocabulary: Any, codec: Codec[Any, Any], missing_is_null: bool) -> ForeignDataset:
+        """What the files hold; a file that is missing says that nothing is there, or nothing at all."""
+
+        def annotation(image: ImageEntry) -> ForeignAnnotation | None:
+            path = self.labels[image.name]
+            if path:
+                return ForeignAnnotation(value=None, place=Place(file=path, image=image.name), path=path, suffix=".txt")
+            return None if missing_is_null else ForeignAnnotation(value=(), place=Place(file="", image=image.name))
+
+        return ForeignDataset(
+            task=task,
+            vocabulary=vocabulary,
+            codec=codec,
+            images=self.images,
+            annotation=annotation,
+            file_an_image=True,
+        )
 
 
 async def read_layout(files: Files, split: str, report: Report) -> YoloLayout:

@@ -16,7 +16,6 @@ from services.conversion.foreign.box import RawThing
 from services.conversion.foreign.category_colors import category_colors
 from services.conversion.foreign.foreign_format import (
     Files,
-    ForeignAnnotation,
     ForeignDataset,
     ReadRequest,
     Unannotated,
@@ -30,9 +29,10 @@ from services.conversion.foreign.yolo_sink import YoloSink
 from services.conversion.formats.colors import Colors
 from services.conversion.formats.format import MapFile
 from services.conversion.formats.instance_segmentation import Instance, InstanceMap
-from services.conversion.index import ImageEntry, ImageSize
+from services.conversion.index import ImageSize
 from services.conversion.raster.error import RasterError
-from services.conversion.raster.polygon import polygons_of_runs, runs_of_polygons
+from services.conversion.raster.polygon import polygons_of_runs, rle_of_polygons
+from services.conversion.raster.rle import decode_rles
 from services.conversion.task import Task
 
 JOINED = "whose outlines are joined by lines of no width: YOLO has one polygon an object; some tools draw those lines"
@@ -54,21 +54,12 @@ class YoloSegment:
     async def open(self, files: Files, request: ReadRequest, report: Report) -> ForeignDataset:
         layout = await read_layout(files, request.split, report)
         null = request.unannotated is Unannotated.NULL
-
-        def annotation(image: ImageEntry) -> ForeignAnnotation | None:
-            path = layout.labels_of(image)
-            if path:
-                return ForeignAnnotation(value=None, place=Place(file=path, image=image.name), path=path, suffix=".txt")
-            return None if null else ForeignAnnotation(value=(), place=Place(file="", image=image.name))
-
         names = layout.names.names
-        return ForeignDataset(
+        return layout.dataset(
             task=Task.INSTANCE_SEGMENTATION,
             vocabulary=Colors(names=names, colors=category_colors(names)),
             codec=YoloMasks(empty_is_null=null),
-            images=layout.images,
-            annotation=annotation,
-            file_an_image=True,
+            missing_is_null=null,
         )
 
     def write(self, request: WriteRequest) -> Writing:
@@ -87,7 +78,7 @@ class YoloMasks:
         if isinstance(value, tuple):
             return InstanceMap(width=size.width, height=size.height, instances=())
 
-        def read(thing: RawThing, number: str, shares: list[float]) -> Instance | None:
+        def read(thing: RawThing, number: str, shares: list[float]) -> _Drawn | None:
             category = category_of(thing, number, vocabulary.names)
             if len(shares) < 6 or len(shares) % 2:
                 hint = ", a box as YOLO detect has it" if len(shares) == 4 else ""
@@ -99,17 +90,24 @@ class YoloMasks:
             polygon = [0.0] * len(shares)
             polygon[::2], polygon[1::2] = pixels(shares[::2], size.width), pixels(shares[1::2], size.height)
             try:
-                mask = runs_of_polygons([polygon], height=size.height, width=size.width)
+                text = rle_of_polygons([polygon], height=size.height, width=size.width)
             except RasterError as error:
                 thing.error(error.rule, f"the polygon {error}", value=str(shares[:16]))
                 return None
-            if not mask.starts.size:
-                thing.error("no_area", "the polygon covers no pixel: leave it out", value=str(shares[:16]))
-                return None
-            return Instance(category=category, mask=mask)
+            return _Drawn(thing=thing, category=category, text=text, shares=shares)
 
-        found = read_lines(value, place, report, read)
-        if found is None or (not found and self.empty_is_null):
+        drawn = read_lines(value, place, report, read)
+        if drawn is None or (not drawn and self.empty_is_null):
+            return None
+        found = []
+        masks = decode_rles([each.text for each in drawn], height=size.height, width=size.width)
+        for each, mask in zip(drawn, masks, strict=True):
+            if mask.starts.size:
+                found.append(Instance(category=each.category, mask=mask))
+            else:
+                message = "the polygon covers no pixel: leave it out"
+                each.thing.error("no_area", message, value=str(each.shares[:16]))
+        if drawn and not found:
             return None
         return InstanceMap(width=size.width, height=size.height, instances=tuple(found))
 
@@ -130,6 +128,16 @@ class YoloMasks:
             coordinates = " ".join(f"{share(x, across)} {share(y, down)}" for x, y in _joined(rings))
             lines.append(f"{numbers[each.category]} {coordinates}\n".encode())
         return Fragment(pieces=tuple(lines), lost={kind: count for kind, count in lost.items() if count})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Drawn:
+    """A line's polygon, whose mask is still an RLE's text."""
+
+    thing: RawThing
+    category: str
+    text: bytes
+    shares: list[float]
 
 
 def _is_hole(ring: Sequence[int]) -> bool:

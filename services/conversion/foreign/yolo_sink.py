@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
-from services.chassis.errors import FailedPrecondition, Reason
 from services.conversion.foreign.foreign_format import WriteRequest
-from services.conversion.foreign.fragment import Fragment, Losses
+from services.conversion.foreign.fragment import Losses
+from services.conversion.foreign.written_images import WrittenImages
 from services.conversion.formats import FORMATS
 from services.conversion.index import ImageEntry
 
@@ -21,11 +21,9 @@ class YoloSink:
 
     def __init__(self, request: WriteRequest, *, lost: Mapping[str, str]) -> None:
         self.losses = Losses(sentences=lost, file=f"{LABELS}/")
+        self._images = WrittenImages(self.losses, folder=IMAGES)
         self._names = FORMATS[request.task].names(request.vocabulary)
         self._folder = Path()
-        self._stems: set[str] = set()
-        self._written: set[str] = set()
-        self._list: IO[str] | None = None
 
     def begin(self, folder: Path, vocabulary: Any) -> None:
         """Make the folder, and say what is in it."""
@@ -40,30 +38,19 @@ class YoloSink:
             *(f"  {number}: {json.dumps(name, ensure_ascii=False)}" for number, name in enumerate(self._names)),
         ]
         (folder / DESCRIPTION).write_text("\n".join(lines) + "\n", encoding="utf-8")
-        self._list = (folder / LIST).open("w", encoding="utf-8")
+        self._images.begin(folder / LIST)
 
     def add(self, image: ImageEntry, written: Any) -> None:
         """One image's file; one without an annotation is not listed."""
-        if written is None:
-            self.losses.images_left_out += 1
-            return
-        assert self._list is not None, "begin comes first"
-        fragment: Fragment = written
-        stem = PurePosixPath(image.name).stem
-        if stem in self._stems:
-            message = f"two images have the stem {stem!r}, so that their labels would have one name: rename one"
-            raise FailedPrecondition(Reason.DATASET_INVALID, message, {"stem": stem})
-        self._stems.add(stem)
-        self._written.add(image.name)
-        self.losses.add(fragment.lost)
-        (self._folder / LABELS / f"{stem}.txt").write_bytes(b"".join(fragment.pieces))
-        self._list.write(f"./{IMAGES}/{image.name}\n")
+        stem = self._images.add(image, written)
+        if stem:
+            (self._folder / LABELS / f"{stem}.txt").write_bytes(b"".join(written.pieces))
+            self._images.list(f"./{IMAGES}/{image.name}")
 
     def end(self) -> None:
         """Close the list of images."""
-        assert self._list is not None, "begin comes first"
-        self._list.close()
+        self._images.end()
 
     def image_path(self, image: ImageEntry) -> str:
         """Where a copy belongs."""
-        return f"{IMAGES}/{image.name}" if image.name in self._written else ""
+        return self._images.path(image)

@@ -95,7 +95,7 @@ def read_one(value: Value, what: str, place: Place, vocabulary: Names, report: R
 
 
 def read_set(value: Value, what: str, place: Place, vocabulary: Names, report: Report) -> tuple[str, ...] | None:
-    """An annotation that is a list of names, in the vocabulary's order of first mention; empty says that none is."""
+    """An annotation that is a list of names, each once, in the order in which it has them; empty says that none is."""
     if not isinstance(value, List):
         message = f"the annotation is {kind(value)}, but must be a list of {what}s: write [{shown(value)}]"
         report.error("bad_value", message, place, value=shown(value))

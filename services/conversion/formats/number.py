@@ -39,8 +39,8 @@ def read_number(value: Value) -> float:
 def read_point(value: Value) -> Point:
     """The numbers of [x, y]. Raises NumberError."""
     if not isinstance(value, List) or len(value) != 2:
-        found = f"{len(value)} values" if isinstance(value, List) else kind(value)
-        raise NumberError("wrong_coordinate_count", f"{found} stands where [x, y] was wanted")
+        found = f"a list of {len(value)}" if isinstance(value, List) else kind(value)
+        raise NumberError("wrong_coordinate_count", f"[x, y] was wanted, but there is {found}")
     return read_number(value[0]), read_number(value[1])
 
 

@@ -107,7 +107,10 @@ def read_objects(
             message = f"an object is {kind(item)}, but must be a mapping"
             report.error("bad_value", message, replace(place, line=line), index=index, value=shown(item))
             continue
-        each = read(RawObject(item=item, index=index, line=line, size=size, place=place, report=report))
+        if item.repeated:  # of which the report knows already
+            report.drop("repeated_key", place.image, 1)
+        raw = RawObject(item=item, index=index, line=line, size=size, place=place, report=report, bad=item.repeated)
+        each = read(raw)
         if each is not None:
             found.append(each)
     return None if value and not found else tuple(found)

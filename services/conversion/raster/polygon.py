@@ -1,7 +1,8 @@
 """Polygons to masks by COCO's own rule, and masks to polygons along the edges of their pixels.
 
 COCO draws an outline on a grid five times as fine, and takes a column's pixels between the outline's crossings of the
-column's middle. The result equals pycocotools' to the pixel, which no other way of filling does.
+column's middle. No other way of filling gives the same pixels, so pycocotools does it. It believes whatever it gets,
+in C: nothing may reach it here that was not looked at.
 """
 
 from __future__ import annotations
@@ -10,83 +11,55 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 
 from services.conversion.raster.error import RasterError
-from services.conversion.raster.runs import Integers, Runs, bounds_of_runs, union_of_bounds, window_of_runs
+from services.conversion.raster.rle import decode_rle
+from services.conversion.raster.runs import Integers, Runs, bounds_of_runs, window_of_runs
 
-SCALE = 5
-"""Fine steps of a pixel."""
-POINTS_MAX = 2**22
-"""Fine points of the outlines of one mask."""
+COORDINATE_MAX = 2**27
+"""Pixels. Five times as many, the difference of two included, is a number of C."""
+OUTLINE_PIXELS_MAX = 1_000_000
+"""Of the outlines of one mask, across and down added up, but for the last edge of each: the others bound it."""
+MERGED_MAX = 32
+"""Masks that are merged at once: each goes through all that was before it."""
 
 
 def runs_of_polygons(polygons: Sequence[Sequence[float]], *, height: int, width: int) -> Runs:
     """The union of polygons, each [x0, y0, x1, y1, …]. Raises RasterError (bad_polygon)."""
+    return decode_rle(rle_of_polygons(polygons, height=height, width=width), height=height, width=width)
+
+
+def rle_of_polygons(polygons: Sequence[Sequence[float]], *, height: int, width: int) -> bytes:
+    """The same as an RLE's text: many of them are best decoded at once. At least one polygon must be given."""
+    masks = coco.frPyObjects(_checked(polygons), height, width)
+    while len(masks) > 1:
+        masks = [coco.merge(masks[start : start + MERGED_MAX]) for start in range(0, len(masks), MERGED_MAX)]
+    text: bytes = masks[0]["counts"]
+    return text
+
+
+def _checked(polygons: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
+    """The polygons where pycocotools can take them."""
     if not polygons:
-        return Runs(starts=np.zeros(0, np.int64), lengths=np.zeros(0, np.int64))
-    corners = [_corners(polygon) for polygon in polygons]
-    sizes = np.array([len(each) for each in corners])
-    x, y, edge = _outline(np.concatenate(corners), sizes)
-    # The middle of column c lies between the fine columns 5c + 2 and 5c + 3; each step from one to the other counts.
-    column = (x + SCALE // 2) // SCALE
-    step = np.flatnonzero(column[1:] != column[:-1])
-    polygon = np.repeat(np.arange(len(sizes)), sizes)[edge[step]]
-    column = np.minimum(column[step], column[step + 1])
-    kept = (column >= 0) & (column < width) & (step + 1 < edge.searchsorted(sizes.cumsum())[polygon])
-    step, column, polygon = step[kept], column[kept], polygon[kept]
-    # The first pixel of the column whose middle is not above.
-    row = (np.minimum(y[step], y[step + 1]) + SCALE // 2) // SCALE
-    row = np.minimum(np.maximum(row, 0), height)  # np.clip takes five times as long for so few
-    # A polygon's crossings in order are where it begins and ends by turns; where one is left over, the map's end.
-    pixels = height * width
-    crossings = polygon * (pixels + 1) + column * height + row
-    odd = np.flatnonzero(np.bincount(polygon) % 2)
-    crossings = np.append(crossings, odd * (pixels + 1) + pixels)
-    crossings.sort()
-    crossings %= pixels + 1
-    return union_of_bounds(crossings[0::2], crossings[1::2])
-
-
-def _corners(polygon: Sequence[float]) -> Integers:
-    """The corners (corners, 2) of a polygon in fine steps."""
-    try:
-        numbers = np.array(polygon, np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise RasterError("bad_polygon", "has a polygon that is no list of numbers") from error
-    if numbers.ndim != 1 or numbers.size < 6 or numbers.size % 2:
-        problem = f"has a polygon of {numbers.size} numbers, where x and y of at least 3 corners were wanted"
-        raise RasterError("bad_polygon", problem)
-    if not (np.abs(numbers) < 2**31).all():  # also where it is not a number
-        raise RasterError("bad_polygon", "has a polygon with a coordinate that no map has")
-    return (SCALE * numbers + 0.5).astype(np.int64).reshape(-1, 2)
-
-
-def _outline(corners: Integers, sizes: Integers) -> tuple[Integers, Integers, Integers]:
-    """Each fine point of the outlines of polygons of so many corners, one after the other: x, y and which edge."""
-    following = np.arange(1, len(corners) + 1)
-    ends = sizes.cumsum()
-    following[ends - 1] = ends - sizes
-    distance = corners[following] - corners
-    flat = np.abs(distance[:, 0]) >= np.abs(distance[:, 1])
-    # A line goes step by step along the axis on which it is longer, and by rounding along the other. One that would go
-    # backward is drawn from its other end, where rounding is not the same.
-    main, side = np.where(flat, corners.T, corners.T[::-1])
-    main_way, side_way = np.where(flat, distance.T, distance.T[::-1])
-    length = np.abs(main_way)
-    if (points := int(length.sum()) + len(length)) > POINTS_MAX:
-        raise RasterError("bad_polygon", f"has an outline of more than {POINTS_MAX // SCALE} pixels")
-    back = main_way < 0
-    way = np.where(back, -1, 1)
-    first = np.cumsum(length + 1) - length - 1
-    begin = np.minimum(main, main + main_way)
-    rounded_begin = np.where(back, side + side_way, side)
-    slope = way * side_way / np.maximum(length, 1)
-    edge = np.repeat(np.arange(len(length)), length + 1)
-    stepped = (main - way * first)[edge] + way[edge] * np.arange(points)
-    rounded = rounded_begin[edge] + slope[edge] * (stepped - begin[edge]) + 0.5
-    rounded = rounded.astype(np.int64)  # towards 0, as C does
-    level = flat[edge]
-    return np.where(level, stepped, rounded), np.where(level, rounded, stepped), edge
+        raise RasterError("bad_polygon", "has no polygon")
+    checked = []
+    outline = 0.0
+    for polygon in polygons:
+        try:
+            numbers = np.array(polygon, np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise RasterError("bad_polygon", "has a polygon that is no list of numbers") from error
+        if numbers.ndim != 1 or numbers.size < 6 or numbers.size % 2:
+            problem = f"has a polygon of {numbers.size} numbers, where x and y of at least 3 corners were wanted"
+            raise RasterError("bad_polygon", problem)
+        if not np.abs(numbers).max() < COORDINATE_MAX:  # also where it is not a number
+            raise RasterError("bad_polygon", "has a polygon with a coordinate that no map has")
+        outline += np.abs(numbers[2:] - numbers[:-2]).sum() + numbers.size // 2
+        if outline > OUTLINE_PIXELS_MAX:
+            raise RasterError("bad_polygon", f"has an outline of more than {OUTLINE_PIXELS_MAX} pixels")
+        checked.append(numbers)
+    return checked
 
 
 def polygons_of_runs(runs: Runs, *, height: int, width: int) -> list[list[int]]:

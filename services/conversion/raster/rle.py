@@ -54,26 +54,42 @@ def encode_rles(masks: Sequence[Runs], *, height: int, width: int) -> list[bytes
 
 def decode_rle(text: bytes, *, height: int, width: int) -> Runs:
     """The mask of a text. Raises RasterError (bad_rle)."""
-    codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    if not codes.size:
+    return decode_rles([text], height=height, width=width)[0]
+
+
+def decode_rles(texts: Sequence[bytes], *, height: int, width: int) -> list[Runs]:
+    """The masks of texts of one map; many at once cost little more than one. Raises RasterError (bad_rle)."""
+    if not texts:
+        return []
+    lengths = np.array([len(text) for text in texts])
+    if not lengths.all():
         raise RasterError("bad_rle", "has an RLE without any count")
+    codes = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
     if codes.min() < 0 or codes.max() > 63:
         raise RasterError("bad_rle", "has an RLE with characters that none has")
     last = codes < 32
-    if not last[-1]:
+    if not last[np.cumsum(lengths) - 1].all():
         raise RasterError("bad_rle", "has an RLE that ends in the middle of a count")
     ends = np.flatnonzero(last)
-    firsts = np.append(0, ends[:-1] + 1)
+    firsts = np.concatenate(([0], ends[:-1] + 1))
     groups = ends - firsts + 1
     if groups.max() > GROUPS_MAX:
         raise RasterError("bad_rle", "has an RLE with a count that is larger than any map")
     shifts = 5 * (np.arange(codes.size) - np.repeat(firsts, groups))
     counts = np.add.reduceat((codes & 31) << shifts, firsts)
     counts -= np.where(codes[ends] & 16, 1 << (5 * groups), 0)
-    # A difference is undone by adding up every other count; for an overflow the text would need 2^28 counts.
-    counts[1::2] = np.cumsum(counts[1::2])
-    counts[2::2] = np.cumsum(counts[2::2])
-    return _runs(counts, height, width)
+    sizes = np.diff(np.searchsorted(ends, np.cumsum(lengths) - 1, side="right"), prepend=0)
+    pairs, rows = _pairs(counts, sizes)
+    # A difference is undone by adding up every other count, of each mask for itself; the first count is none. For an
+    # overflow the text would need 2^28 counts.
+    first_rows = np.cumsum(rows) - rows
+    first_counts = pairs[first_rows, 0]
+    pairs[first_rows, 0] = 0
+    sums = np.cumsum(pairs, axis=0)
+    sums -= np.repeat(sums[first_rows] - pairs[first_rows], rows, axis=0)
+    sums[first_rows, 0] = first_counts
+    sums[np.cumsum(rows)[sizes % 2 == 1] - 1, 1] = 0  # no count: it fills the pair
+    return _runs(sums, rows, height, width)
 
 
 def counts_of_runs(runs: Runs, *, height: int, width: int) -> list[int]:
@@ -90,7 +106,7 @@ def runs_of_counts(counts: Sequence[Any], *, height: int, width: int) -> Runs:
         raise RasterError("bad_rle", "has an RLE that is no list of counts") from error
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise RasterError("bad_rle", "has an RLE that is no list of counts")
-    return _runs(array, height, width)
+    return _runs(*_pairs(array, np.array([array.size])), height, width)[0]
 
 
 def _counts(masks: Sequence[Runs], pixels: int) -> tuple[Integers, Integers]:
@@ -115,13 +131,33 @@ def _counts(masks: Sequence[Runs], pixels: int) -> tuple[Integers, Integers]:
     return np.delete(counts, tails[full]), sizes - full
 
 
-def _runs(counts: NDArray[Any], height: int, width: int) -> Runs:
-    if counts.min() < 0:
+def _pairs(counts: NDArray[Any], sizes: Integers) -> tuple[NDArray[Any], Integers]:
+    """The counts of all masks in pairs of outside and inside, and how many pairs each has; a 0 fills the last one."""
+    rows = (sizes + 1) // 2
+    padded = np.zeros(2 * int(rows.sum()), counts.dtype)
+    offsets = 2 * (np.cumsum(rows) - rows) - (np.cumsum(sizes) - sizes)
+    padded[np.arange(counts.size) + np.repeat(offsets, sizes)] = counts
+    return padded.reshape(-1, 2), rows
+
+
+def _runs(pairs: NDArray[Any], rows: Integers, height: int, width: int) -> list[Runs]:
+    """The masks of pairs of counts, so many pairs each."""
+    pixels = height * width
+    if pairs.min() < 0:
         raise RasterError("bad_rle", "has an RLE with a count below 0")
-    if counts.max() > height * width:  # first: then the sum cannot overflow
-        raise RasterError("bad_rle", f"has an RLE with a count of {counts.max()}, where {width} x {height} were wanted")
-    turns = np.cumsum(counts, dtype=np.int64)
-    if turns[-1] != height * width:
-        raise RasterError("bad_rle", f"has an RLE of {turns[-1]} pixels, where {width} x {height} were wanted")
-    ends = turns[1::2]
-    return runs_of_bounds(turns[0::2][: ends.size], ends)
+    if pairs.max() > pixels:  # first: then the sum cannot overflow
+        raise RasterError("bad_rle", f"has an RLE with a count of {pairs.max()}, where {width} x {height} were wanted")
+    turns = np.cumsum(pairs, dtype=np.int64).reshape(-1, 2)
+    totals = np.diff(turns[np.cumsum(rows) - 1, 1], prepend=0)
+    if (wrong := totals[totals != pixels]).size:
+        raise RasterError("bad_rle", f"has an RLE of {wrong[0]} pixels, where {width} x {height} were wanted")
+    # Each mask goes on where the last one ended, but for a pixel between them: so no run goes on in the next mask.
+    masks = np.arange(rows.size)
+    turns += np.repeat(masks, rows)[:, None]
+    runs = runs_of_bounds(turns[:, 0], turns[:, 1])
+    bounds = np.append(runs.starts.searchsorted(masks * (pixels + 1)), runs.starts.size)
+    starts = runs.starts - np.repeat(masks * (pixels + 1), np.diff(bounds))
+    return [
+        Runs(starts=starts[start:end], lengths=runs.lengths[start:end])
+        for start, end in itertools.pairwise(bounds.tolist())
+    ]

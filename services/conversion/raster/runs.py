@@ -139,10 +139,3 @@ def runs_of_bounds(starts: Integers, ends: Integers) -> Runs:
     if not apart.all():
         starts, ends = starts[np.append(True, apart)], ends[np.append(apart, True)]
     return Runs(starts=starts, lengths=ends - starts)
-
-
-def union_of_bounds(starts: Integers, ends: Integers) -> Runs:
-    """The runs of all positions from any start to its end, in any order; where an end is not above its start, none."""
-    order = np.argsort(starts, kind="stable")
-    starts, ends = starts[order], np.maximum.accumulate(ends[order])
-    return runs_of_bounds(np.maximum(starts, np.append(0, ends[:-1])[: starts.size]), ends)

@@ -25,6 +25,12 @@ def test_names_that_are_unlike_stay_and_an_image_in_no_folder_is_unlabelled(look
     assert found.rules == ["image_without_category"]
 
 
+def test_a_single_folder_is_perhaps_no_category(look: Any, files: Any) -> None:
+    found = look("image folders", files.image("images/1.png").image("images/2.png").path)
+    assert found.annotations == {"1.png": "images", "2.png": "images"}
+    assert found.rules == ["one_category"]
+
+
 def test_a_split_is_a_folder_above_the_categories(trade: Any, files: Any, tmp_path: Path) -> None:
     files.image("train/cat/1.png").image("train/dog/2.png").image("val/cat/3.png")
 

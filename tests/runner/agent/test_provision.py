@@ -13,12 +13,12 @@ import yaml
 from PIL import Image, ImageDraw, ImageSequence
 from sihlai.conversion.v1 import dataset_pb2, task_pb2
 from sihlai.runner.v1 import runner_service_pb2 as wire
-from sihlai.scheduler.v1 import job_spec_pb2
+from sihlai.scheduler.v1 import job_pb2, job_spec_pb2
 
 from runner.agent.config import Device
 from runner.agent.conversion import Conversion, ConversionLimits
 from runner.agent.download import DownloadLimits, Downloads
-from runner.agent.provision import Provision, Work
+from runner.agent.provision import Provision, Work, ending_of_provision
 from runner.trainer.split import HeadAnnotations, validation_names
 from services.chassis.errors import FailedPrecondition, Reason
 from services.chassis.rpc import channel
@@ -68,7 +68,14 @@ def panoptic_dataset(folder: Path, images: int = 10) -> Path:
     return folder
 
 
-def provision(system: System, dataset: Path, folder: Path, heads: Iterable[str], on_work: Callable[[Work], None]):
+def provision(
+    system: System,
+    dataset: Path,
+    folder: Path,
+    heads: Iterable[str],
+    on_work: Callable[[Work], None],
+    fingerprint: str = "",
+) -> Provision:
     """A provision for some of HEADS, to be run. In an event loop alone."""
     spec = job_spec_pb2.JobSpec()
     for head in heads:
@@ -78,7 +85,14 @@ def provision(system: System, dataset: Path, folder: Path, heads: Iterable[str],
     limits = ConversionLimits(reconnect_seconds_first=0.1, reconnect_seconds_max=0.5, unavailable_seconds_max=5)
     downloads = DownloadLimits(concurrent_max=4, tries_max=2, disk_free_bytes_min=0)
     return Provision(
-        wire.Assignment(job="projects/p/jobs/j", job_uid="u", epoch=1, spec=spec, training_dataset=source),
+        wire.Assignment(
+            job="projects/p/jobs/j",
+            job_uid="u",
+            epoch=1,
+            spec=spec,
+            training_dataset=source,
+            dataset_fingerprint=fingerprint,
+        ),
         folder,
         device=Device.CPU,
         conversion_service=Conversion(
@@ -157,6 +171,37 @@ def test_a_map_that_changes_after_its_conversion_ends_the_attempt_with_that_reas
     with pytest.raises(FailedPrecondition) as refused:
         provide(system, dataset, tmp_path / "second", [])
     assert refused.value.reason is Reason.DATASET_CHANGED
+
+
+def test_an_image_that_changes_after_its_conversion_ends_the_attempt_with_that_reason(
+    system: System, tmp_path: Path
+) -> None:
+    dataset = panoptic_dataset(system.folder / "datasets" / "replaced", images=4)
+    provide(system, dataset, tmp_path / "first", [])
+    path = dataset / "images" / "2.jpg"
+    about = path.stat()
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))  # so that it is taken for what was indexed
+    with pytest.raises(FailedPrecondition, match=r"2\.jpg has not the checksum") as refused:
+        provide(system, dataset, tmp_path / "second", [])
+    assert refused.value.reason is Reason.DATASET_CHANGED
+    assert ending_of_provision(refused.value).reason == job_pb2.JOB_REASON_DATASET_ERROR
+
+
+def test_a_dataset_that_is_not_the_recorded_one_ends_the_attempt_with_that_reason(
+    system: System, tmp_path: Path
+) -> None:
+    dataset = panoptic_dataset(system.folder / "datasets" / "recorded", images=4)
+
+    async def run() -> None:
+        await provision(system, dataset, tmp_path / "attempt", HEADS, lambda _: None, "another").run()
+
+    with pytest.raises(FailedPrecondition, match="was recorded with the fingerprint another, but has") as refused:
+        asyncio.run(run())
+    assert refused.value.reason is Reason.DATASET_CHANGED
+    ending = ending_of_provision(refused.value)
+    assert ending.reason == job_pb2.JOB_REASON_DATASET_ERROR
+    assert "fingerprint another" in ending.message
 
 
 def test_a_conversion_of_maps_ends_soon_after_nobody_wants_it_any_more(system: System, tmp_path: Path) -> None:
