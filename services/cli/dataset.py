@@ -29,16 +29,15 @@ from services.cli.dataset_options import (
     Via,
     conversion_options,
     dataset_source,
-    followed,
     opened_service,
     parsed_tasks,
+    show_work,
 )
 from services.cli.dataset_preview import preview_dataset
 from services.cli.dataset_table import (
     finding_line,
     inspection_drawing,
     plan_drawing,
-    result_drawing,
     tasks_table,
     totals_drawing,
 )
@@ -217,10 +216,8 @@ async def convert_dataset(
     async with opened_service(
         session, [found], destination=written, local=local, allow_root=allow_root, keep=True
     ) as service:
-        result = await followed(session, "conversion", service.ConvertDataset(request))
-    if not session.output.as_json:
-        session.output.show(result_drawing(result, no_path="none: the annotations already were what was wanted"))
-        session.output.line(result.dataset.uri)
+        no_path = "none: the annotations already were what was wanted"
+        await show_work(session, "conversion", service.ConvertDataset(request), no_path=no_path)
 
 
 app.command("preview")(preview_dataset)

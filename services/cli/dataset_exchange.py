@@ -28,11 +28,10 @@ from services.cli.dataset_options import (
     Via,
     conversion_options,
     dataset_source,
-    followed,
     opened_service,
     parsed_tasks,
+    show_work,
 )
-from services.cli.dataset_table import result_drawing
 from services.cli.session import Session, command
 from services.cli.specification import enum_value
 
@@ -85,10 +84,7 @@ async def import_dataset(
         copy_images=copy_images,
     )
     async with opened_service(session, [found], destination=written, local=local, allow_root=allow_root) as service:
-        result = await followed(session, "import", service.ImportDataset(request))
-    if not session.output.as_json:
-        session.output.show(result_drawing(result))
-        session.output.line(result.dataset.uri)
+        await show_work(session, "import", service.ImportDataset(request))
 
 
 @command
@@ -124,10 +120,7 @@ async def export_dataset(
         copy_images=copy_images,
     )
     async with opened_service(session, [found], destination=written, local=local, allow_root=allow_root) as service:
-        result = await followed(session, "export", service.ExportDataset(request))
-    if not session.output.as_json:
-        session.output.show(result_drawing(result))
-        session.output.line(result.dataset.uri)
+        await show_work(session, "export", service.ExportDataset(request))
 
 
 def _format(text: str) -> ForeignFormat.ValueType:

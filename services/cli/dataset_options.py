@@ -12,7 +12,6 @@ from urllib.parse import unquote, urlsplit
 import typer
 from sihlai.conversion.v1.conversion_service_pb2 import (
     ConversionOptions,
-    ConversionResult,
     ConvertDatasetResponse,
     ExportDatasetResponse,
     ImportDatasetResponse,
@@ -21,7 +20,7 @@ from sihlai.conversion.v1.dataset_pb2 import Credentials, DatasetSource
 from sihlai.conversion.v1.task_pb2 import Task
 
 from services.cli.conversion import NAME, OwnService, own_service, runs
-from services.cli.dataset_table import finding_line
+from services.cli.dataset_table import finding_line, result_drawing
 from services.cli.progress import WorkBar
 from services.cli.project import dataset_uri
 from services.cli.session import CommandError, Session
@@ -127,12 +126,14 @@ def dataset_source(session: Session, text: str, endpoint_url: str, region: str) 
     return source
 
 
-async def followed(
+async def show_work(
     session: Session,
     phase: str,
     answers: AsyncIterable[ConvertDatasetResponse | ImportDatasetResponse | ExportDatasetResponse],
-) -> ConversionResult:
-    """Show progress and findings as they come, and return the result; as JSON, each answer is a line.
+    *,
+    no_path: str = "",
+) -> None:
+    """Show progress and findings as they come, then the result, where it lies last; as JSON, each answer is a line.
 
     Raises CommandError where the stream ends without a result.
     """
@@ -149,7 +150,9 @@ async def followed(
                 bar.say(finding_line(answer.finding))
     if result is None:
         raise CommandError(f"the {phase} ended early, without its result: try again")
-    return result
+    if not session.output.as_json:
+        session.output.show(result_drawing(result, no_path=no_path))
+        session.output.line(result.dataset.uri)
 
 
 def parsed_tasks(texts: Sequence[str] | None) -> list[Task.ValueType]:

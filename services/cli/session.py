@@ -39,8 +39,9 @@ EXIT_UNREACHABLE = 3
 EXIT_INTERRUPTED = 130
 
 AS_TYPED = {
-    "ValidateDataset lists them": "`sihlai dataset validate` lists them",
+    "ValidateDataset tells all": "`sihlai dataset validate` tells all",
     "copy_images: is off": "--copy-images is off",
+    "split: is ": "--split is ",
     "(copy_images)": "(--copy-images)",
     "with `lenient`": "with --lenient",
     "the folders that the configuration allows (": "the folders that the configuration allows, --allow-root adds one (",

@@ -147,7 +147,7 @@ def test_a_conversion_tells_counts_and_what_was_dropped_and_ends_with_the_uri(
 ) -> None:
     refused = invoke("convert", broken, "metric-learning", *service)
     assert refused.exit_code == 1
-    assert "has 2 errors, `sihlai dataset validate` lists them: " in refused.stderr
+    assert "has 2 errors, `sihlai dataset validate` tells all: " in refused.stderr
     shown = invoke("convert", broken, "metric-learning", "--lenient", *service)
     assert shown.exit_code == 0, shown.output
     assert "multiclass classification → metric learning" in shown.stdout

@@ -16,7 +16,7 @@ from sihlai.conversion.v1.conversion_service_pb2 import ConversionResult, Import
 from typer.testing import CliRunner, Result
 
 from services.cli.commands import app
-from services.cli.dataset_options import followed
+from services.cli.dataset_options import show_work
 from services.cli.endpoints import Endpoints, Services
 from services.cli.folder import DataFolder
 from services.cli.output import Output
@@ -98,7 +98,7 @@ def test_what_is_wrong_with_a_foreign_dataset_is_listed_and_dropped_where_that_i
 ) -> None:
     refused = invoke("import", "coco-instances", coco, folder / "strict", *service)
     assert refused.exit_code == 1
-    assert "--lenient" in refused.stderr
+    assert "has 1 error, an import with --lenient leaves out what is wrong: " in refused.stderr
     assert not (folder / "strict").exists()
     shown = invoke("import", "coco-instances", coco, folder / "lenient", "--lenient", *service)
     assert shown.exit_code == 0, shown.output
@@ -131,14 +131,20 @@ def test_an_export_converts_first_and_says_on_which_path(service: tuple[str, str
         (("import", "pascal-voc", "{animals}", "{new}", "--unannotated", "nul"), 2, "unannotated is 'nul': did you"),
         (("import", "image-folders", "{animals}", "{animals}", "--copy-images"), 1, "{animals}"),
         (("import", "image-folders", "{animals}", "{new}"), 1, "--copy-images is off"),
+        (("import", "image-folders", "{animals}", "{new}", "--split", "vall"), 1, "--split is 'vall'"),
+        (("import", "image-folders", "{animals}/cat/a.png", "{new}"), 1, "it is a file, name the folder"),
+        (("import", "image-folders", "{new}", "{new}-2"), 1, "there is no such folder"),
+        (("import", "pascal-voc", "{animals}", "{new}"), 1, "has 1 error: Annotations/: there is no XML file"),
+        (("export", "pascal-voc", "{unlabelled}", "{new}"), 1, "and Pascal VOC cannot hold images alone: add one"),
         (("export", "yolo-detect", "{new}", "{new}-2"), 1, "there is no dataset at file://"),
     ],
 )
 def test_an_error_is_one_sentence_and_nothing_is_written(
     service: tuple[str, str], animals: Path, folder: Path, words: tuple[str, ...], exit_code: int, sentence: str
 ) -> None:
+    places = {"animals": animals, "new": folder / "new", "unlabelled": folder / "unlabelled"}
+    write_image(places["unlabelled"] / "images" / "a.png")
     before = files_in(folder)
-    places = {"animals": animals, "new": folder / "new"}
     result = invoke(*(word.format(**places) for word in words), *service)
     assert result.exit_code == exit_code, result.output
     assert sentence.format(**places) in result.stderr
@@ -174,23 +180,27 @@ FINDING = ImportDatasetResponse(
     finding=dataset_pb2.Finding(severity=dataset_pb2.SEVERITY_WARNING, rule="lost", message="gone", index=-1)
 )
 PROGRESS = ImportDatasetResponse(progress=WorkProgress(phase="import", done=1, total=2))
-RESULT = ImportDatasetResponse(result=ConversionResult(images_in=2))
+RESULT = ImportDatasetResponse(
+    result=ConversionResult(images_in=2, dataset=dataset_pb2.DatasetSource(uri="file:///made"))
+)
 
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_findings_are_lines_and_programs_get_every_answer(tmp_path: Path, as_json: bool) -> None:
     stdout = io.StringIO()
     output = Output(as_json=as_json, stdout=stdout, stderr=io.StringIO())
-    found = asyncio.run(followed(session(output, tmp_path), "import", answers(PROGRESS, FINDING, RESULT)))
-    assert found == RESULT.result
+    asyncio.run(show_work(session(output, tmp_path), "import", answers(PROGRESS, FINDING, RESULT)))
     if as_json:
         lines: list[dict[str, Any]] = [json.loads(line) for line in stdout.getvalue().splitlines()]
         assert [list(line) for line in lines] == [["progress"], ["finding"], ["result"]]
     else:
-        assert stdout.getvalue() == "warning lost: gone\n"
+        first, second, *_, last = stdout.getvalue().splitlines()
+        assert first == "warning lost: gone"
+        assert second.split() == ["images", "2"]
+        assert last == "file:///made"
 
 
 def test_a_stream_without_a_result_is_no_success(tmp_path: Path) -> None:
     output = Output(as_json=False, stdout=io.StringIO(), stderr=io.StringIO())
     with pytest.raises(CommandError, match="the import ended early"):
-        asyncio.run(followed(session(output, tmp_path), "import", answers(PROGRESS)))
+        asyncio.run(show_work(session(output, tmp_path), "import", answers(PROGRESS)))
