@@ -95,7 +95,8 @@ async def convert_rest(stub: ConversionServiceStub, folder: Path, store: Path) -
     """The next call. Until it does something new, what was done already cannot be done again."""
     finished = chunks(store)
     assert 3 <= len(finished) < CHUNKS
-    with forbidden_to_read(folder, finished):
+    # A few, so that they are themselves again long before the contact sheet wants to show one.
+    with forbidden_to_read(folder, set(sorted(finished)[:3])):
         converting = asyncio.create_task(convert(stub, folder))
         await until(lambda: converting.done() or chunks(store) - finished)
     return await converting
