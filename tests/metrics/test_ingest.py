@@ -204,12 +204,12 @@ def test_a_token_that_runs_out_ends_the_stream_unless_it_is_renewed(
     server: Metrics, book: JobBook, ingest: IngestClient
 ) -> None:
     job = submit(book)
-    # Tokens hold five seconds longer than they say, for clocks that differ: this one for about a second.
-    short = server.token(job.uid, seconds=-4)
+    # Tokens hold five seconds longer than they say, for clocks that differ: this one for about three.
+    short = server.token(job.uid, seconds=-2)
     ingest.open(1, short, series=[definition(job.uid, LOSS)])
     ingest.open(2, short, rank=1, series=[definition(job.uid, LOSS)])
     ingest.renew(1, server.token(job.uid))
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 4
     while time.monotonic() < deadline:
         ingest.points(1, sequence := ingest.stored[1] + 1, columns(job.uid, LOSS, [sequence], [0.0]))
         ingest.wait_stored(1, sequence)
