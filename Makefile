@@ -4,7 +4,7 @@ UV_VERSION := 0.13.8
 BIN := .venv/bin
 PROTOS := $(shell find protos -name '*.proto') protos/hatch_build.py
 
-.PHONY: help setup demo test check format bench bench-coco-json fuzz constraints clean
+.PHONY: help setup demo test check format bench bench-scheduler bench-training prove-objects prove-alone bench-coco-json fuzz chaos chaos-metrics chaos-leader model constraints clean
 
 help:  ## This list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -37,6 +37,9 @@ format: setup  ## Formats Python and protos.
 	$(BIN)/ruff format --quiet .
 	$(BIN)/buf format --write
 
+prove-objects: setup  ## Trains each head for objects with three seeds, beside its bars: over an hour of two cores; SEEDS=1 for less.
+	$(BIN)/python -m tests.bench.objects --seeds $(or $(SEEDS),3)
+
 bench-coco-json: setup  ## Measures reading COCO's JSON at its full size: minutes, 1 GB of disk, 4 GB of memory.
 	$(BIN)/python -m tests.bench.coco_json --json
 
@@ -44,8 +47,29 @@ bench: setup  ## Measures what the README promises; one JSON object a line.
 	$(BIN)/python -m tests.bench.metrics --json
 	$(BIN)/python -m tests.bench.conversion --json
 
+bench-scheduler: setup  ## What the scheduler reaches, on both databases; LARGE=1 with a million jobs and 10,000 runners.
+	$(BIN)/python -m tests.bench.scheduler --json $(if $(LARGE),--only million --only many-runners)
+
+bench-training: setup  ## Measures trainings: accuracies after so many steps, and what they cost; ten minutes of two cores.
+	$(BIN)/python -m tests.bench.training --json
+
+prove-alone: setup  ## Measures text, anomalies and learning from images alone, three to five seeds: over an hour of two cores.
+	$(BIN)/python -m tests.bench.alone
+
 fuzz: setup  ## An hour of fuzzing of all that reads datasets; SECONDS=60 for less, SEED=1 for the same again.
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED))
+
+chaos: setup  ## Ten minutes of disasters over a whole installation; SECONDS=120 for less, SEED=1 for the same again, JSON=1.
+	$(BIN)/python -m tests.chaos.whole --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json)
+
+chaos-metrics: setup  ## Kills, failing inserts, full disks and more under load; ROUNDS=50, SEED=1 for the same again, JSON=1.
+	$(BIN)/python -m tests.chaos.metrics --rounds $(or $(ROUNDS),50) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json)
+
+model: setup  ## Drives the scheduler at random and checks its promises after each step: EXAMPLES=2000, DATABASE=postgresql.
+	$(BIN)/python -m tests.scheduler.machine --examples $(or $(EXAMPLES),2000) --database $(or $(DATABASE),sqlite)
+
+chaos-leader: setup  ## Kills, cuts off and stops the scheduler that leads on PostgreSQL, under load: 20, 20 and 5 times.
+	$(BIN)/python -m tests.chaos.scheduler.leader --kills $(or $(KILLS),20) --cuts $(or $(CUTS),20) --hangs $(or $(HANGS),5)
 
 constraints: $(BIN)/uv  ## Pins the newest versions that fit together; run the tests before committing the result.
 	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --python-version 3.11 --upgrade --quiet \

@@ -1,8 +1,9 @@
 """Compiles the .proto files beside themselves, so that proto path, package and import are the same.
 
 Hatchling runs it as a build hook; `python protos/hatch_build.py` runs it by hand. It writes only files that git
-ignores: `*_pb2.py`, `*_pb2.pyi`, and for files with a service `*_pb2_grpc.py`, `*_pb2_grpc.pyi`. The generated code
-must never be edited, and never be newer than the protobuf runtime: the compiler is pinned in pyproject.toml.
+ignores: `*_pb2.py`, `*_pb2.pyi`, for files with a service `*_pb2_grpc.py`, `*_pb2_grpc.pyi`, and an empty
+`__init__.py` in each folder. The generated code must never be edited, and never be newer than the protobuf runtime: the
+compiler is pinned in pyproject.toml.
 """
 
 import os
@@ -12,18 +13,25 @@ from pathlib import Path
 from typing import Any
 
 PROTOS = Path(__file__).resolve().parent
+OURS = PROTOS / "sihlai"
+"""What is compiled. google/rpc lies beside it for clients in other languages; Python has it from a package."""
 
 
 def compile_protos() -> list[Path]:
     """Compile every .proto file; return the files that were written. Raises CalledProcessError where protoc fails."""
-    sources = sorted(PROTOS.rglob("*.proto"))
-    for generated in PROTOS.rglob("*_pb2*.py*"):
+    sources = sorted(OURS.rglob("*.proto"))
+    for generated in OURS.rglob("*_pb2*.py*"):
         if not generated.with_name(generated.name.split("_pb2")[0] + ".proto").exists():
             generated.unlink()
     with_service = [path for path in sources if "\nservice " in path.read_text()]
     _run_protoc(sources, ["--python_out=.", "--mypy_out=readable_stubs:."])
     _run_protoc(with_service, ["--grpc_python_out=.", "--mypy_grpc_out=readable_stubs:."])
-    return sorted(PROTOS.rglob("*_pb2*.py*"))
+    # `sihlai` is a package with code of its own: what lies below is seen as packages only with these.
+    folders = {folder for path in sources for folder in path.parents if OURS in folder.parents}
+    packages = [folder / "__init__.py" for folder in sorted(folders)]
+    for package in packages:
+        package.touch()
+    return sorted([*OURS.rglob("*_pb2*.py*"), *packages])
 
 
 def _run_protoc(sources: list[Path], outputs: list[str]) -> None:

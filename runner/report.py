@@ -56,11 +56,16 @@ class Line(msgspec.Struct, frozen=True, tag="line", array_like=True):
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress", array_like=True):
-    """Steps done. The first one with `iteration` above the attempt's start means that the job is running."""
+    """Steps done. The first one with `iteration` above the attempt's start means that the job is running.
+
+    While it validates, `done` of `total` images are done; else `total` is 0.
+    """
 
     iteration: int
     iterations_max: int
     seconds_left: float | None = None
+    done: int = 0
+    total: int = 0
 
 
 class CheckpointStarted(msgspec.Struct, frozen=True, tag="checkpoint_started", array_like=True):
@@ -105,14 +110,31 @@ class ReportWriter:
         self._frame = bytearray(_LENGTH.size)
 
     def write(self, report: Report) -> None:
-        """Write one frame; blocks while the pipe is full. Raises BrokenPipeError once the agent is gone."""
+        """Write one frame, or several of points that are too many for one; blocks while the pipe is full.
+
+        Raises BrokenPipeError once the agent is gone, ValueError for a report that is too long and cannot be divided.
+        """
         self._encoder.encode_into(report, self._frame, _LENGTH.size)
-        _LENGTH.pack_into(self._frame, 0, len(self._frame) - _LENGTH.size)
+        length = len(self._frame) - _LENGTH.size
+        if length > FRAME_BYTES_MAX:
+            for half in _halves(report, length):
+                self.write(half)
+            return
+        _LENGTH.pack_into(self._frame, 0, length)
         view = memoryview(self._frame)
         written = 0
         while written < len(view):
             written += os.write(self._file_descriptor, view[written:])
         view.release()
+
+
+def _halves(report: Report, length: int) -> Iterator[Points]:
+    """The report's points in two reports."""
+    if not isinstance(report, Points) or len(report.values) < 2:
+        raise ValueError(f"a report of at most {FRAME_BYTES_MAX} bytes was wanted, one of {length} was found")
+    values = list(report.values.items())
+    for half in (values[: len(values) // 2], values[len(values) // 2 :]):
+        yield msgspec.structs.replace(report, values=dict(half))
 
 
 def read_reports(pipe: BinaryIO) -> Iterator[Report]:

@@ -1,30 +1,35 @@
 """The trainer process: `python -m runner.train --attempt-file PATH --report-fd N`.
 
-Trains one attempt at a job and says on the report pipe what happens; the agent does all that needs a network. grpc and
-nats must not be imported here. The training loop is the function `train`: what it calls saves, measures and reports.
+Trains, or evaluates, one attempt at a job and says on the report pipe what happens; the agent does all that needs a
+network. grpc and nats must not be imported here. The training loop is the function `train`: what it calls saves,
+measures and reports.
 
 However the training goes, the last report is Ended, with one sentence as its message; stack traces go to the log alone.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import time
 
 import torch
+from sihlai.scheduler.v1 import job_spec_pb2
 
 from runner.report import Ended, Level, Outcome, ReportWriter
 from runner.trainer.attempt_file import Attempt, read_attempt
+from runner.trainer.checkpoint import Position
 from runner.trainer.commands import Commands
 from runner.trainer.config import PREFIX, TrainerConfig
-from runner.trainer.failure import Failure, FailureReason, dataset_failure, trainer_failure
-from runner.trainer.model import images_to_float
+from runner.trainer.failure import Failure, FailureReason, trainer_failure
+from runner.trainer.gradient import add_gradient
+from runner.trainer.machine import keep_memory_of_steps
 from runner.trainer.optimizer import set_rate
-from runner.trainer.preparation import Training, prepare
+from runner.trainer.preparation import Subject, Training, prepare, prepare_evaluation
 from runner.trainer.reporter import Reporter
-from runner.trainer.schedule import validation_iterations
-from runner.trainer.session import Pace, Session
+from runner.trainer.schedule import validations_due
+from runner.trainer.session import Pace, Session, Step, fetched
 from services.chassis.config import load
 from services.chassis.errors import ConfigurationError
 
@@ -33,6 +38,7 @@ EXIT_CODE_FAILED = 1
 EXIT_CODE_USAGE = 2
 STANDARD_INPUT = 0
 MESSAGE_CHARACTERS_MAX = 1_000
+NOTHING = torch.empty(0)
 OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -45,6 +51,8 @@ def main() -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CODE_USAGE
+    faulthandler.enable()  # a crash leaves its stack in the log
+    keep_memory_of_steps()
     commands = Commands()
     commands.listen(STANDARD_INPUT)
     reporter = Reporter(ReportWriter(config.report_fd))
@@ -62,13 +70,12 @@ def run(config: TrainerConfig, reporter: Reporter, commands: Commands) -> Ended:
     session: Session | None = None
     try:
         attempt = read_attempt(config.attempt_file)
+        if attempt.evaluates is not None:
+            subject = prepare_evaluation(attempt, config, reporter)
+            session = session_of(attempt, subject, reporter, commands)
+            return session.evaluated(subject, attempt.evaluates.checkpoint)
         training = prepare(attempt, config, reporter)
-        session = Session(
-            reporter=reporter,
-            commands=commands,
-            checkpoint_folder=attempt.checkpoint_folder,
-            start=training.start,
-        )
+        session = session_of(attempt, training, reporter, commands)
         return train(training, session)
     except BrokenPipeError:
         raise
@@ -85,6 +92,17 @@ def run(config: TrainerConfig, reporter: Reporter, commands: Commands) -> Ended:
         )
 
 
+def session_of(attempt: Attempt, subject: Subject, reporter: Reporter, commands: Commands) -> Session:
+    """The session of what was prepared."""
+    return Session(
+        reporter=reporter,
+        commands=commands,
+        checkpoint_folder=attempt.checkpoint_folder,
+        start=subject.start,
+        wishes=subject.spec.data,
+    )
+
+
 def train(training: Training, session: Session) -> Ended:
     """Train from `training.start` to the job's limit, or until a stop is wished. Raises Failure.
 
@@ -93,67 +111,75 @@ def train(training: Training, session: Session) -> Ended:
     """
     spec, model, optimizer = training.spec, training.model, training.optimizer
     trainer, reporter = spec.trainer, session.reporter
-    validations = validation_iterations(trainer)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     position = training.start
     model.train()
-    if position.iteration in validations and position.validated_iteration < position.iteration:
+    if position.iteration > 0 and validation_due(position, trainer):
         position = session.validated(training, position)  # an attempt was stopped in the middle of it
     pace = Pace(
         start=training.start,
+        batch_size=trainer.batch_size,
         iterations_max=trainer.iterations_max,
         seconds_max=trainer.hours_max * SECONDS_PER_HOUR,
         started=time.perf_counter(),
     )
     finished = pace.limit_reached(position)
-    with training.data.training_batches(spec, range(position.iteration, trainer.iterations_max)) as batches:
+    with training.data.training_batches(range(position.iteration, trainer.iterations_max)) as batches:
         while not finished:
             if session.commands.wish is not None:
                 return session.stopped(training, position)
             began = time.perf_counter()
             batch = next(batches)
             arrived = time.perf_counter()
-            session.note_unreadable(batch, training.data.training_images)
-            if all(found is None for found in batch.targets):
-                raise dataset_failure(f"no image of step {position.iteration + 1} can be read and learned from")
+            session.note_unreadable(batch)
 
-            rate = set_rate(optimizer, position.iteration, trainer)
-            optimizer.zero_grad()
-            with training.autocast:
-                outputs = model(images_to_float(batch.images, training.device))
-                targets = [None if found is None else found.to(training.device) for found in batch.targets]
-                losses = model.losses(outputs, targets)
-            losses.total.backward()  # type: ignore[no-untyped-call]
-            gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
-            # One transfer for all numbers: on a GPU each would wait for the whole step.
-            loss, gradient_norm, *head_losses = torch.stack([losses.total, norm, *losses.by_head.values()]).tolist()
-            session.refuse_divergence(position.iteration + 1, loss, gradient_norm)
-            if trainer.gradient_clip_norm > 0:
-                torch.nn.utils.clip_grads_with_norm_(learning, trainer.gradient_clip_norm, norm)
-            optimizer.step()
+            rate = set_rate(optimizer, position.iteration, trainer, position.training_seconds / SECONDS_PER_HOUR)
+            measured: dict[str, torch.Tensor] = {}
+            if batch.teaches:  # else no image of it can be read
+                optimizer.zero_grad()
+                measured = add_gradient(model, batch, training.device, training.autocast)
+                gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
+                norm = torch.nn.utils.get_total_norm(gradients)
+                if trainer.gradient_clip_norm > 0:
+                    torch.nn.utils.clip_grads_with_norm_(learning, trainer.gradient_clip_norm, norm)
+                optimizer.step()
+                measured["train/gradient_norm"] = norm
+                if training.average is not None:
+                    training.average.update(position.iteration + 1)
 
+            # One transfer for all numbers, and none is waited for: on a GPU each would wait for the whole step.
+            numbers, there = fetched(
+                torch.stack([each.detach() for each in measured.values()]) if measured else NOTHING
+            )
             done = time.perf_counter()
             position = pace.after_step(position)
-            values = {
-                "train/loss": loss,
-                "train/learning_rate": rate,
-                "train/gradient_norm": gradient_norm,
-                "system/images_per_second": len(batch.images) / (done - began),
-                "system/step_seconds": done - began,
-                "system/data_wait_seconds": arrived - began,
-            }
-            for head_id, head_loss in zip(losses.by_head, head_losses, strict=True):
-                values[f"{head_id}/train/loss"] = head_loss
-            reporter.points(position.iteration, values)
+            step = Step(
+                number=position.iteration,
+                iterations_max=trainer.iterations_max,
+                names=list(measured),
+                numbers=numbers,
+                arrived=there,
+                values={
+                    "train/learning_rate": rate,
+                    "system/images_per_second": batch.images / (done - began),
+                    "system/step_seconds": done - began,
+                    "system/data_wait_seconds": arrived - began,
+                },
+            )
+            session.note_step(step)
             finished = pace.limit_reached(position)
             reporter.progress(position.iteration, trainer.iterations_max, pace.seconds_left(position), last=finished)
-            session.tell_step(position.iteration, trainer.iterations_max, values)
-            if position.iteration in validations and not finished:
+            if validation_due(position, trainer) and not finished:
                 position = session.validated(training, position)
                 if position.validated_iteration == position.iteration:
                     session.save(training, position, cause="VALIDATION")
     return session.completed(training, position)
+
+
+def validation_due(position: Position, trainer: job_spec_pb2.Trainer) -> bool:
+    """Whether more validations are due than there were."""
+    before = validations_due(position.validated_iteration, trainer, position.validated_seconds / SECONDS_PER_HOUR)
+    return validations_due(position.iteration, trainer, position.training_seconds / SECONDS_PER_HOUR) > before
 
 
 def failure_of(error: Exception, session: Session | None, attempt: Attempt | None) -> Failure:
@@ -165,7 +191,8 @@ def failure_of(error: Exception, session: Session | None, attempt: Attempt | Non
         spec = attempt.spec
         return Failure(
             FailureReason.OUT_OF_MEMORY,
-            f"the memory was not enough {where}: lower trainer.batch_size ({spec.trainer.batch_size}) or data.height"
+            f"the memory was not enough {where}: lower trainer.batch_size ({spec.trainer.batch_size}), raise"
+            f" trainer.micro_batches ({spec.trainer.micro_batches}), or lower data.height"
             f" and data.width ({spec.data.height} x {spec.data.width}), or take a smaller backbone than"
             f" {spec.model.backbone.name}",
         )

@@ -1,13 +1,34 @@
-"""What tests of several services need: an S3 server, and a place in it for each test."""
+"""What all tests share: logging that no test leaves changed; an S3 server, and a place in it for each test."""
 
 from __future__ import annotations
 
+import logging
 import secrets
+import signal
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
+from tests.azure_server import PROGRAM, AzureServer
 from tests.object_server import Bucket, ObjectServer
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts_are_heard() -> None:
+    """Where the tests run in the background their shell has SIGINT ignored, and every child would ignore it too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A test that configures the log of this process leaves it to the next one as it found it."""
+    configuration = structlog.get_config()
+    level = logging.getLogger().level
+    yield
+    structlog.configure(**configuration)
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +40,19 @@ def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSe
         yield server
     finally:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    """One server for all tests of this process; where it is not installed they skip."""
+    if not AzureServer.is_installed():
+        pytest.skip(f"{PROGRAM} is not installed (npm install -g azurite): Azure's storage is not met")
+    server = AzureServer(tmp_path_factory.mktemp("azure-server"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from obstore.store import S3Store
 from sihlai.conversion.v1 import dataset_pb2
 
 from services.chassis.leash import on_leash
-from services.chassis.objects import Credentials
+from services.chassis.objects.access import S3Key
 
 BUCKETS = ("datasets", "results", "public")
 START_SECONDS_MAX = 20.0
@@ -34,9 +34,15 @@ PORTS = (
 NEEDLESS = ("admin.ui=false", "webdav=false", "s3.iam=false", "s3.port.iceberg=0", "s3.port.lance=0")
 
 
-def new_key(name: str) -> Credentials:
+def new_key(name: str) -> S3Key:
     """A key that nobody has had before. Both halves can be looked for in a log."""
-    return Credentials(access_key_id=f"{name}{secrets.token_hex(8)}", secret_access_key=secrets.token_hex(20))
+    return S3Key(access_key_id=f"{name}{secrets.token_hex(8)}", secret_access_key=secrets.token_hex(20))
+
+
+def key_to_proto(key: S3Key) -> dataset_pb2.Credentials:
+    """The key as a caller sends it."""
+    s3 = dataset_pb2.S3Key(access_key_id=key.access_key_id, secret_access_key=key.secret_access_key)
+    return dataset_pb2.Credentials(s3=s3)
 
 
 class ObjectServer:
@@ -83,7 +89,7 @@ class ObjectServer:
             self._process.kill()
             self._process.wait()
 
-    def store(self, name: str = "datasets", key: Credentials | None = None) -> S3Store:
+    def store(self, name: str = "datasets", key: S3Key | None = None) -> S3Store:
         """A bucket, as its owner sees it."""
         key = key or self.owner
         return S3Store(
@@ -174,7 +180,7 @@ class Bucket:
         obstore.delete(self.server.store(self.name), f"{self.prefix}/{name}")
 
     def source(
-        self, *, key: Credentials | None = None, endpoint_url: str = "", anonymous: bool = False, below: str = ""
+        self, *, key: S3Key | None = None, endpoint_url: str = "", anonymous: bool = False, below: str = ""
     ) -> dataset_pb2.DatasetSource:
         """The dataset for a request: with the reader's key unless another one is given."""
         source = dataset_pb2.DatasetSource(
@@ -182,8 +188,7 @@ class Bucket:
         )
         if not anonymous:
             key = key or self.server.reader
-            source.credentials.access_key_id = key.access_key_id
-            source.credentials.secret_access_key = key.secret_access_key
+            source.credentials.CopyFrom(key_to_proto(key))
         return source
 
 

@@ -22,6 +22,8 @@ class Relay:
         self._writers: set[asyncio.StreamWriter] = set()
         self._pattern: re.Pattern[bytes] | None = None
         self._answer_bytes_max: int | None = None
+        self._request_bytes_per_second = 0.0
+        self._free_at = 0.0
         self._released = asyncio.Event()
         self._released.set()
         self.held = asyncio.Event()
@@ -42,6 +44,10 @@ class Relay:
         """From now on pass only so many bytes of the answer to a request that has this pattern in it."""
         self._hold(pattern)
         self._answer_bytes_max = after_bytes
+
+    def slow_requests(self, bytes_per_second: float) -> None:
+        """From now on requests pass at this rate, all connections together."""
+        self._request_bytes_per_second = bytes_per_second
 
     def release(self) -> None:
         """Let pass what was held back."""
@@ -103,8 +109,15 @@ class Relay:
                     self.held.set()
                     if not await self._until_released(reader):
                         return
+            await self._slowed(len(piece))
             writer.write(piece)
             await writer.drain()
+
+    async def _slowed(self, size_bytes: int) -> None:
+        if self._request_bytes_per_second:
+            now = asyncio.get_running_loop().time()
+            self._free_at = max(self._free_at, now) + size_bytes / self._request_bytes_per_second
+            await asyncio.sleep(self._free_at - now)
 
     async def _until_released(self, reader: asyncio.StreamReader) -> bool:
         """Hold; False where the client has gone away before. It waits for an answer, and sends nothing until then."""

@@ -7,6 +7,7 @@ answer is `decision`'s to say. With the scheduler away the training goes on. Thi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Coroutine
@@ -19,8 +20,8 @@ from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.runner.v1 import runner_service_pb2_grpc
 from sihlai.scheduler.v1 import job_pb2
 
+from runner.agent.answer import wanted_of
 from runner.agent.attempt import Attempt, Parts
-from runner.agent.backoff import Backoff
 from runner.agent.config import RunnerConfig
 from runner.agent.decision import (
     Action,
@@ -31,17 +32,17 @@ from runner.agent.decision import (
     Holding,
     Stop,
     Stopping,
-    Wanted,
-    WantIdle,
-    WantRun,
-    WantStop,
     decide,
 )
-from runner.agent.ending import Ending, ending_of_stop, failure
+from runner.agent.ends import Ends, ending_of_crash
 from runner.agent.ledger import key_of
-from runner.agent.recorder import Recorder, Spool, SpoolLimits
 from runner.agent.recovery import ATTEMPTS, SPOOLS, Recovered
-from runner.agent.shipping import Shipper, Token
+from runner.agent.telemetry.recorder import Recorder
+from runner.agent.telemetry.shipping.shipper import Shipper, Token
+from runner.agent.telemetry.spool.attempt_spool import Spool
+from runner.agent.telemetry.spool.disk import SpoolDisk
+from runner.agent.trainer.ending import Ending, ending_of_fault, ending_of_stop
+from services.chassis.backoff import Backoff
 from services.chassis.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -92,7 +93,7 @@ class Agent:
         capabilities: wire.Capabilities,
         channel: grpc.aio.Channel,
         parts: Parts,
-        spool_limits: SpoolLimits,
+        disk: SpoolDisk,
         make_shipper: Callable[[Callable[[], None]], Shipper],
         randomness: random.Random,
     ) -> None:
@@ -101,14 +102,15 @@ class Agent:
         self._capabilities = capabilities
         self._stub = runner_service_pb2_grpc.RunnerServiceStub(channel)
         self._parts = parts
-        self._spool_limits = spool_limits
+        self._disk = disk
         self._random = randomness
         self._sequence = 0
         self._attempt: Attempt | None = None
         self._attempt_task: asyncio.Task[None] | None = None
-        self._closed: dict[AttemptKey, wire.ClosedAttempt] = {}
+        self._ends = Ends(parts.ledger, now_unix_us=parts.now_unix_us)
         self._draining = False
         self._answered = False
+        self._progress_seconds = self._config.progress_seconds_min
         self._urgent = asyncio.Event()
         self._progressed = asyncio.Event()
         self._drain_asked = asyncio.Event()
@@ -119,7 +121,7 @@ class Agent:
 
     async def run(self, recovered: Recovered) -> None:
         """Work until drained (or, with `once`, until one job is served). Raises Replaced, Refused."""
-        self._closed = {key_of(closed): closed for closed in recovered.closed}
+        self._ends.take_up(recovered.closed)
         for spool in recovered.spools:
             self._shipper.add(spool)
         log.info("agent_started", runner=self._config.runner, session=self._session)
@@ -127,6 +129,8 @@ class Agent:
             asyncio.create_task(self._synchronize()),
             asyncio.create_task(self._restarted(self._shipper.run)),
             asyncio.create_task(self._restarted(self._sync_spools)),
+            asyncio.create_task(self._restarted(self._upload_unsaved)),
+            asyncio.create_task(self._restarted(self._look_at_itself)),
             asyncio.create_task(self._until_drained()),
         ]
         try:
@@ -140,7 +144,9 @@ class Agent:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-        log.info("agent_ended", runner=self._config.runner, unacknowledged=len(self._closed))
+        with contextlib.suppress(TimeoutError):  # what was stored is deleted from the disk
+            await self._disk.writing.run(lambda: None, seconds_max=HURRIED_END_SECONDS)
+        log.info("agent_ended", runner=self._config.runner, unacknowledged=len(self._ends))
 
     def drain(self) -> None:
         """Take no new job, hand back the one that is there, store what can be stored, end. A second call hurries."""
@@ -184,7 +190,8 @@ class Agent:
             backoff.reset()
             answered_at = time.monotonic()
             self._answered = True
-            changed = self._take_in(said, response)
+            self._progress_seconds = max(config.progress_seconds_min, response.progress_every.ToMilliseconds() / 1000)
+            changed = await self._take_in(said, response)
             pause_seconds = response.call_again_after.ToMilliseconds() / 1000
             if not changed:
                 pause_seconds = max(pause_seconds, ANSWER_SECONDS_MIN - (answered_at - sent_at))
@@ -210,7 +217,7 @@ class Agent:
 
         async def progress() -> None:
             await self._progressed.wait()
-            await asyncio.sleep(sent_at + self._config.progress_seconds_min - time.monotonic())
+            await asyncio.sleep(sent_at + self._progress_seconds - time.monotonic())
 
         waits = [asyncio.create_task(self._urgent.wait()), asyncio.create_task(progress())]
         try:
@@ -225,10 +232,11 @@ class Agent:
             session=self._session,
             sequence=sequence,
             protocol_version=PROTOCOL_VERSION,
-            capabilities=self._capabilities,
-            closed=self._closed.values(),
+            capabilities=self._capabilities,  # copied: what is set below stays in the request
+            closed=self._ends.reports,
             draining=self._draining,
         )
+        request.capabilities.problem = self._parts.fitness.problem
         if self._attempt is None:
             request.idle.SetInParent()
         else:
@@ -240,22 +248,20 @@ class Agent:
             request.wait_max.FromMilliseconds(round(self._config.synchronize_wait_seconds * 1000))
         return request
 
-    def _take_in(self, said: Said, response: wire.SynchronizeResponse) -> bool:
+    async def _take_in(self, said: Said, response: wire.SynchronizeResponse) -> bool:
         """Act on an answer; whether that changed anything here."""
         if response.sequence != said.sequence:
             return False
         for acknowledged in response.acknowledged_closed:
-            key = key_of(acknowledged)
-            self._parts.ledger.forget_closed(key)
-            self._closed.pop(key, None)
+            self._ends.acknowledge(key_of(acknowledged))
         if self._attempt is not None:
             self._attempt.acknowledge(response.acknowledged_checkpoints)
         for dropped in response.dropped_spools:
             self._shipper.drop(key_of(dropped))
         if said.holding.draining and said.holding.key is None:
             self._drain_told.set()
-        action = decide(said.holding, self._holding(), frozenset(self._closed), wanted_of(response))
-        acted = self._act(action, response)
+        action = decide(said.holding, self._holding(), self._ends.keys, wanted_of(response))
+        acted = await self._act(action, response)
         # After the action: the spool of an attempt that begins is there only now.
         for token in response.write_tokens:
             expire_time = token.expire_time.ToDatetime(tzinfo=UTC)
@@ -263,13 +269,13 @@ class Agent:
         self._check_settled()
         return acted or bool(response.acknowledged_closed or response.write_tokens or response.dropped_spools)
 
-    def _act(self, action: Action, response: wire.SynchronizeResponse) -> bool:
+    async def _act(self, action: Action, response: wire.SynchronizeResponse) -> bool:
         match action:
             case Begin():
-                self._begin(response.run.assignment)
+                await self._begin(response.run.assignment)
             case Decline(key=key, hand_back=hand_back):
                 message = "the runner ends and never began the attempt" if hand_back else "stopped before it began"
-                self._close_unbegun(key, ending_of_stop(hand_back=hand_back, message=message))
+                await self._close_unbegun(key, ending_of_stop(hand_back=hand_back, message=message))
             case Stop(stopping=stopping, grace_seconds=grace_seconds, hand_back=hand_back):
                 assert self._attempt is not None, "what is not held is not stopped"
                 self._attempt.stop(stopping, grace_seconds=grace_seconds, hand_back=hand_back)
@@ -281,23 +287,32 @@ class Agent:
                 return False
         return True
 
-    def _begin(self, assignment: wire.Assignment) -> None:
+    async def _begin(self, assignment: wire.Assignment) -> None:
         key = key_of(assignment)
         log.info("attempt_assigned", job=assignment.job, attempt=str(key), number=assignment.attempt)
         folder = self._config.work_folder
-        try:
-            spool = Spool(
+
+        def begin_spool() -> Spool:
+            return Spool(
                 folder / SPOOLS / str(key),
                 job=assignment.job,
                 key=key,
                 attempt=assignment.attempt,
-                limits=self._spool_limits,
+                disk=self._disk,
             )
-        except OSError as error:
-            self._close_unbegun(key, failure(job_pb2.JOB_REASON_INTERNAL, f"the runner's disk fails: {error}"))
+
+        try:
+            spool = await self._disk.writing.run(begin_spool, seconds_max=self._config.spool_open_seconds_max)
+        except (OSError, TimeoutError) as error:
+            problem = f"the runner's disk fails: {error or 'it stands still'}"
+            self._parts.fitness.doubt(problem)
+            await self._close_unbegun(key, ending_of_fault(problem))
             return
+        loop = asyncio.get_running_loop()
         recorder = Recorder(
-            spool, limits=self._spool_limits, now_unix_us=self._parts.now_unix_us, on_append=self._shipper.notify
+            spool,
+            now_unix_us=self._parts.now_unix_us,
+            on_append=lambda: notify_from_thread(loop, self._shipper.notify),
         )
         attempt_folder = folder / ATTEMPTS / str(key)
         self._attempt = Attempt(assignment, attempt_folder, recorder, self._parts, self._on_attempt_change)
@@ -306,24 +321,28 @@ class Agent:
         self._urgent.set()
 
     async def _work(self, attempt: Attempt) -> None:
-        closed = await attempt.run()
+        try:
+            closed = await attempt.run()
+        except Exception as error:  # whatever it is, a lease must not be renewed for what nobody works on
+            log.exception("attempt_crashed", attempt=str(attempt.key))
+            ending = ending_of_crash(error)
+            if ending.reason == job_pb2.JOB_REASON_RUNNER_FAULT:
+                self._parts.fitness.doubt(ending.message)
+            if not attempt.dropped:
+                await self._ends.add_unbegun(attempt.key, ending)
+        else:
+            if closed is not None:
+                await self._ends.add(closed)
         self._attempt = None
-        if closed is not None:
-            self._closed[attempt.key] = closed
-            if self._config.once:
-                self._draining = True
-                self._drain_asked.set()
+        if self._config.once and not attempt.dropped:
+            self._draining = True
+            self._drain_asked.set()
         self._urgent.set()
         self._shipper.notify()
         self._check_settled()
 
-    def _close_unbegun(self, key: AttemptKey, ending: Ending) -> None:
-        closed = wire.ClosedAttempt(
-            job_uid=key.job_uid, epoch=key.epoch, outcome=ending.outcome, reason=ending.reason, message=ending.message
-        )
-        closed.end_time.FromMicroseconds(self._parts.now_unix_us())
-        self._parts.ledger.write_closed(closed)
-        self._closed[key] = closed
+    async def _close_unbegun(self, key: AttemptKey, ending: Ending) -> None:
+        await self._ends.add_unbegun(key, ending)
         self._urgent.set()
 
     def _take_in_error(self, error: SihlaiError, *, away_seconds: float) -> None:
@@ -345,14 +364,24 @@ class Agent:
         self._check_settled()
         if not await _happens_within(self._config.drain_spool_seconds, self._settled, self._hurried):
             await _happens_within(HURRIED_END_SECONDS, self._settled)
-            log.warning("ended_with_work_left", closed=len(self._closed), spools_left=not self._shipper.empty)
+            log.warning("ended_with_work_left", closed=len(self._ends), spools_left=not self._shipper.empty)
         # The scheduler should know, but who has nothing to lose does not wait long for one that is away.
         await _happens_within(HURRIED_END_SECONDS, self._drain_told)
+
+    async def _upload_unsaved(self) -> None:
+        async def report(closed: wire.ClosedAttempt) -> None:
+            await self._ends.add(closed)
+            self._urgent.set()
+
+        await self._parts.unsaved.run(report)
+
+    async def _look_at_itself(self) -> None:
+        await self._parts.fitness.run(self._urgent.set)
 
     async def _sync_spools(self) -> None:
         while True:
             await asyncio.sleep(self._config.spool_sync_seconds)
-            await asyncio.to_thread(self._shipper.sync)
+            await self._disk.syncing.run(self._shipper.sync)
 
     async def _restarted(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Our own mistake in it must not end a healthy training: it is logged and begun again."""
@@ -384,25 +413,14 @@ class Agent:
         return self._draining and self._attempt is None and not self._drain_told.is_set()
 
     def _check_settled(self) -> None:
-        if self._draining and self._attempt is None and not self._closed and self._shipper.empty:
+        if self._draining and self._attempt is None and not self._ends and self._shipper.empty:
             self._settled.set()
 
 
-def wanted_of(response: wire.SynchronizeResponse) -> Wanted:
-    """What an answer asks for."""
-    match response.WhichOneof("desired"):
-        case "run":
-            return WantRun(key=key_of(response.run.attempt), assigned=response.run.HasField("assignment"))
-        case "stop":
-            immediate = response.stop.mode == job_pb2.STOP_MODE_IMMEDIATE
-            return WantStop(
-                key=key_of(response.stop.attempt),
-                stopping=Stopping.IMMEDIATE if immediate else Stopping.CHECKPOINT,
-                grace_seconds=response.stop.grace.ToMilliseconds() / 1000,
-                hand_back=response.stop.hand_back,
-            )
-        case _:
-            return WantIdle()
+def notify_from_thread(loop: asyncio.AbstractEventLoop, notify: Callable[[], None]) -> None:
+    """Call `notify` in the loop, if it still runs."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(notify)
 
 
 async def _happens_within(seconds: float, *events: asyncio.Event) -> bool:

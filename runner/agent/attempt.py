@@ -8,6 +8,7 @@ store meanwhile.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -20,25 +21,28 @@ from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.config import RunnerConfig
-from runner.agent.conversion import Conversion
-from runner.agent.conversion_report import ConversionReports
 from runner.agent.decision import Stopping
-from runner.agent.download import CheckpointDamaged, Downloads
-from runner.agent.ending import Ending, ending_of_stop, failure
+from runner.agent.ends import ending_of_crash
+from runner.agent.fault import RunnerFault, fault_of
+from runner.agent.files.conversion import Conversion
+from runner.agent.files.conversion_report import ConversionReports
+from runner.agent.files.download import CheckpointDamaged, Downloads
+from runner.agent.files.provision import Provision, Work, ending_of_provision
+from runner.agent.files.unsaved import Unsaved
+from runner.agent.files.upload import Uploads, UploadTarget, described
+from runner.agent.fitness import Fitness
 from runner.agent.ledger import Ledger, key_of
-from runner.agent.provision import Provision, Work, ending_of_provision
-from runner.agent.recorder import Recorder
-from runner.agent.supervision import Supervision
-from runner.agent.system import SystemMeter
-from runner.agent.upload import Uploads, UploadTarget
+from runner.agent.telemetry.recorder import Recorder
+from runner.agent.telemetry.system import SystemMeter
+from runner.agent.trainer.ending import Ending, ending_of_fault, ending_of_outage, ending_of_stop, failure
+from runner.agent.trainer.supervision import StopWanted, Supervision
 from runner.report import CheckpointStarted, CheckpointWritten, Progress
 from services.chassis.errors import SihlaiError
 from services.chassis.log import get_logger
 
 log = get_logger(__name__)
 
-UNSAVED = "unsaved"
-"""Holds last checkpoints that the object store did not take."""
+PROBLEM_CHARACTERS_MAX = 500
 SECONDS_LEFT_MAX = 10 * 366 * 24 * 3_600
 """More is no estimate."""
 
@@ -48,6 +52,7 @@ PHASES = {
     wire.ATTEMPT_PHASE_CHECKPOINTING: "checkpointing",
     wire.ATTEMPT_PHASE_UPLOADING: "uploading",
 }
+VALIDATING = "validating"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,8 @@ class Parts:
     config: RunnerConfig
     conversion: Conversion
     downloads: Downloads
+    unsaved: Unsaved
+    fitness: Fitness
     ledger: Ledger
     meter: SystemMeter
     trainer_command: Sequence[str]
@@ -92,13 +99,18 @@ class Attempt:
         self._work = Work(phase="converting")
         self._fingerprint = ""
         self._start_iteration = assignment.resume_from.iteration if assignment.HasField("resume_from") else 0
-        self._progress = Progress(self._start_iteration, assignment.spec.trainer.iterations_max)
+        self._iterations_max = (
+            self._start_iteration if assignment.evaluation else assignment.spec.trainer.iterations_max
+        )
+        self._progress = Progress(self._start_iteration, self._iterations_max)
         self._checkpoints: list[job_pb2.Checkpoint] = []
         self._uploaded: set[int] = set()
         self._uploading: asyncio.Task[None] | None = None
         self._last_written: CheckpointWritten | None = None
         self._supervision: Supervision | None = None
-        self._hand_back = False
+        self._stop_wanted = StopWanted()
+        self._unsaved: job_pb2.Checkpoint | None = None
+        self._problem = ""
         self._stopped = asyncio.Event()
         self._stopped_at_once = asyncio.Event()
         self._reports = ConversionReports(
@@ -109,18 +121,20 @@ class Attempt:
             randomness=parts.randomness,
             on_problem=lambda problem: recorder.line(problem, level=log_line_pb2.LOG_LEVEL_WARNING),
         )
+        self._target = UploadTarget(job=assignment.job, epoch=assignment.epoch, uri=assignment.checkpoint_uri)
         self._uploads = Uploads(
-            UploadTarget(job=assignment.job, epoch=assignment.epoch, uri=assignment.checkpoint_uri),
+            self._target,
             waiting_max=parts.config.checkpoints_waiting_max,
-            before_upload=recorder.spool.sync,
+            before_upload=self._save_points,
             now_unix_us=parts.now_unix_us,
             randomness=parts.randomness,
             on_uploaded=self._on_uploaded,
+            on_change=on_change,
             on_problem=lambda problem: recorder.line(problem, level=log_line_pb2.LOG_LEVEL_WARNING),
         )
 
     async def run(self) -> wire.ClosedAttempt | None:
-        """Work until the end, which is on disk when this returns; None where the attempt was dropped."""
+        """Work until the end, for whoever reports it; None where the attempt was dropped."""
         self._say(f"attempt {self.assignment.attempt} was assigned to {self._parts.config.runner}")
         self._uploading = asyncio.create_task(self._uploads.run())
         helpers = [asyncio.create_task(self._measure()), asyncio.create_task(self._reports.run()), self._uploading]
@@ -129,7 +143,7 @@ class Attempt:
             await self._keep_reports()
         except Exception as error:
             log.exception("attempt_crashed", attempt=str(self.key))
-            ending = failure(job_pb2.JOB_REASON_INTERNAL, f"the runner made a mistake: {type(error).__name__}: {error}")
+            ending = ending_of_crash(error)
         finally:
             for helper in helpers:
                 helper.cancel()
@@ -138,9 +152,10 @@ class Attempt:
                 if not helper.cancelled() and (crash := helper.exception()) is not None:
                     log.error("attempt_helper_crashed", attempt=str(self.key), exc_info=crash)
             await asyncio.to_thread(shutil.rmtree, self._folder, True)
-            if self._folder.exists():
+            if os.path.lexists(self._folder):  # which says no where a broken disk cannot say
                 log.error("attempt_folder_not_deleted", folder=str(self._folder))
-        return self._close(ending)
+        self._judge(ending)
+        return await self._close(ending)
 
     def stop(self, stopping: Stopping, *, grace_seconds: float, hand_back: bool) -> None:
         """Stop with a checkpoint or at once; a weaker stop than the one that is under way changes nothing."""
@@ -174,31 +189,39 @@ class Attempt:
         )
         progress = active.progress
         progress.phase = PHASES.get(self._phase, self._work.phase)
+        progress.problem = (self._problem or self._uploads.problem)[:PROBLEM_CHARACTERS_MAX]
         progress.iteration = self._progress.iteration
-        progress.iterations_max = self._progress.iterations_max
-        if self._progress.seconds_left is not None and 0 <= self._progress.seconds_left <= SECONDS_LEFT_MAX:
-            progress.time_left.FromMilliseconds(round(self._progress.seconds_left * 1000))
+        progress.iterations_max = self._iterations_max
+        uploading = self._phase == wire.ATTEMPT_PHASE_UPLOADING
+        seconds_left = self._progress.seconds_left
+        if not uploading and seconds_left is not None and 0 <= seconds_left <= SECONDS_LEFT_MAX:
+            progress.time_left.FromMilliseconds(round(seconds_left * 1000))
         if self._phase == wire.ATTEMPT_PHASE_DOWNLOADING:
             progress.done, progress.total = self._work.done, self._work.total
+        if self._phase == wire.ATTEMPT_PHASE_TRAINING and self._progress.total:
+            progress.phase = VALIDATING
+            progress.done, progress.total = self._progress.done, self._progress.total
+        if uploading:
+            progress.done, progress.total = self._uploads.done_bytes, self._uploads.total_bytes
         return active
 
     def _stop(self, stopping: Stopping, *, grace_seconds: float, hand_back: bool) -> None:
         self.stopping = stopping
-        self._hand_back = hand_back
+        self._stop_wanted = StopWanted(stopping=stopping, grace_seconds=grace_seconds, hand_back=hand_back)
         self._stopped.set()
         if stopping is Stopping.IMMEDIATE:
             self._stopped_at_once.set()
         if self._supervision is not None:
-            self._supervision.stop(stopping, grace_seconds=grace_seconds, hand_back=hand_back)
+            self._supervision.stop(self._stop_wanted)
         self._on_change(True)
 
     async def _ending(self) -> Ending:
         try:
-            self._folder.mkdir(parents=True)
+            await asyncio.to_thread(self._folder.mkdir, parents=True)
             attempt_file = await self._unless_stopped(self._provision().run())
         except StoppedEarly:
-            return ending_of_stop(hand_back=self._hand_back, message="stopped before its first step")
-        except (SihlaiError, CheckpointDamaged, OSError) as error:
+            return ending_of_stop(hand_back=self._stop_wanted.hand_back, message="stopped before its first step")
+        except (SihlaiError, CheckpointDamaged, RunnerFault, OSError) as error:
             log.warning("provision_failed", attempt=str(self.key), problem=str(error))
             return ending_of_provision(error)
         self._set_phase(wire.ATTEMPT_PHASE_PREPARING)
@@ -216,6 +239,7 @@ class Attempt:
             on_work=self._on_work,
             on_fingerprint=self._on_fingerprint,
             on_converted=self._reports.add,
+            on_problem=self._set_problem,
         )
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, Path]) -> Path:
@@ -233,36 +257,81 @@ class Attempt:
 
     async def _train(self, attempt_file: Path) -> Ending:
         parts = self._parts
+        # No await before it: a stop that came meanwhile is in `_stop_wanted`, a later one finds the supervision.
         self._supervision = Supervision(
             mark=str(self.key),
             recorder=self._recorder,
             ledger=parts.ledger,
             exit_seconds_max=parts.config.exit_seconds_max,
             on_report=self._take_in,
+            stop=self._stop_wanted,
         )
         command = [*parts.trainer_command, "--attempt-file", str(attempt_file)]
-        return await self._supervision.run(command, folder=self._folder, environ=parts.environ)
+        ending = await self._supervision.run(command, folder=self._folder, environ=parts.environ)
+        # One that died before it could say anything: of the job, or of this machine?
+        silent = ending.outcome == job_pb2.ATTEMPT_OUTCOME_FAILED and not self._supervision.reported
+        problem = await parts.fitness.check() if silent else ""
+        return ending_of_fault(f"{problem}. The trainer: {ending.message}") if problem else ending
 
     async def _with_uploads(self, ending: Ending) -> Ending:
-        """Wait for the uploads; an end that promises a checkpoint which could not be uploaded is a failure."""
-        if self._last_written is None:
+        """Wait for the uploads while they get on. A last checkpoint that is not uploaded then is kept here."""
+        last = self._last_written
+        if last is None:
             return ending
         self._set_phase(wire.ATTEMPT_PHASE_UPLOADING)
-        limit_seconds = self._parts.config.upload_minutes_max * 60
+        still_seconds_max = self._parts.config.upload_minutes_max * 60
+        waits = [
+            asyncio.create_task(self._uploads.finished_or_stuck(still_seconds_max)),
+            asyncio.create_task(self._stopped_at_once.wait()),
+        ]
         assert self._uploading is not None, "uploads run from the start"
-        waits = [asyncio.create_task(self._uploads.finished()), asyncio.create_task(self._stopped_at_once.wait())]
-        await asyncio.wait({*waits, self._uploading}, timeout=limit_seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*waits, self._uploading}, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
-        uploaded = self._last_written.iteration in self._uploaded
-        if uploaded or ending.outcome == job_pb2.ATTEMPT_OUTCOME_FAILED or self._stopped_at_once.is_set():
+        if last.iteration in self._uploaded:
             return ending
-        unsaved = self._parts.config.work_folder / UNSAVED / str(self.key)
-        unsaved.parent.mkdir(parents=True, exist_ok=True)
-        Path(self._last_written.folder).rename(unsaved)
-        problem = self._uploads.failures[-1] if self._uploads.failures else f"not uploaded in {limit_seconds:g} s"
-        message = f"the last checkpoint could not be written to the object store: {problem}; it is kept in {unsaved}"
-        return failure(job_pb2.JOB_REASON_CHECKPOINT_ERROR, message)
+        if self.dropped:
+            return ending
+        if self._stopped_at_once.is_set() and not self._stop_wanted.hand_back:
+            return ending_of_stop(hand_back=False, message="stopped at once, while its last checkpoint was uploaded")
+        self._uploading.cancel()
+        await asyncio.wait({self._uploading})
+        if last.iteration in self._uploaded:  # at the last moment
+            return ending
+        problem = self._uploads.problem or f"nothing of it moved for {still_seconds_max:g} s"
+        if self._stopped_at_once.is_set():
+            problem = "the runner ended while it was uploaded"
+        refused = not self._uploads.problem and bool(self._uploads.failures)
+        message = f"{self._uploads.failures[-1] if refused else problem}; {await self._keep_unsaved(last)}"
+        if ending.outcome == job_pb2.ATTEMPT_OUTCOME_FAILED:
+            return ending
+        if refused:
+            return failure(job_pb2.JOB_REASON_CHECKPOINT_ERROR, f"the last checkpoint is not in the store: {message}")
+        if ending.outcome == job_pb2.ATTEMPT_OUTCOME_COMPLETED:  # not without its model
+            return ending_of_outage(f"trained to the end, but the last checkpoint is not in the store: {message}")
+        return Ending(outcome=ending.outcome, reason=ending.reason, message=message)
+
+    async def _keep_unsaved(self, last: CheckpointWritten) -> str:
+        """Keep the last checkpoint on this disk, to be uploaded later; what became of it, in words."""
+        unsaved = self._parts.unsaved
+
+        def keep() -> job_pb2.Checkpoint:
+            checkpoint = described(last, self._target, self._parts.now_unix_us())
+            unsaved.keep(self.key, Path(last.folder))
+            return checkpoint
+
+        try:
+            self._unsaved = await asyncio.to_thread(keep)
+        except OSError as error:
+            return f"it could not be kept here either: {fault_of(error)}"
+        return f"it is kept in {unsaved.place(self.key)} and uploaded from there later"
+
+    def _judge(self, ending: Ending) -> None:
+        """What the end says of this runner."""
+        if ending.reason == job_pb2.JOB_REASON_RUNNER_FAULT:
+            self._parts.fitness.doubt(ending.message.split("\n", 1)[0])
+        elif self._progress.iteration > self._start_iteration:
+            self._parts.fitness.trust()
 
     async def _keep_reports(self) -> None:
         """Wait a little for reports of conversions that are not kept yet; who stops at once does not wait."""
@@ -274,7 +343,7 @@ class Attempt:
         for wait in waits:
             wait.cancel()
 
-    def _close(self, ending: Ending) -> wire.ClosedAttempt | None:
+    async def _close(self, ending: Ending) -> wire.ClosedAttempt | None:
         parts = self._parts
         outcome = job_pb2.AttemptOutcome.Name(ending.outcome).removeprefix("ATTEMPT_OUTCOME_").lower().replace("_", " ")
         log.info("attempt_ended", attempt=str(self.key), outcome=outcome, message=ending.message, dropped=self.dropped)
@@ -296,26 +365,54 @@ class Attempt:
             level = log_line_pb2.LOG_LEVEL_ERROR if failed else log_line_pb2.LOG_LEVEL_INFO
             said = ending.message.split("\n", 1)[0]
             self._say(f"the attempt ended: {outcome}{f', {said}' if said else ''}", level)
-            parts.ledger.write_closed(closed)
+            if self._unsaved is not None:
+                await self._conclude_unsaved(closed, self._unsaved)
         self._recorder.close()
+        try:
+            await self._recorder.written(parts.config.spool_open_seconds_max)
+        except TimeoutError:  # what waits for the disk is lost with this agent, and the next one closes the spool
+            log.error("spool_not_closed", attempt=str(self.key), problem="the disk stands still")
         return None if self.dropped else closed
+
+    async def _conclude_unsaved(self, closed: wire.ClosedAttempt, checkpoint: job_pb2.Checkpoint) -> None:
+        unsaved = self._parts.unsaved
+        try:
+            await asyncio.to_thread(unsaved.conclude, self.key, closed, checkpoint)
+        except OSError as error:
+            log.error("unsaved_checkpoint_lost", attempt=str(self.key), problem=str(error))
+        unsaved.notify()
 
     def _take_in(self, report: Progress | CheckpointStarted | CheckpointWritten) -> None:
         match report:
             case Progress():
                 self._progress = report
-                if self._phase == wire.ATTEMPT_PHASE_PREPARING and report.iteration > self._start_iteration:
+                begun = report.iteration > self._start_iteration or self.assignment.evaluation
+                if self._phase == wire.ATTEMPT_PHASE_PREPARING and begun:
                     self._set_phase(wire.ATTEMPT_PHASE_TRAINING)
                 self._on_change(False)
             case CheckpointStarted():
                 self._set_phase(wire.ATTEMPT_PHASE_CHECKPOINTING)
             case CheckpointWritten():
-                # A later attempt goes on behind this checkpoint: the points before it must not be lost with this agent.
                 self._recorder.flush()
                 self._last_written = report
                 self._uploads.add(report)
                 if report.cause != "VALIDATION":
                     self._set_phase(wire.ATTEMPT_PHASE_UPLOADING)
+
+    async def _save_points(self) -> None:
+        """A later attempt goes on behind a checkpoint: the points before it must not be lost with this agent."""
+        spool = self._recorder.spool
+        try:
+            await self._recorder.written(self._parts.config.spool_open_seconds_max)
+            await spool.disk.syncing.run(spool.sync, seconds_max=self._parts.config.spool_open_seconds_max)
+        except TimeoutError:
+            log.warning("points_not_saved", attempt=str(self.key), problem="the disk stands still")
+
+    def _set_problem(self, problem: str) -> None:
+        """What the preparation waits for, in words; empty once it goes on."""
+        if problem != self._problem:
+            self._problem = problem
+            self._on_change(True)
 
     def _on_work(self, work: Work) -> None:
         urgent = work.phase != self._work.phase
@@ -344,11 +441,8 @@ class Attempt:
         meter, seconds = self._parts.meter, self._parts.config.system_metrics_seconds
         while True:
             process_id = self._supervision.process_id if self._supervision is not None else None
-            values = await asyncio.to_thread(meter.measure, process_id)
-            step = self._progress.iteration
-            self._recorder.points(values, step=step)
-            for index, of_gpu in enumerate(meter.measure_gpus()):
-                self._recorder.points(of_gpu, step=step, context={"gpu": str(index)})
+            for values, context in await meter.measure(process_id):
+                self._recorder.points(values, step=self._progress.iteration, context=context)
             await asyncio.sleep(seconds)
 
     def _say(self, text: str, level: log_line_pb2.LogLevel.ValueType = log_line_pb2.LOG_LEVEL_INFO) -> None:

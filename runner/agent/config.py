@@ -30,6 +30,10 @@ class RunnerConfig:
     scheduler_address: str = setting(help="where the scheduler answers", units="host:port")
     conversion_address: str = setting(help="where conversion answers", units="host:port")
     metrics_address: str = setting(help="where metrics answers", units="host:port")
+    token_file: Path | None = setting(None, "file with the runner's token")
+    tls_ca_file: Path | None = setting(None, "authority of the services' certificates; with it they are called by TLS")
+    tls_certificate_file: Path | None = setting(None, "certificate that the services are shown (mTLS)")
+    tls_key_file: Path | None = setting(None, "its private key")
     work_folder: Path = setting(help="datasets, checkpoints and spools; one agent at a time may use it")
     once: bool = setting(False, "serve one job, then exit")
     device: Device = setting(Device.AUTO, "where the trainer computes")
@@ -45,6 +49,15 @@ class RunnerConfig:
     progress_seconds_min: float = setting(1.0, "progress alone is reported at most this often", units="s", minimum=0.01)
     reconnect_seconds_first: float = setting(0.2, "pause after the first failed call", units="s", minimum=0.01)
     reconnect_seconds_max: float = setting(2.0, "longest pause between two calls", units="s", minimum=0.01)
+    set_aside_minutes: float = setting(
+        10.0,
+        "pause before points or lines that metrics refused as a whole are offered again",
+        units="min",
+        minimum=0.01,
+    )
+    ingest_answer_seconds_max: float = setting(
+        120.0, "how long metrics may say nothing of what it was sent; then it is called anew", units="s", minimum=1
+    )
     disconnected_hours_max: float = setting(
         24.0, "how long it trains with the scheduler away, then it hands the job back", units="h", minimum=0
     )
@@ -57,20 +70,37 @@ class RunnerConfig:
 
     system_metrics_seconds: float = setting(10.0, "how often the machine is measured", units="s", minimum=0.05)
 
+    measure_seconds_max: float = setting(
+        5.0, "how long the system, or a GPU's driver, may take to answer; it is asked again when it has", units="s"
+    )
+
     conversion_unavailable_minutes_max: float = setting(
         60.0, "how long conversion may be away while a job needs it", units="min", minimum=0
     )
+    dataset_changed_tries_max: int = setting(
+        3,
+        "so often a dataset that changed while it was read is read anew, where its job leaves out bad data",
+        minimum=0,
+    )
     own_credentials_uris: tuple[str, ...] = setting(
-        (), "s3:// uris that are read with the runner's own credentials where a dataset has none; as conversion's"
+        (), "uris of buckets that are read with the runner's own credentials where a dataset has none; as conversion's"
     )
     downloads_concurrent_max: int = setting(16, "files that are downloaded at once", units="files", minimum=1)
-    download_tries_max: int = setting(5, "how often a download is tried", units="tries", minimum=1)
+    store_unavailable_minutes_max: float = setting(
+        30.0,
+        "how long an object store may be away while a job needs it, then it is handed back",
+        units="min",
+        minimum=0,
+    )
+    mount_missing_seconds_max: float = setting(
+        60.0, "how long a folder that holds a dataset may be missing on this machine", units="s", minimum=0
+    )
     disk_free_bytes_min: int = setting(
         256 * 2**20, "what a dataset must leave free on the disk", units="bytes", minimum=0
     )
     upload_minutes_max: float = setting(
         25.0,
-        "how long a checkpoint's upload may be tried once the trainer has ended; less than the scheduler waits",
+        "how long nothing of a checkpoint's upload may move once the trainer has ended; less than the scheduler waits",
         units="min",
         minimum=0,
     )
@@ -80,15 +110,48 @@ class RunnerConfig:
     checkpoints_waiting_max: int = setting(
         3, "checkpoints that may wait for their upload; older ones are dropped", units="checkpoints", minimum=1
     )
+    unsaved_checkpoints_max: int = setting(
+        5, "last checkpoints that wait on this disk for an object store that was away", units="checkpoints", minimum=0
+    )
+    unsaved_days_max: float = setting(14.0, "how long they wait", units="days", minimum=0)
+    unsaved_retry_seconds_max: float = setting(300.0, "longest pause between two tries", units="s", minimum=0.1)
+    check_seconds_max: float = setting(
+        60.0, "how long disk and trainer may take to say that they work, at the start and after a fault", units="s"
+    )
+    check_again_seconds_first: float = setting(
+        15.0,
+        "how long a runner takes no job after it could not train one; twice as long each time",
+        units="s",
+        minimum=0,
+    )
+    check_again_seconds_max: float = setting(600.0, "longest time until it is looked at again", units="s", minimum=0)
     exit_seconds_max: float = setting(
         10.0, "how long the trainer may take to exit after its last word", units="s", minimum=0.1
     )
 
     spool_bytes_max: int = setting(
-        512 * 2**20,
-        "what the points, and what the lines, of one attempt may take on disk",
+        2 * 2**30,
+        "what the points and lines of all attempts may take on disk; a writer may take half of what the others leave",
         units="bytes",
         minimum=2**20,
+    )
+    spool_disk_free_bytes_min: int = setting(
+        64 * 2**20, "with less than this free on its disk a spool counts as full", units="bytes", minimum=0
+    )
+    spool_last_lines_bytes: int = setting(
+        64 * 2**10, "set aside for an attempt's last lines, should its spool be full", units="bytes", minimum=2**10
+    )
+    spool_waiting_bytes_max: int = setting(
+        8 * 2**20,
+        "points and lines that may wait in memory for a slow disk; a killed agent loses them",
+        units="bytes",
+        minimum=2**18,
+    )
+    spool_stall_seconds_max: float = setting(
+        1.0, "a disk that takes nothing for so long is not waited for", units="s", minimum=0.01
+    )
+    spool_open_seconds_max: float = setting(
+        10.0, "how long the disk may take to begin and to end a spool", units="s", minimum=0.1
     )
     spool_segment_bytes_max: int = setting(
         4 * 2**20, "size of a spool's segment; whole segments are let go", units="bytes", minimum=2**10
@@ -106,8 +169,8 @@ class RunnerConfig:
         problems = []
         if not RUNNER_ID.fullmatch(self.runner_id):
             problems.append(f"--runner-id is {self.runner_id!r}, but must match {RUNNER_ID.pattern}")
-        if self.spool_bytes_max < 4 * self.spool_segment_bytes_max:
-            problems.append("--spool-bytes-max must be at least four times --spool-segment-bytes-max")
+        if self.spool_bytes_max < 8 * self.spool_segment_bytes_max:
+            problems.append("--spool-bytes-max must be at least eight times --spool-segment-bytes-max")
         if problems:
             raise ConfigurationError(problems)
 

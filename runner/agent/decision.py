@@ -62,7 +62,12 @@ class WantStop:
     hand_back: bool
 
 
-Wanted: TypeAlias = WantIdle | WantRun | WantStop
+@dataclass(frozen=True, kw_only=True)
+class WantUnknown:
+    """A newer scheduler wants what this agent has never heard of: nothing is done for it, and nothing ended."""
+
+
+Wanted: TypeAlias = WantIdle | WantRun | WantStop | WantUnknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +112,8 @@ def decide(said: Holding, now: Holding, closed: frozenset[AttemptKey], wanted: W
     if said.key != now.key:
         return Nothing()
     match wanted:
+        case WantUnknown():
+            return Nothing()
         case WantIdle():
             return Nothing() if now.key is None else Drop()
         case WantRun(key=key):

@@ -1,6 +1,6 @@
 """What must outlive the agent, on its disk: attempts that ended and are not acknowledged, and process groups that run.
 
-Each entry is one small file, written whole (temporary name, sync, rename) before its writer goes on.
+Each entry is one small file, on the disk as a whole before its writer goes on.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from sihlai.runner.v1 import runner_service_pb2 as wire
 
 from runner.agent.decision import AttemptKey
 from services.chassis.errors import ConfigurationError
+from services.chassis.files import replace_file
 from services.chassis.log import get_logger
 
 log = get_logger(__name__)
@@ -36,7 +36,7 @@ class ProcessGroup:
 
 
 class Ledger:
-    """The entries in one folder."""
+    """The entries in one folder. Writing raises OSError where the disk takes nothing; removing never fails."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -44,11 +44,11 @@ class Ledger:
 
     def write_closed(self, closed: wire.ClosedAttempt) -> None:
         """From now on the attempt's end is reported until it is acknowledged, whatever dies."""
-        self._write(f"{key_of(closed)}{CLOSED_SUFFIX}", closed.SerializeToString())
+        replace_file(self._folder / f"{key_of(closed)}{CLOSED_SUFFIX}", closed.SerializeToString())
 
     def forget_closed(self, key: AttemptKey) -> None:
         """The end is acknowledged."""
-        (self._folder / f"{key}{CLOSED_SUFFIX}").unlink(missing_ok=True)
+        self._remove(f"{key}{CLOSED_SUFFIX}")
 
     def closed(self) -> list[wire.ClosedAttempt]:
         """The attempts whose end is not acknowledged, oldest first."""
@@ -63,11 +63,11 @@ class Ledger:
     def write_group(self, group: ProcessGroup) -> None:
         """From now on the next agent ends this group."""
         content = {"mark": group.mark, "leader": group.leader, "start_time": group.start_time}
-        self._write(f"{group.mark}{GROUP_SUFFIX}", json.dumps(content).encode())
+        replace_file(self._folder / f"{group.mark}{GROUP_SUFFIX}", json.dumps(content).encode())
 
     def forget_group(self, group: ProcessGroup) -> None:
         """Nothing of the group runs any more."""
-        (self._folder / f"{group.mark}{GROUP_SUFFIX}").unlink(missing_ok=True)
+        self._remove(f"{group.mark}{GROUP_SUFFIX}")
 
     def groups(self) -> list[ProcessGroup]:
         """The process groups that an earlier agent recorded."""
@@ -79,13 +79,12 @@ class Ledger:
                 log.warning("ledger_entry_unreadable", path=str(path))
         return found
 
-    def _write(self, name: str, content: bytes) -> None:
-        draft = self._folder / f".{name}.{secrets.token_hex(4)}"
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._folder / name)
+    def _remove(self, name: str) -> None:
+        """An entry that stays is dealt with once more by the next agent, which finds nothing left to do."""
+        try:
+            (self._folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("ledger_entry_not_removed", name=name, problem=error.strerror)
 
 
 def key_of(message: wire.ClosedAttempt | wire.ActiveAttempt | wire.Assignment | wire.AttemptKey) -> AttemptKey:

@@ -15,8 +15,11 @@ from sihlai.logs.v1 import log_line_pb2
 from sihlai.runner.v1 import runner_service_pb2 as wire
 
 from runner.agent.ledger import Ledger
-from runner.agent.process import end_group
-from runner.agent.recorder import Recorder, Spool, SpoolLimits
+from runner.agent.telemetry.recorder import Recorder
+from runner.agent.telemetry.spool.attempt_spool import Spool
+from runner.agent.telemetry.spool.disk import SpoolDisk
+from runner.agent.telemetry.spool.segment import SUFFIX
+from runner.agent.trainer.process import end_group
 from services.chassis.log import get_logger
 
 log = get_logger(__name__)
@@ -24,6 +27,7 @@ log = get_logger(__name__)
 ATTEMPTS = "attempts"
 SPOOLS = "spools"
 LEDGER = "ledger"
+UNSAVED = "unsaved"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class Recovered:
     spools: list[Spool]
 
 
-def recover(work_folder: Path, ledger: Ledger, limits: SpoolLimits, now_unix_us: Callable[[], int]) -> Recovered:
+def recover(work_folder: Path, ledger: Ledger, disk: SpoolDisk, now_unix_us: Callable[[], int]) -> Recovered:
     """Must run in the event loop's thread, before the first attempt. May take as long as deleting a dataset takes."""
     for group in ledger.groups():
         ended = end_group(group)
@@ -44,26 +48,27 @@ def recover(work_folder: Path, ledger: Ledger, limits: SpoolLimits, now_unix_us:
         log.warning("earlier_attempt_swept", folder=folder.name)
         shutil.rmtree(folder, ignore_errors=True)
     closed = ledger.closed()
-    spools = _spools(work_folder / SPOOLS, limits, now_unix_us)
+    spools = _spools(work_folder / SPOOLS, disk, now_unix_us)
     if closed or spools:
         log.info("earlier_work_taken_up", closed=len(closed), spools=len(spools))
     return Recovered(closed=closed, spools=spools)
 
 
-def _spools(folder: Path, limits: SpoolLimits, now_unix_us: Callable[[], int]) -> list[Spool]:
+def _spools(folder: Path, disk: SpoolDisk, now_unix_us: Callable[[], int]) -> list[Spool]:
     spools = []
     for path in sorted(folder.glob("*")):
         try:
-            spool = Spool.found(path, limits)
+            spool = Spool.found(path, disk)
         except (OSError, ValueError, KeyError) as error:
-            # It says whose it is before anything is appended: there is nothing in it.
-            log.warning("spool_unreadable", folder=path.name, problem=str(error))
-            shutil.rmtree(path, ignore_errors=True)
+            log.error("spool_unreadable", folder=str(path), problem=str(error))
+            if not any(path.glob(f"*/*{SUFFIX}")):  # it says whose it is before anything is appended
+                shutil.rmtree(path, ignore_errors=True)
             continue
         if not spool.closed:
-            recorder = Recorder(spool, limits=limits, now_unix_us=now_unix_us, on_append=lambda: None)
+            recorder = Recorder(spool, now_unix_us=now_unix_us, on_append=lambda: None)
             text = "the runner's agent ended while it worked on this attempt: the attempt ended with it"
             recorder.line(text, level=log_line_pb2.LOG_LEVEL_WARNING)
             recorder.close()
         spools.append(spool)
+    disk.writing.submit(lambda: None).result()  # nothing else is at work yet, so the disk is waited for
     return spools

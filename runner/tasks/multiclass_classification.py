@@ -1,79 +1,113 @@
-"""Multiclass classification: one category an image.
+"""Multiclass classification: one category an image; `ordered: true` makes it ordinal.
 
-Cross entropy on the globally pooled coarsest features. Accuracy is over images; precision, recall and F1 are means over
-the categories that occur in truth or prediction.
+Cross entropy on the globally pooled coarsest features. Where the categories are ordered the target is spread over
+them by their distance in rank (SORD, Diaz and Marathe 2019). Accuracy is over images; precision, recall and F1 are
+means over the categories that occur in truth or prediction.
 """
+
+# ruff: noqa: D102 — the types of `task` say what each method does.
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from sihlai.scheduler.v1 import job_spec_pb2
 from torch import nn
 from torch.nn import functional
 
-from runner.tasks.task import Evaluation, Features, Head, MetricValue, Outputs, Target, Targets, Vocabulary
+from runner.tasks.drawing import enlarged, with_lines
+from runner.tasks.names import index_reader, missing, read_names
+from runner.tasks.task import (
+    Batched,
+    Decoded,
+    Evaluation,
+    Features,
+    Head,
+    Losses,
+    MetricValue,
+    Outputs,
+    Prediction,
+    Target,
+    Task,
+    Vocabulary,
+)
 from runner.tasks.task import WrongAnnotation as Wrong
+from runner.trainer.view import View
 
-UNLABELLED = -100
-"""The target of an image without an annotation; the one that cross entropy ignores."""
 CATEGORIES_SHOWN_MAX = 10
 """Categories whose probabilities a prediction gives, the likeliest first."""
+CATEGORIES_DRAWN_MAX = 3
 CATEGORIES_TOLD_APART_MAX = 200
 """With more categories, no series for each is logged."""
 CONFUSION_CATEGORIES_MAX = 20
 """With more categories, no confusion matrix is logged."""
 
 
-class MulticlassClassification:
+class MulticlassClassification(Task):
     """The task."""
 
     name = "multiclass classification"
-    metrics: Mapping[str, bool] = {"accuracy": True, "precision": True, "recall": True, "f1": True}
+    metrics: Mapping[str, bool] = {
+        "accuracy": True,
+        "precision": True,
+        "recall": True,
+        "f1": True,
+        "rank_mae": False,
+    }
+    says_kind = True
 
     def vocabulary(self, metadata: Mapping[str, Any]) -> Vocabulary:
-        """The categories in the metadata's order, which is the order of the outputs."""
-        categories = metadata.get("categories")
-        if not isinstance(categories, list) or not categories or not all(isinstance(each, str) for each in categories):
-            raise Wrong(f"`categories` must be a list of names, {categories!r:.100} was found")
-        if len(set(categories)) < len(categories):
-            raise Wrong("`categories` names a category twice")
-        return {"categories": categories}
+        """The categories in the metadata's order, which is the order of the outputs, and whether it means something."""
+        ordered = metadata.get("ordered", False)
+        if not isinstance(ordered, bool):
+            raise Wrong(f"`ordered` must be true or false, {ordered!r:.100} was found")
+        categories = read_names(metadata, "categories", "a category")
+        return {"categories": categories, **({"ordered": True} if ordered else {})}
 
     def unknown(self, vocabulary: Vocabulary, other: Vocabulary) -> list[str]:
         """Categories that the model has no output for."""
-        known = set(vocabulary["categories"])
-        return [category for category in other["categories"] if category not in known]
+        return missing(other["categories"], vocabulary["categories"])
 
-    def reader(self, vocabulary: Vocabulary) -> Callable[[Any], Target]:
+    def reader(self, vocabulary: Vocabulary, folder: Path) -> Callable[[Any], Target]:
         """A category's name becomes its index."""
-        index_by_name = {name: index for index, name in enumerate(vocabulary["categories"])}
+        return index_reader(vocabulary["categories"], "category", "categories")
 
-        def read(annotation: Any) -> int:
-            if not isinstance(annotation, str):
-                raise Wrong(f"a category's name was wanted, {annotation!r:.100} was found")
-            if annotation not in index_by_name:
-                raise Wrong(f"{annotation!r} is none of the {len(index_by_name)} categories of the metadata")
-            return index_by_name[annotation]
+    def shown(self, vocabulary: Vocabulary, target: Target, view: View) -> Prediction:
+        """Certain of the one category."""
+        return Classification(index=target, probabilities={vocabulary["categories"][target]: 1.0})
 
-        return read
+    def kind(self, target: Target) -> str:
+        """The category's number."""
+        return str(target)
 
-    def batch(self, targets: Sequence[Target | None]) -> Targets | None:
-        """The indices, UNLABELLED where there is none."""
-        labelled = sum(target is not None for target in targets)
-        if labelled == 0:
-            return None
-        indices = [UNLABELLED if target is None else target for target in targets]
-        return _Categories(indices=torch.tensor(indices), labelled=labelled)
+    def place(self, target: Target, view: View) -> int:
+        """The index, wherever the image lies."""
+        index: int = target
+        return index
+
+    def batch(self, placed: Sequence[int]) -> Batched:
+        """The indices."""
+        return {"index": torch.tensor(placed)}
+
+    def crowded(self, vocabulary: Vocabulary, view: View) -> int:
+        """Any category."""
+        return 0
 
     def head(self, specification: job_spec_pb2.Head, vocabulary: Vocabulary, out_channels: Mapping[int, int]) -> Head:
-        """Pooling, dropout and one linear layer."""
+        """Pooling, dropout and one linear layer. Raises WrongAnnotation for a weight of no category."""
         parameters = specification.multiclass_classification
+        categories = vocabulary["categories"]
+        if strangers := missing(parameters.category_weights, categories):
+            raise Wrong(f"`category_weights` names {', '.join(map(repr, strangers))}, which is no category")
         return ClassificationHead(
-            categories=vocabulary["categories"],
+            categories=categories,
+            ordered=vocabulary.get("ordered", False),
+            weights=[parameters.category_weights.get(category, 1.0) for category in categories],
             level=max(out_channels),
             channels=out_channels[max(out_channels)],
             label_smoothing=parameters.label_smoothing,
@@ -82,123 +116,146 @@ class MulticlassClassification:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Categories:
-    """Indices of categories, one an image."""
+class Classification(Prediction):
+    """The likeliest categories with their probabilities, falling; `index` is the first one's."""
 
-    indices: torch.Tensor
-    labelled: int
+    index: int
+    probabilities: Mapping[str, float]
 
-    def to(self, device: torch.device) -> Self:
-        return type(self)(indices=self.indices.to(device, non_blocking=True), labelled=self.labelled)
+    @property
+    def category(self) -> str:
+        """The likeliest."""
+        return next(iter(self.probabilities))
+
+    def to_json(self) -> dict[str, Any]:
+        probability = self.probabilities[self.category]
+        return {"category": self.category, "probability": probability, "probabilities": dict(self.probabilities)}
+
+    def annotation(self) -> str:
+        return self.category
+
+    def summary(self) -> str:
+        return f"{self.category}  {self.probabilities[self.category]:.1%}"
+
+    def draw(self, image: Image.Image) -> Image.Image:
+        shown = list(self.probabilities.items())[:CATEGORIES_DRAWN_MAX]
+        return with_lines(enlarged(image), [f"{category}  {value:.1%}" for category, value in shown])
 
 
 class ClassificationHead(Head):
     """Global average pooling, dropout, linear."""
 
+    _weights: torch.Tensor
+    _soft: torch.Tensor
+
     def __init__(
-        self, *, categories: Sequence[str], level: int, channels: int, label_smoothing: float, dropout: float
+        self,
+        *,
+        categories: Sequence[str],
+        ordered: bool,
+        weights: Sequence[float],
+        level: int,
+        channels: int,
+        label_smoothing: float,
+        dropout: float,
     ) -> None:
         super().__init__()
         self._categories = tuple(categories)
+        self._ordered = ordered
         self._level = level
         self._label_smoothing = label_smoothing
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(channels, len(categories))
+        self.register_buffer("_weights", torch.tensor(weights), persistent=False)
+        ranks = torch.arange(len(categories) if ordered else 0)
+        soft = (-(ranks[:, None] - ranks).abs().float()).softmax(dim=1)
+        self.register_buffer("_soft", soft, persistent=False)
 
     def forward(self, features: Features) -> Outputs:
         """Logits, batch x categories."""
         pooled = features[self._level].mean(dim=(2, 3))
         return {"logits": self.linear(self.dropout(pooled))}
 
-    def loss(self, outputs: Outputs, targets: Targets) -> torch.Tensor:
-        """Cross entropy, with label smoothing (Szegedy et al. 2016)."""
-        return functional.cross_entropy(
-            outputs["logits"].float(),
-            _indices(targets),
-            ignore_index=UNLABELLED,
-            label_smoothing=self._label_smoothing,
+    def loss(self, outputs: Outputs, targets: Batched) -> Losses:
+        """Cross entropy, with label smoothing (Szegedy et al. 2016) or with the neighbours in rank."""
+        index = targets["index"]
+        wanted = self._soft[index] if self._ordered else index
+        losses = functional.cross_entropy(
+            outputs["logits"], wanted, reduction="none", label_smoothing=self._label_smoothing
         )
+        return {"category": (losses * self._weights[index]).mean()}
 
-    def decode(self, outputs: Outputs) -> list[dict[str, Any]]:
-        """The likeliest category, and the probabilities of the likeliest few."""
+    def decode(self, outputs: Outputs) -> Decoded:
+        """The likeliest categories, falling, and their probabilities, batch x as many as are shown."""
         shown = min(CATEGORIES_SHOWN_MAX, len(self._categories))
-        likeliest = outputs["logits"].float().softmax(dim=1).topk(shown, dim=1)
-        predictions = []
-        for values, indices in zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True):
-            probabilities = {self._categories[index]: value for index, value in zip(indices, values, strict=True)}
-            category = next(iter(probabilities))
-            predictions.append(
-                {"category": category, "probability": probabilities[category], "probabilities": probabilities}
+        likeliest = outputs["logits"].softmax(dim=1).topk(shown, dim=1)
+        return {"probabilities": likeliest.values, "indices": likeliest.indices}
+
+    def predictions(self, decoded: Decoded, views: Sequence[View]) -> Sequence[Classification]:
+        """One for each image."""
+        rows = zip(decoded["indices"].tolist(), decoded["probabilities"].tolist(), strict=True)
+        return [
+            Classification(
+                index=indices[0],
+                probabilities={self._categories[index]: value for index, value in zip(indices, values, strict=True)},
             )
-        return predictions
+            for indices, values in rows
+        ]
 
     def evaluation(self) -> Evaluation:
         """Counts by category."""
-        return _Counts(self._categories)
-
-    def output_shapes(self) -> Mapping[str, tuple[str | int, ...]]:
-        """Logits alone."""
-        return {"logits": ("batch", len(self._categories))}
+        return _Counts(self._categories, ordered=self._ordered)
 
 
 class _Counts:
     """How often each category was there, was predicted, and was predicted rightly."""
 
-    def __init__(self, categories: Sequence[str]) -> None:
+    def __init__(self, categories: Sequence[str], *, ordered: bool) -> None:
         self._categories = categories
-        size = len(categories)
-        self._actual = torch.zeros(size, dtype=torch.int64)
-        self._predicted = torch.zeros(size, dtype=torch.int64)
-        self._correct = torch.zeros(size, dtype=torch.int64)
-        self._confusion = torch.zeros(size, size, dtype=torch.int64) if size <= CONFUSION_CATEGORIES_MAX else None
+        self._ordered = ordered
+        self._pairs: list[tuple[int, int]] = []
+        """The true and the predicted category of each image."""
 
-    def add(self, outputs: Outputs, targets: Targets) -> None:
-        actual = _indices(targets).cpu()
-        predicted = outputs["logits"].argmax(dim=1).cpu()
-        labelled = actual != UNLABELLED
-        actual, predicted = actual[labelled], predicted[labelled]
-        size = len(self._categories)
-        self._actual += torch.bincount(actual, minlength=size)
-        self._predicted += torch.bincount(predicted, minlength=size)
-        self._correct += torch.bincount(actual[actual == predicted], minlength=size)
-        if self._confusion is not None:
-            self._confusion += torch.bincount(actual * size + predicted, minlength=size * size).view(size, size)
+    def add(self, prediction: Classification, target: Target, view: View) -> None:
+        self._pairs.append((target, prediction.index))
 
     def values(self) -> list[MetricValue]:
-        images = int(self._actual.sum())
-        if images == 0:
+        if not self._pairs:
             return []
-        correct = self._correct.double()
-        precision = correct / self._predicted.clamp(min=1)
-        recall = correct / self._actual.clamp(min=1)
-        f1 = 2 * correct / (self._actual + self._predicted).clamp(min=1)
-        occurs = (self._actual + self._predicted) > 0
-        values = [
-            MetricValue(name="accuracy", value=float(correct.sum() / images)),
-            MetricValue(name="precision", value=float(precision[occurs].mean())),
-            MetricValue(name="recall", value=float(recall[occurs].mean())),
-            MetricValue(name="f1", value=float(f1[occurs].mean())),
-        ]
-        if len(self._categories) > CATEGORIES_TOLD_APART_MAX:
+        size = len(self._categories)
+        true, found = torch.tensor(self._pairs).unbind(dim=1)
+        actual, predicted = torch.bincount(true, minlength=size), torch.bincount(found, minlength=size)
+        correct = torch.bincount(true[true == found], minlength=size).double()
+        recall = correct / actual.clamp(min=1)
+        occurs = (actual + predicted) > 0
+        by_name = {
+            "accuracy": correct.sum() / len(true),
+            "precision": (correct / predicted.clamp(min=1))[occurs].mean(),
+            "recall": recall[occurs].mean(),
+            "f1": (2 * correct / (actual + predicted).clamp(min=1))[occurs].mean(),
+        }
+        if self._ordered:
+            by_name["rank_mae"] = (true - found).abs().double().mean()
+        values = [MetricValue(name=name, value=float(value)) for name, value in by_name.items()]
+        if size > CATEGORIES_TOLD_APART_MAX:
             return values
-        by_category = zip(self._categories, self._actual.tolist(), recall.tolist(), strict=True)
+        by_category = zip(self._categories, actual.tolist(), recall.tolist(), strict=True)
         return values + [
             MetricValue(name="recall", value=value, context={"class": category})
-            for category, actual, value in by_category
-            if actual
+            for category, count, value in by_category
+            if count
         ]
 
     def text(self) -> list[str]:
-        if self._confusion is None:
+        size = len(self._categories)
+        if size > CONFUSION_CATEGORIES_MAX or not self._pairs:
             return []
+        confusion = torch.zeros(size, size, dtype=torch.int64)
+        pairs = torch.tensor(self._pairs)
+        confusion.index_put_((pairs[:, 0], pairs[:, 1]), torch.ones(len(pairs), dtype=torch.int64), accumulate=True)
         cells = [["", *self._categories]]
-        for category, row in zip(self._categories, self._confusion.tolist(), strict=True):
+        for category, row in zip(self._categories, confusion.tolist(), strict=True):
             cells.append([category, *(str(count) for count in row)])
         widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
         rows = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
         return ["confusion matrix, a row for each true category, a column for each predicted one:", *rows]
-
-
-def _indices(targets: Targets) -> torch.Tensor:
-    assert isinstance(targets, _Categories), "a head gets the targets that its own task made"
-    return targets.indices

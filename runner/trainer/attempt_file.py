@@ -31,18 +31,27 @@ class _Folders(msgspec.Struct, frozen=True, kw_only=True):
     heads: dict[str, str]
 
 
+class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint that is evaluated: its name, and the steps that its model has learned."""
+
+    checkpoint: str
+    iteration: int
+
+
 class _AttemptFile(msgspec.Struct, frozen=True, kw_only=True):
     job: str
     job_uid: str
     attempt: int
     epoch: int
     spec: dict[str, Any]
-    training: _Folders
     checkpoint_folder: str
+    training: _Folders | None = None
     validation: _Folders | None = None
     resume_folder: str | None = None
     initialization_folder: str | None = None
+    evaluates: Evaluated | None = None
     device: str = "auto"
+    dataset_fingerprint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +63,22 @@ class Attempt:
     number: int
     epoch: int
     spec: job_spec_pb2.JobSpec
-    training: DatasetFolders
+    training: DatasetFolders | None
+    """None of an evaluation."""
     validation: DatasetFolders | None
-    """The project's validation dataset; without one a share of the training images is taken."""
+    """The project's validation dataset; without one a share of the training images is taken. Of an evaluation, what it
+    validates on."""
     resume_folder: Path | None
-    """The checkpoint to go on from."""
+    """The checkpoint to go on from, or to evaluate."""
+    evaluates: Evaluated | None
+    """What is validated, where nothing is trained."""
     initialization_folder: Path | None
     """The checkpoint whose weights begin a fresh start, where the specification names one."""
     checkpoint_folder: Path
     device: str
     """`auto`, `cpu` or `cuda`."""
+    dataset_fingerprint: str
+    """Of the training dataset as conversion found it; of an evaluation, that of what it validates on."""
 
 
 def read_attempt(path: Path) -> Attempt:
@@ -74,18 +89,23 @@ def read_attempt(path: Path) -> Attempt:
     except (OSError, msgspec.DecodeError, json_format.ParseError) as error:
         raise trainer_failure(f"an attempt file was wanted at {path}: {error}") from error
     folder = path.parent
+    dataset = found.training if found.evaluates is None else found.validation
+    if dataset is None or (found.evaluates is not None and found.resume_folder is None):
+        raise trainer_failure(f"the attempt file {path} names no dataset, or no checkpoint to evaluate")
     return Attempt(
         job=found.job,
         job_uid=found.job_uid,
         number=found.attempt,
         epoch=found.epoch,
         spec=spec,
-        training=_below(folder, found.training),
+        training=None if found.training is None else _below(folder, found.training),
         validation=None if found.validation is None else _below(folder, found.validation),
         resume_folder=None if found.resume_folder is None else folder / found.resume_folder,
+        evaluates=found.evaluates,
         initialization_folder=None if found.initialization_folder is None else folder / found.initialization_folder,
         checkpoint_folder=folder / found.checkpoint_folder,
         device=found.device,
+        dataset_fingerprint=found.dataset_fingerprint,
     )
 
 

@@ -1,13 +1,13 @@
 """Checkpoints on the local disk: written whole or not at all, read without running anything that is in them.
 
-A folder holds `model.safetensors` (weights alone), `state.pt` (what a resumed training needs besides) and `config.json`
-(what the weights are the weights of). It appears under its name by a rename, with every file synced before.
+A folder holds `model.safetensors` (weights alone), `state.pt` (what a resumed training needs besides), `config.json`
+(what the weights are the weights of) and, where a validation went before, its samples. It appears under its name by a
+rename, with every file synced before.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,15 @@ from sihlai.scheduler.v1 import job_spec_pb2
 from torch import nn
 
 from runner.tasks.task import Vocabulary
+from runner.trainer.average import WeightAverage
 from runner.trainer.failure import checkpoint_failure
 from runner.trainer.optimizer import load_optimizer_state
+from services.chassis.files import sync
 
 STATE_FORMAT = 1
-"""Grows when state.pt changes so that an older reader would misread it."""
+STATE_FORMAT_AVERAGED = 2
+"""Of state.pt; it grows where an older reader would misread it. Averaged: model.safetensors holds the average of the
+weights, and state.pt those that learn."""
 WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "state.pt"
 CONFIG_FILE = "config.json"
@@ -43,8 +47,12 @@ class Position:
     """Steps done."""
     training_seconds: float = 0.0
     """Summed over attempts."""
+    places: int = 0
+    """Places of the order of images that were taken; with one batch size throughout its product with the steps."""
     validated_iteration: int = 0
     """Steps done at the last whole validation; 0 before the first."""
+    validated_seconds: float = 0.0
+    """`training_seconds` there."""
     selection_value: float | None = None
     """The selection metric at the last whole validation."""
     best_iteration: int | None = None
@@ -63,56 +71,105 @@ def write_checkpoint(
     folder: Path,
     *,
     model: nn.Module,
+    average: WeightAverage | None = None,
     optimizer: torch.optim.Optimizer,
     position: Position,
     spec: job_spec_pb2.JobSpec,
     vocabularies: Sequence[Vocabulary],
     device: torch.device,
+    more: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write a checkpoint to `folder`, which must not exist. Raises Failure, and then leaves nothing behind."""
-    temporary = folder.with_name(f".{folder.name}.part")
-    config = {
-        "spec": json_format.MessageToDict(spec, preserving_proto_field_name=True),
-        "vocabularies": {head.id: words for head, words in zip(spec.model.heads, vocabularies, strict=True)},
-        "iteration": position.iteration,
-        "versions": software_versions(),
-    }
+    """Write a checkpoint to `folder`, which must not exist. Raises Failure, and then leaves nothing behind.
+
+    `more`: other files, by name.
+    """
+    config = _config(spec, vocabularies, position.iteration)
     state = {
-        "format": STATE_FORMAT,
+        "format": STATE_FORMAT if average is None else STATE_FORMAT_AVERAGED,
         "position": asdict(position),
         "optimizer": optimizer.state_dict(),
         "random": _random_states(device),
         "circumstances": _circumstances(device),
         "config": json.dumps(config),
     }
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if average is not None:
+        state["weights"] = _on_cpu(model)
+    _write(folder, _on_cpu(model if average is None else average.model), config, state, more or {})
+
+
+def write_model(
+    folder: Path,
+    *,
+    model: nn.Module,
+    iteration: int,
+    spec: job_spec_pb2.JobSpec,
+    vocabularies: Sequence[Vocabulary],
+    more: Mapping[str, bytes],
+) -> None:
+    """Write a checkpoint that nothing can be resumed from: the model, and `more`. Raises Failure as the other does."""
+    _write(folder, _on_cpu(model), _config(spec, vocabularies, iteration), None, more)
+
+
+def _config(spec: job_spec_pb2.JobSpec, vocabularies: Sequence[Vocabulary], iteration: int) -> dict[str, Any]:
+    return {
+        "spec": json_format.MessageToDict(spec, preserving_proto_field_name=True),
+        "vocabularies": {head.id: words for head, words in zip(spec.model.heads, vocabularies, strict=True)},
+        "iteration": iteration,
+        "versions": software_versions(),
+    }
+
+
+def _write(
+    folder: Path,
+    weights: Mapping[str, torch.Tensor],
+    config: Mapping[str, Any],
+    state: Mapping[str, Any] | None,
+    more: Mapping[str, bytes],
+) -> None:
+    temporary = folder.with_name(f".{folder.name}.part")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        safetensors.torch.save_file(weights, temporary / WEIGHTS_FILE)
-        torch.save(state, temporary / STATE_FILE)
+        safetensors.torch.save_file(dict(weights), temporary / WEIGHTS_FILE)
+        if state is not None:
+            torch.save(state, temporary / STATE_FILE)
         (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        for name, content in more.items():
+            (temporary / name).write_bytes(content)
         for path in (*temporary.iterdir(), temporary):
-            _sync(path)
+            sync(path)
         temporary.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save says RuntimeError for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
-        raise checkpoint_failure(f"the checkpoint of step {position.iteration} cannot be written: {error}") from error
+        reason = f"the checkpoint of step {config['iteration']} cannot be written: {error}"
+        raise checkpoint_failure(reason) from error
 
 
 def resume_checkpoint(
-    folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+    folder: Path,
+    *,
+    model: nn.Module,
+    average: WeightAverage | None = None,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int,
+    device: torch.device,
 ) -> Resumed:
     """Load weights, optimizer and random states into what was built for the same job. Raises Failure."""
     state = _read_state(folder)
+    shown = read_weights(folder)
     try:
-        model.load_state_dict(read_weights(folder))
+        model.load_state_dict(state.get("weights", shown))
+        if average is not None:
+            average.load(shown)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise checkpoint_failure(f"the checkpoint's weights are not this model's: {reason:.500}") from error
     try:
-        position = Position(**state["position"])
+        before_spec = json.loads(state["config"])["spec"]["trainer"]
+        batch_size_before = int(before_spec["batch_size"])
+        found: dict[str, Any] = state["position"]
+        position = Position(**{"places": found["iteration"] * batch_size_before, **found})
         misfit = load_optimizer_state(optimizer, state["optimizer"])
         _set_random_states(state["random"], device)
         before: Mapping[str, str] = state["circumstances"]
@@ -123,6 +180,14 @@ def resume_checkpoint(
         for name, value in _circumstances(device).items()
         if before.get(name) != value
     ]
+    if batch_size != batch_size_before:
+        differences.append(
+            f"trainer.batch_size was {batch_size_before}, is {batch_size}: the order of the images goes on where it was"
+        )
+    if average is not None and "weights" not in state:
+        differences.append("trainer.ema_decay was 0: the average begins with the weights as they are")
+    if average is None and "weights" in state:
+        differences.append("trainer.ema_decay is 0: the average is given up, and the weights that learned go on")
     if misfit:
         differences.append(f"{misfit}, so it begins anew")
     return Resumed(position=position, differences=tuple(differences))
@@ -183,8 +248,9 @@ def _read_state(folder: Path) -> dict[str, Any]:
     # torch.load documents no exceptions: a torn file is an OSError, RuntimeError, EOFError or UnpicklingError by turns.
     except Exception as error:
         raise checkpoint_failure(f"{STATE_FILE} of the checkpoint cannot be read: {error}") from error
-    if state.get("format") != STATE_FORMAT:
-        raise checkpoint_failure(f"{STATE_FILE} has format {state.get('format')}, {STATE_FORMAT} was wanted")
+    if state.get("format") not in (STATE_FORMAT, STATE_FORMAT_AVERAGED):
+        wanted = f"{STATE_FORMAT} or {STATE_FORMAT_AVERAGED}"
+        raise checkpoint_failure(f"{STATE_FILE} has format {state.get('format')}, {wanted} was wanted")
     return state
 
 
@@ -210,14 +276,6 @@ def _circumstances(device: torch.device) -> dict[str, str]:
     }
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "one number"
 
@@ -227,3 +285,7 @@ def _listed(what: str, names: Sequence[str]) -> list[str]:
         return []
     more = f" and {len(names) - NAMES_SHOWN_MAX} more" if len(names) > NAMES_SHOWN_MAX else ""
     return [f"initialization: {len(names)} tensors {what}: {', '.join(names[:NAMES_SHOWN_MAX])}{more}"]
+
+
+def _on_cpu(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}

@@ -1,251 +1,212 @@
-"""Batches: which images a step sees, read, scaled, changed at random and stacked, some steps ahead of the training.
-
-What a batch holds is a pure function of (seed, iteration) and the dataset. The number of threads, the size of the cache
-and an interruption change nothing but the time it takes.
-"""
+"""The images to train and to validate on, with a target for each head, and where their batches come from."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch
 from sihlai.scheduler.v1 import job_spec_pb2
 
 from runner.tasks import task_of
-from runner.tasks.task import Targets
-from runner.trainer.augmentation import augment, changes_anything, seed_of
-from runner.trainer.dataset import Example
-from runner.trainer.image import CHANNELS, Canvas, letterbox
-from services.chassis.image import UnreadableImage, read_image
-
-BATCHES_AHEAD_PER_THREAD = 2
+from runner.tasks.task import Vocabulary
+from runner.trainer.attempt_file import Attempt, DatasetFolders
+from runner.trainer.checkpoint import Position
+from runner.trainer.collation import Collation
+from runner.trainer.config import TrainerConfig
+from runner.trainer.dataset import Dataset, Example, labelled_counts, read_dataset
+from runner.trainer.failure import dataset_failure
+from runner.trainer.image import canvas_from_data
+from runner.trainer.loader import Loader
+from runner.trainer.machine import free_memory_bytes, loader_threads
+from runner.trainer.order import Order, groups_of
+from runner.trainer.reporter import Reporter
+from runner.trainer.samples import HeadTruth, Samples
+from runner.trainer.split import validation_names
+from runner.trainer.store import ImageStore
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unreadable:
-    """An image that was left out of its batch, and why."""
+class ValidationData:
+    """The images to validate on."""
 
-    name: str
-    reason: str
+    collation: Collation
+    batch_size: int
+    loader_threads: int
+    truths: Mapping[str, HeadTruth]
+    """Their annotations, by head."""
+
+    def samples(self) -> Samples:
+        """What a validation shall show, with nothing in it yet."""
+        return Samples([example.name for example in self.collation.examples], self.truths)
+
+    def batches(self) -> Loader:
+        """Every image once."""
+        return self.collation.validation_loader(batch_size=self.batch_size, threads=self.loader_threads)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Images in uint8, batch x 3 x height x width, and the targets of each head, None where none of them is annotated.
+class Data:
+    """All images of a training."""
 
-    Images that cannot be read are left out, so there may be fewer than were asked for, or none.
-    """
+    vocabularies: Sequence[Vocabulary]
+    training: Collation
+    validation: ValidationData
+    augmentations: job_spec_pb2.Augmentations
+    """Those of the specification that every head allows."""
+    seed: int
+    batch_size: int
+    groups: Sequence[Sequence[int]] | None
+    """Positions of training images that are seen equally often; None where it is every image that is."""
+    loader_threads: int
+    start: Position
+    """Where the training goes on in the order of the images."""
 
-    images: torch.Tensor
-    targets: tuple[Targets | None, ...]
-    unreadable: tuple[Unreadable, ...]
-
-
-class ImageStore:
-    """The images of a list of names, scaled to the canvas, by position. Safe for several threads.
-
-    The first ones, as many as the limit lets in, are decoded once and kept; the others are decoded each time.
-    """
-
-    def __init__(self, folder: Path, names: Sequence[str], canvas: Canvas, cache_bytes_max: int) -> None:
-        self._folder = folder
-        self._names = names
-        self._canvas = canvas
-        image_bytes = CHANNELS * canvas.height * canvas.width
-        kept = min(len(names), cache_bytes_max // image_bytes)
-        # Memory that is never written is never used: what is taken grows with the images that were read.
-        self._cache = torch.empty((kept, CHANNELS, canvas.height, canvas.width), dtype=torch.uint8)
-        self._cached = [False] * kept
-
-    @property
-    def cache_bytes(self) -> int:
-        """The memory that the cache may come to use."""
-        return self._cache.numel()
-
-    def read(self, positions: Sequence[int]) -> tuple[torch.Tensor, dict[int, str]]:
-        """The images at these positions, stacked; and by slot why one cannot be read, its place then being blank."""
-        missing = [slot for slot, at in enumerate(positions) if at >= len(self._cached) or not self._cached[at]]
-        if not missing:
-            return self._cache[torch.tensor(positions)], {}
-        images = torch.zeros((len(positions), *self._cache.shape[1:]), dtype=torch.uint8)
-        broken: dict[int, str] = {}
-        for slot, at in enumerate(positions):
-            try:
-                images[slot] = self._image(at)
-            except UnreadableImage as error:
-                broken[slot] = str(error)
-        return images, broken
-
-    def _image(self, at: int) -> torch.Tensor:
-        if at >= len(self._cached):
-            return letterbox(read_image(self._folder / self._names[at]), self._canvas)
-        if not self._cached[at]:
-            self._cache[at] = letterbox(read_image(self._folder / self._names[at]), self._canvas)
-            self._cached[at] = True  # after the pixels: another thread may look at any time
-        return self._cache[at]
-
-
-class Collation:
-    """Makes batches out of a dataset's examples."""
-
-    def __init__(
-        self, examples: Sequence[Example], heads: Sequence[job_spec_pb2.Head], store: ImageStore, canvas: Canvas
-    ) -> None:
-        self._examples = examples
-        self._tasks = [task_of(head.task) for head in heads]
-        self._store = store
-        self._canvas = canvas
-
-    def batch(
-        self,
-        positions: Sequence[int],
-        augmentations: job_spec_pb2.Augmentations | None = None,
-        seeds: Sequence[int] = (),
-    ) -> Batch:
-        """The batch of these examples, each changed by the augmentations with its own seed where they are given."""
-        images, broken = self._store.read(positions)
-        if augmentations is not None:
-            changed = (
-                augment(image, augmentations, fill_byte=self._canvas.fill_byte, seed=seed)
-                for image, seed in zip(images, seeds, strict=True)
-            )
-            images = torch.stack(list(changed))
-        if broken:
-            whole = [slot for slot in range(len(positions)) if slot not in broken]
-            images = images[whole]
-        examples = [self._examples[at] for slot, at in enumerate(positions) if slot not in broken]
-        unreadable = (
-            Unreadable(name=self._examples[positions[slot]].name, reason=reason) for slot, reason in broken.items()
+    def training_batches(self, iterations: range) -> Loader:
+        """The batches of the steps that follow these numbers of steps."""
+        order = Order(
+            self.training.examples,
+            len(self.training.tasks),
+            self.batch_size,
+            self.seed,
+            first_iteration=self.start.iteration,
+            first_place=self.start.places,
+            groups=self.groups,
         )
-        targets = tuple(
-            task.batch([example.targets[index] for example in examples]) for index, task in enumerate(self._tasks)
+        return self.training.training_loader(
+            order,
+            augmentations=self.augmentations,
+            seed=self.seed,
+            iterations=iterations,
+            threads=self.loader_threads,
         )
-        return Batch(images=images, targets=targets, unreadable=tuple(unreadable))
 
 
-class Order:
-    """Which examples the step after `iteration` steps sees: every example once before any is seen again.
+def prepare_data(attempt: Attempt, config: TrainerConfig, device: torch.device, reporter: Reporter) -> Data:
+    """Read and split the datasets. Raises Failure where there is nothing to learn."""
+    spec = attempt.spec
+    heads = list(spec.model.heads)
+    assert attempt.training is not None, "who trains has something to train on"
+    dataset = read_dataset(attempt.training, heads)
+    if attempt.validation is None:
+        training, validation = _split(dataset, spec)
+        found, folders = dataset, attempt.training
+    else:
+        found, folders = read_dataset(attempt.validation, heads, dataset.vocabularies), attempt.validation
+        training, validation = dataset.examples, found.examples
+    if not training:
+        raise dataset_failure("no image of the training dataset has an annotation: there is nothing to learn from")
+    _tell_counts(dataset, training, validation, spec, reporter)
+    cache_bytes_max = _cache_bytes_max(config)
+    names = [example.name for example in training]
+    store = ImageStore(dataset.image_folder, names, canvas_from_data(spec.data), cache_bytes_max)
+    pinned = device.type == "cuda"
+    return Data(
+        vocabularies=dataset.vocabularies,
+        training=Collation(training, heads, store, pinned=pinned, micro_batches=spec.trainer.micro_batches),
+        validation=_validation_data(
+            spec, found, folders, validation, config, device, cache_bytes_max - store.cache_bytes
+        ),
+        augmentations=_fitting(spec, dataset.vocabularies, reporter),
+        seed=spec.trainer.seed,
+        batch_size=spec.trainer.batch_size,
+        groups=groups_of(training, dataset.annotations) if spec.data.balanced_sampling else None,
+        loader_threads=loader_threads(config.loader_threads, device),
+        start=Position(),
+    )
 
-    A head with annotated images gets at least one in every batch, as far as there are slots.
+
+def evaluation_data(
+    attempt: Attempt,
+    vocabularies: Sequence[Vocabulary],
+    config: TrainerConfig,
+    device: torch.device,
+    reporter: Reporter,
+) -> ValidationData:
+    """What an evaluation validates on.
+
+    Names are looked up in the vocabularies of the model. Raises Failure where there is nothing to validate on.
     """
-
-    def __init__(self, examples: Sequence[Example], heads: int, batch_size: int, seed: int) -> None:
-        assert examples, "an order needs examples"
-        self._size = len(examples)
-        self._batch_size = batch_size
-        self._seed = seed
-        self._targets = [example.targets for example in examples]
-        self._labelled = [
-            [at for at, example in enumerate(examples) if example.targets[head] is not None] for head in range(heads)
-        ]
-        # Where every head knows every image there is nothing to look after.
-        self._partial = any(len(labelled) < self._size for labelled in self._labelled)
-        self._round = -1
-        self._permutation: list[int] = []
-
-    def positions(self, iteration: int) -> list[int]:
-        """Positions of the batch's examples."""
-        first = iteration * self._batch_size
-        positions = [self._at(place) for place in range(first, first + self._batch_size)]
-        return self._with_every_head(positions, iteration) if self._partial else positions
-
-    def _at(self, place: int) -> int:
-        number, offset = divmod(place, self._size)
-        if number != self._round:
-            generator = torch.Generator().manual_seed(seed_of(self._seed, "order", number))
-            self._permutation = torch.randperm(self._size, generator=generator).tolist()
-            self._round = number
-        return self._permutation[offset]
-
-    def _with_every_head(self, positions: list[int], iteration: int) -> list[int]:
-        for head, labelled in enumerate(self._labelled):
-            if not labelled or any(self._has(head, at) for at in positions):
-                continue
-            chosen = labelled[seed_of(self._seed, "head", head, iteration) % len(labelled)]
-            slot = next((slot for slot in reversed(range(len(positions))) if self._spare(positions, slot)), None)
-            if slot is not None:
-                positions[slot] = chosen
-        return positions
-
-    def _has(self, head: int, at: int) -> bool:
-        return self._targets[at][head] is not None
-
-    def _spare(self, positions: list[int], slot: int) -> bool:
-        """Whether no head has its only annotated image of the batch in this slot."""
-        others = positions[:slot] + positions[slot + 1 :]
-        heads = range(len(self._labelled))
-        return all(not self._has(head, positions[slot]) or any(self._has(head, at) for at in others) for head in heads)
+    spec = attempt.spec
+    heads = list(spec.model.heads)
+    folders = attempt.validation
+    assert folders is not None, "who evaluates has something to do it on"
+    dataset = read_dataset(folders, heads, vocabularies)
+    examples = dataset.examples
+    if not examples:
+        raise dataset_failure("no image of the dataset has an annotation for a head: there is nothing to validate on")
+    for head, count in zip(heads, labelled_counts(examples, len(heads)), strict=True):
+        reporter.line(f"head {head.id}: {task_of(head.task).name}, {count} annotated images to validate on")
+        if not count:
+            reporter.warning(f"head {head.id} has no annotated image to validate on: it will have no metrics")
+    return _validation_data(spec, dataset, folders, examples, config, device, _cache_bytes_max(config))
 
 
-class Loader:
-    """Makes one batch after another, some ahead of what is asked for. A context manager; use it from one thread.
-
-    `positions` are those of each batch, read in the thread that uses the loader. `make` gets a batch's number and
-    positions and runs in the loader's threads; with 0 threads it runs when its batch is asked for.
-    """
-
-    def __init__(
-        self,
-        make: Callable[[int, Sequence[int]], Batch],
-        positions: Iterator[tuple[int, Sequence[int]]],
-        threads: int,
-    ) -> None:
-        self._make = make
-        self._positions = positions
-        self._ahead = threads * BATCHES_AHEAD_PER_THREAD
-        self._waiting: deque[Future[Batch]] = deque()
-        self._threads = _executor(threads) if threads else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._threads is not None:
-            self._threads.shutdown(wait=True, cancel_futures=True)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        """The next batch, as soon as it is made. Raises what making it raised."""
-        if self._threads is None:
-            return self._make(*next(self._positions))
-        while len(self._waiting) <= self._ahead and (following := next(self._positions, None)) is not None:
-            self._waiting.append(self._threads.submit(self._make, *following))
-        if not self._waiting:
-            raise StopIteration
-        return self._waiting.popleft().result()
+def _validation_data(
+    spec: job_spec_pb2.JobSpec,
+    dataset: Dataset,
+    folders: DatasetFolders,
+    examples: Sequence[Example],
+    config: TrainerConfig,
+    device: torch.device,
+    cache_bytes_max: int,
+) -> ValidationData:
+    names = [example.name for example in examples]
+    store = ImageStore(dataset.image_folder, names, canvas_from_data(spec.data), cache_bytes_max)
+    heads = list(spec.model.heads)
+    return ValidationData(
+        collation=Collation(examples, heads, store, pinned=device.type == "cuda"),
+        batch_size=math.ceil(spec.trainer.batch_size / max(1, spec.trainer.micro_batches)),
+        loader_threads=loader_threads(config.loader_threads, device),
+        truths={
+            head.id: HeadTruth(folder=folders.heads[head.id], annotations=found.annotations)
+            for head, found in zip(heads, dataset.annotations, strict=True)
+        },
+    )
 
 
-def _executor(threads: int) -> ThreadPoolExecutor:
-    # Each with one core: a team of torch's own in every thread would spin on the cores that the model computes on
-    # (a step of a small model took two thirds longer). The setting is the thread's own.
-    return ThreadPoolExecutor(threads, "loader", initializer=torch.set_num_threads, initargs=(1,))
+def _cache_bytes_max(config: TrainerConfig) -> int:
+    return int(free_memory_bytes() * min(1.0, config.image_cache_share))
 
 
-def training_loader(
-    collation: Collation, order: Order, *, spec: job_spec_pb2.JobSpec, iterations: range, threads: int
-) -> Loader:
-    """The batches of the steps that follow these numbers of steps."""
-    augmentations = spec.data.augmentations if changes_anything(spec.data.augmentations) else None
-    seed = spec.trainer.seed
+def _fitting(
+    spec: job_spec_pb2.JobSpec, vocabularies: Sequence[Vocabulary], reporter: Reporter
+) -> job_spec_pb2.Augmentations:
+    """The augmentations that make no head's targets wrong; says which are left out."""
+    fitting = job_spec_pb2.Augmentations()
+    fitting.CopyFrom(spec.data.augmentations)
+    for head, vocabulary in zip(spec.model.heads, vocabularies, strict=True):
+        for name, why in task_of(head.task).unfit_augmentations(vocabulary).items():
+            if getattr(fitting, name):
+                reporter.warning(f"data.augmentations.{name} is left out: {why} (head {head.id})")
+                fitting.ClearField(name)  # type: ignore[arg-type] # a task names fields, a test compares them
+    return fitting
 
-    def make(iteration: int, positions: Sequence[int]) -> Batch:
-        slots = range(len(positions)) if augmentations is not None else ()
-        return collation.batch(positions, augmentations, [seed_of(seed, iteration, slot) for slot in slots])
 
-    return Loader(make, ((iteration, order.positions(iteration)) for iteration in iterations), threads)
+def _split(dataset: Dataset, spec: job_spec_pb2.JobSpec) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Images to train and to validate on."""
+    chosen = validation_names(dataset.annotations, spec.data.validation_split.share, spec.data.validation_split.seed)
+    training = tuple(example for example in dataset.examples if example.name not in chosen)
+    return training, tuple(example for example in dataset.examples if example.name in chosen)
 
 
-def validation_loader(collation: Collation, examples: int, *, batch_size: int, threads: int) -> Loader:
-    """Every example once, in order."""
-    batches = (range(first, min(examples, first + batch_size)) for first in range(0, examples, batch_size))
-    return Loader(lambda _, positions: collation.batch(positions), enumerate(batches), threads)
+def _tell_counts(
+    dataset: Dataset,
+    training: Sequence[Example],
+    validation: Sequence[Example],
+    spec: job_spec_pb2.JobSpec,
+    reporter: Reporter,
+) -> None:
+    heads = spec.model.heads
+    reporter.line(f"{len(training)} images to train on, {len(validation)} to validate on")
+    counts = zip(labelled_counts(training, len(heads)), labelled_counts(validation, len(heads)), strict=True)
+    for head, (to_train, to_validate) in zip(heads, counts, strict=True):
+        reporter.line(
+            f"head {head.id}: {task_of(head.task).name}, {to_train} annotated images to train on,"
+            f" {to_validate} to validate on"
+        )
+        if not to_train:
+            reporter.warning(f"head {head.id} has no annotated image to train on: it will learn nothing")
+        if not to_validate and spec.trainer.validations:
+            reporter.warning(f"head {head.id} has no annotated image to validate on: it will have no metrics")

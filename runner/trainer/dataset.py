@@ -1,7 +1,7 @@
 """The local dataset as the trainer sees it: images with a target for each head.
 
 Reads the normalised form that conversion writes (metadata.json and annotations.json for each head) and nothing else. An
-image that no head has an annotation for is left out: there is nothing to learn from it.
+image that no head learns from is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from runner.trainer.split import HeadAnnotations
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One image. `targets` has an entry for each head, None where the head has no annotation for it."""
+    """One image. `targets` has an entry for each head, as it was read, None where the head does not learn from it."""
 
     name: str
     targets: tuple[Target | None, ...]
@@ -60,7 +60,7 @@ def read_dataset(
         vocabularies.append(vocabulary)
         found = HeadAnnotations(task=task_of(head.task).name, annotations=_read_mapping(folder / "annotations.json"))
         annotations.append(found)
-        targets_by_head.append(_targets(head, found.annotations, vocabulary))
+        targets_by_head.append(_targets(head, found.annotations, vocabulary, folder))
     names = sorted(set().union(*targets_by_head))
     examples = tuple(
         Example(name=name, targets=tuple(targets.get(name) for targets in targets_by_head)) for name in names
@@ -73,8 +73,24 @@ def read_dataset(
     )
 
 
+def with_image_range(spec: job_spec_pb2.JobSpec, folders: DatasetFolders) -> job_spec_pb2.JobSpec:
+    """The specification with the image range of the dataset's metadata, where it names none of its own.
+
+    So a checkpoint knows it, and whoever predicts with it sees images as they were learned from.
+    """
+    whole = job_spec_pb2.JobSpec()
+    whole.CopyFrom(spec)
+    if whole.data.HasField("image_range"):
+        return whole
+    for folder in folders.heads.values():  # all heads share their images
+        if (found := _read_mapping(folder / "metadata.json").get("image_range")) is not None:
+            whole.data.image_range.black, whole.data.image_range.white = found
+            break
+    return whole
+
+
 def labelled_counts(examples: Sequence[Example], heads: int) -> list[int]:
-    """How many images each head has an annotation for."""
+    """How many images each head learns from."""
     return [sum(example.targets[index] is not None for example in examples) for index in range(heads)]
 
 
@@ -101,15 +117,18 @@ def _trained_vocabulary(head: job_spec_pb2.Head, trained: Vocabulary, found: Voc
     return trained
 
 
-def _targets(head: job_spec_pb2.Head, annotations: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Target]:
-    """The targets of the images that have an annotation."""
-    read = task_of(head.task).reader(vocabulary)
+def _targets(
+    head: job_spec_pb2.Head, annotations: Mapping[str, Any], vocabulary: Vocabulary, folder: Path
+) -> dict[str, Target]:
+    """The targets of the images that the head learns from."""
+    task = task_of(head.task)
+    read = task.reader(vocabulary, folder)
     targets: dict[str, Target] = {}
     wrong: list[str] = []
     for name, annotation in annotations.items():
         if PurePosixPath(name).name != name or "\\" in name:
             raise dataset_failure(f"annotations.json of head {head.id!r}: {name!r} is no plain file name")
-        if annotation is None:
+        if annotation is None and not task.images_alone:
             continue
         try:
             targets[name] = read(annotation)

@@ -16,6 +16,7 @@ class FailureReason(StrEnum):
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     TRAINER_ERROR = "TRAINER_ERROR"
     CHECKPOINT_ERROR = "CHECKPOINT_ERROR"
+    RUNNER_FAULT = "RUNNER_FAULT"
 
 
 class Failure(Exception):  # noqa: N818 — an error's name is its reason; this is what carries one
@@ -40,3 +41,8 @@ def trainer_failure(message: str) -> Failure:
 def checkpoint_failure(message: str) -> Failure:
     """A checkpoint cannot be read or written."""
     return Failure(FailureReason.CHECKPOINT_ERROR, message)
+
+
+def runner_failure(message: str) -> Failure:
+    """The machine cannot train; another one can."""
+    return Failure(FailureReason.RUNNER_FAULT, message)

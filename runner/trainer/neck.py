@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import torch
 from sihlai.scheduler.v1 import job_spec_pb2
 from torch import nn
+from torch.nn import functional
 from torchvision.ops import FeaturePyramidNetwork
 
 from runner.trainer.failure import trainer_failure
+from runner.trainer.norm import group_norm
 
 
 class NoNeck(nn.Module):
@@ -26,28 +28,46 @@ class NoNeck(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """A feature pyramid network (Lin et al. 2017) over some levels, all with as many channels."""
+    """A feature pyramid network (Lin et al. 2017) over some levels, all with as many channels, and with norms.
+
+    Levels coarser than the backbone's follow from the coarsest of them by convolutions of stride 2.
+    """
 
     def __init__(self, in_channels: Mapping[int, int], levels: range, channels: int) -> None:
         super().__init__()
-        self._levels = levels
+        self._levels = [level for level in levels if level in in_channels]
         self.out_channels = dict.fromkeys(levels, channels)
-        self.pyramid = FeaturePyramidNetwork([in_channels[level] for level in levels], channels)
+        self.pyramid = FeaturePyramidNetwork(
+            [in_channels[level] for level in self._levels], channels, norm_layer=group_norm
+        )
+        self.coarser = nn.ModuleDict(
+            {
+                str(level): nn.Sequential(
+                    nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False), group_norm(channels)
+                )
+                for level in levels
+                if level not in in_channels
+            }
+        )
 
     def forward(self, features: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         """Features of the pyramid's levels; the others go no further."""
         joined = self.pyramid(OrderedDict((str(level), features[level]) for level in self._levels))
-        return {level: joined[str(level)] for level in self._levels}
+        found = {level: joined[str(level)] for level in self._levels}
+        coarsest = found[self._levels[-1]]
+        for level, convolution in self.coarser.items():
+            coarsest = found[int(level)] = convolution(functional.relu(coarsest))
+        return found
 
 
 def build_neck(specification: job_spec_pb2.Neck, in_channels: Mapping[int, int]) -> NoNeck | FeaturePyramid:
-    """The neck that a complete specification asks for. Raises Failure for levels that the backbone lacks."""
+    """The neck that a complete specification asks for. Raises Failure for levels that the backbone cannot give."""
     if specification.WhichOneof("kind") != "feature_pyramid":
         return NoNeck(in_channels)
     wanted = specification.feature_pyramid
     levels = range(wanted.level_min, wanted.level_max + 1)
-    missing = [str(level) for level in levels if level not in in_channels]
-    if missing or not levels:
+    coarsest = max(in_channels)
+    if not levels or any(level <= coarsest and level not in in_channels for level in levels) or levels[0] > coarsest:
         found = ", ".join(map(str, in_channels))
         raise trainer_failure(
             f"the feature pyramid wants levels {wanted.level_min} to {wanted.level_max}, the backbone has {found}"

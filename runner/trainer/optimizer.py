@@ -36,9 +36,11 @@ def build_optimizer(model: nn.Module, trainer: job_spec_pb2.Trainer) -> torch.op
     )
 
 
-def set_rate(optimizer: torch.optim.Optimizer, iteration: int, trainer: job_spec_pb2.Trainer) -> float:
-    """Set every group's rate for the step that follows `iteration` steps; the rate without a group's factor."""
-    rate = peak_rate(trainer) * rate_factor(iteration, trainer)
+def set_rate(
+    optimizer: torch.optim.Optimizer, iteration: int, trainer: job_spec_pb2.Trainer, hours: float = 0.0
+) -> float:
+    """Set every group's rate for the step that follows so many steps and hours; the rate without a group's factor."""
+    rate = peak_rate(trainer) * rate_factor(iteration, trainer, hours)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate_factor"]
     return rate

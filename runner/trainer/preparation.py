@@ -3,177 +3,169 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 from sihlai.scheduler.v1 import job_spec_pb2
 
-from runner.tasks import task_of
 from runner.tasks.task import Vocabulary
 from runner.trainer.attempt_file import Attempt
+from runner.trainer.average import WeightAverage
 from runner.trainer.backbone import load_imagenet_weights
-from runner.trainer.checkpoint import Position, initialize_from, read_weights, resume_checkpoint, software_versions
+from runner.trainer.checkpoint import (
+    Position,
+    initialize_from,
+    read_config,
+    read_weights,
+    resume_checkpoint,
+    software_versions,
+)
 from runner.trainer.config import TrainerConfig
-from runner.trainer.data import Collation, ImageStore, Loader, Order, training_loader, validation_loader
-from runner.trainer.dataset import Dataset, Example, labelled_counts, read_dataset
-from runner.trainer.failure import dataset_failure, trainer_failure
-from runner.trainer.image import canvas_from_data
-from runner.trainer.model import Model, build_model, check_size
+from runner.trainer.data import Data, ValidationData, evaluation_data, prepare_data
+from runner.trainer.dataset import with_image_range
+from runner.trainer.failure import checkpoint_failure, runner_failure, trainer_failure
+from runner.trainer.model import Model, build_model
 from runner.trainer.optimizer import build_optimizer
+from runner.trainer.rehearsal import rehearse
 from runner.trainer.reporter import Reporter
-from runner.trainer.split import validation_names
 from runner.trainer.validation import Selection, selection_of
+from services.chassis.machine import cores
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
-    """The images to train and to validate on, and where their batches come from."""
+class Subject:
+    """What is validated: a model, and the images to do it on."""
 
-    training_images: int
-    validation_images: int
-    vocabularies: Sequence[Vocabulary]
-    training: Collation
-    order: Order
-    validation: Collation
-    loader_threads: int
-
-    def training_batches(self, spec: job_spec_pb2.JobSpec, iterations: range) -> Loader:
-        """The batches of the steps that follow these numbers of steps."""
-        return training_loader(self.training, self.order, spec=spec, iterations=iterations, threads=self.loader_threads)
-
-    def validation_batches(self, batch_size: int) -> Loader:
-        """Every validation image once."""
-        return validation_loader(
-            self.validation, self.validation_images, batch_size=batch_size, threads=self.loader_threads
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """What a training works with, ready for its next step."""
-
+    job: str
+    dataset_fingerprint: str
     spec: job_spec_pb2.JobSpec
-    data: Data
-    model: Model
-    optimizer: torch.optim.Optimizer
+    vocabularies: Sequence[Vocabulary]
+    shown_model: Model
+    """What is validated and kept: in a training the average of the weights, where there is one."""
+    validation: ValidationData
     device: torch.device
-    autocast: torch.autocast
     selection: Selection
     start: Position
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training(Subject):
+    """What a training works with, ready for its next step."""
+
+    data: Data
+    model: Model
+    average: WeightAverage | None
+    """Of the weights, where the specification asks for one."""
+    optimizer: torch.optim.Optimizer
+    autocast: torch.autocast
+
+
 def prepare(attempt: Attempt, config: TrainerConfig, reporter: Reporter) -> Training:
     """Build all parts of an attempt. Raises Failure for whatever is wrong before the first step."""
+    assert attempt.training is not None, "who trains has something to train on"
+    attempt = replace(attempt, spec=with_image_range(attempt.spec, attempt.training))
     spec = attempt.spec
-    device = choose_device(attempt.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    versions = ", ".join(f"{name} {version}" for name, version in software_versions().items())
-    reporter.line(f"attempt {attempt.number} of {attempt.job}: {versions}, {_described(device)}")
+    device = _begin(attempt, config, reporter)
     selection = selection_of(spec)
-    data = prepare_data(attempt, config, reporter)
+    data = prepare_data(attempt, config, device, reporter)
 
     torch.manual_seed(spec.trainer.seed)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape, so measuring kernels once pays
     model = build_model(spec.model, data.vocabularies)
     if attempt.resume_folder is None:
         _initialize(model, attempt, config, reporter)
+        for head in model.heads.values():
+            head.initialised(model)
     model.to(device)
-    check_size(model, spec.data.height, spec.data.width)
+    autocast = torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=spec.trainer.precision == job_spec_pb2.PRECISION_BFLOAT16_MIXED
+    )
+    rehearse(model, spec, data.vocabularies, autocast)
     optimizer = build_optimizer(model, spec.trainer)
+    average = WeightAverage(model, spec.trainer.ema_decay) if spec.trainer.ema_decay > 0 else None
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     weights = sum(parameter.numel() for parameter in model.parameters())
     reporter.line(f"model: backbone {spec.model.backbone.name}, {weights} weights, {learning} of them learn")
 
     start = Position()
     if attempt.resume_folder is not None:
-        resumed = resume_checkpoint(attempt.resume_folder, model=model, optimizer=optimizer, device=device)
+        resumed = resume_checkpoint(
+            attempt.resume_folder,
+            model=model,
+            average=average,
+            optimizer=optimizer,
+            batch_size=spec.trainer.batch_size,
+            device=device,
+        )
         start = resumed.position
         reporter.line(f"goes on after step {start.iteration}")
         for difference in resumed.differences:
             reporter.warning(f"not as in the checkpoint: {difference}")
-    bfloat16 = spec.trainer.precision == job_spec_pb2.PRECISION_BFLOAT16_MIXED
     return Training(
+        job=attempt.job,
+        dataset_fingerprint=attempt.dataset_fingerprint,
         spec=spec,
-        data=data,
+        vocabularies=data.vocabularies,
+        shown_model=model if average is None else average.model,
+        validation=data.validation,
+        data=replace(data, start=start),
         model=model,
+        average=average,
         optimizer=optimizer,
         device=device,
-        autocast=torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16),
+        autocast=autocast,
         selection=selection,
         start=start,
     )
+
+
+def prepare_evaluation(attempt: Attempt, config: TrainerConfig, reporter: Reporter) -> Subject:
+    """Load the model of a checkpoint, and read what to validate it on. Raises Failure for whatever is wrong."""
+    assert attempt.evaluates is not None, "an evaluation evaluates a checkpoint"
+    assert attempt.resume_folder is not None, "the agent has brought it along"
+    device = _begin(attempt, config, reporter)
+    learned, vocabularies = read_config(attempt.resume_folder)
+    spec = job_spec_pb2.JobSpec()
+    spec.CopyFrom(attempt.spec)
+    spec.data.CopyFrom(learned.data)  # images are seen as they were learned from, whatever this dataset says of them
+    selection = selection_of(spec)
+    data = evaluation_data(replace(attempt, spec=spec), vocabularies, config, device, reporter)
+    model = build_model(spec.model, vocabularies)
+    try:
+        model.load_state_dict(read_weights(attempt.resume_folder))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise checkpoint_failure(f"the checkpoint's weights are not this model's: {reason:.500}") from error
+    return Subject(
+        job=attempt.job,
+        dataset_fingerprint=attempt.dataset_fingerprint,
+        spec=spec,
+        vocabularies=vocabularies,
+        shown_model=model.to(device),
+        validation=data,
+        device=device,
+        selection=selection,
+        start=Position(iteration=attempt.evaluates.iteration),
+    )
+
+
+def _begin(attempt: Attempt, config: TrainerConfig, reporter: Reporter) -> torch.device:
+    """Choose device and threads, and say so."""
+    device = choose_device(attempt.device)
+    torch.set_num_threads(config.threads or min(torch.get_num_threads(), cores()))  # torch knows no container's limit
+    versions = ", ".join(f"{name} {version}" for name, version in software_versions().items())
+    reporter.line(f"attempt {attempt.number} of {attempt.job}: {versions}, {_described(device)}")
+    return device
 
 
 def choose_device(wanted: str) -> torch.device:
     """The device for `auto`, `cpu` or `cuda`. Raises Failure where there is no GPU and one is wanted."""
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise trainer_failure(
+        raise runner_failure(
             "the runner's device is cuda, but torch finds no GPU: take auto or cpu, or look after CUDA"
         )
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
-
-
-def prepare_data(attempt: Attempt, config: TrainerConfig, reporter: Reporter) -> Data:
-    """Read and split the datasets. Raises Failure where there is nothing to learn."""
-    spec = attempt.spec
-    heads = list(spec.model.heads)
-    dataset = read_dataset(attempt.training, heads)
-    if attempt.validation is None:
-        training, validation = _split(dataset, spec)
-        validation_folder = dataset.image_folder
-    else:
-        found = read_dataset(attempt.validation, heads, dataset.vocabularies)
-        training, validation, validation_folder = dataset.examples, found.examples, found.image_folder
-    if not training:
-        raise dataset_failure("no image of the training dataset has an annotation: there is nothing to learn from")
-    _tell_counts(dataset, training, validation, spec, reporter)
-    canvas = canvas_from_data(spec.data)
-    store = partial(ImageStore, canvas=canvas)
-    names = [example.name for example in training]
-    training_store = store(dataset.image_folder, names, cache_bytes_max=config.image_cache_bytes_max)
-    names = [example.name for example in validation]
-    cache_bytes_left = config.image_cache_bytes_max - training_store.cache_bytes
-    validation_store = store(validation_folder, names, cache_bytes_max=cache_bytes_left)
-    return Data(
-        training_images=len(training),
-        validation_images=len(validation),
-        vocabularies=dataset.vocabularies,
-        training=Collation(training, heads, training_store, canvas),
-        order=Order(training, len(heads), spec.trainer.batch_size, spec.trainer.seed),
-        validation=Collation(validation, heads, validation_store, canvas),
-        loader_threads=config.loader_threads,
-    )
-
-
-def _split(dataset: Dataset, spec: job_spec_pb2.JobSpec) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Images to train and to validate on."""
-    chosen = validation_names(dataset.annotations, spec.data.validation_split.share, spec.data.validation_split.seed)
-    training = tuple(example for example in dataset.examples if example.name not in chosen)
-    return training, tuple(example for example in dataset.examples if example.name in chosen)
-
-
-def _tell_counts(
-    dataset: Dataset,
-    training: Sequence[Example],
-    validation: Sequence[Example],
-    spec: job_spec_pb2.JobSpec,
-    reporter: Reporter,
-) -> None:
-    heads = spec.model.heads
-    reporter.line(f"{len(training)} images to train on, {len(validation)} to validate on")
-    counts = zip(labelled_counts(training, len(heads)), labelled_counts(validation, len(heads)), strict=True)
-    for head, (to_train, to_validate) in zip(heads, counts, strict=True):
-        reporter.line(
-            f"head {head.id}: {task_of(head.task).name}, {to_train} annotated images to train on,"
-            f" {to_validate} to validate on"
-        )
-        if not to_train:
-            reporter.warning(f"head {head.id} has no annotated image to train on: it will learn nothing")
-        if not to_validate and spec.trainer.validations:
-            reporter.warning(f"head {head.id} has no annotated image to validate on: it will have no metrics")
 
 
 def _initialize(model: Model, attempt: Attempt, config: TrainerConfig, reporter: Reporter) -> None:

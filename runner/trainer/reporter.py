@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
+
 from runner.report import (
     LINE_CHARACTERS_MAX,
     CheckpointStarted,
@@ -33,6 +35,7 @@ class Reporter:
         self._writer = writer
         self._now = now
         self._progress_at: int | None = None
+        self._validating_at: int | None = None
 
     def points(self, step: int, values: dict[str, float], context: Mapping[str, str] | None = None) -> None:
         """Report scalars after this many steps; NaN and infinite ones as they are."""
@@ -64,6 +67,15 @@ class Reporter:
         self._progress_at = now
         self._writer.write(Progress(iteration=iteration, iterations_max=iterations_max, seconds_left=seconds_left))
 
+    def validating(self, iteration: int, iterations_max: int, done: int, images: int) -> None:
+        """Report how many of the images to validate on are done, unless that was done a moment ago."""
+        now = self._now()
+        if done and self._validating_at is not None and now - self._validating_at < PROGRESS_SECONDS_MIN * 1e9:
+            return
+        self._validating_at = now
+        report = Progress(iteration=iteration, iterations_max=iterations_max, done=done, total=images)
+        self._writer.write(report)
+
     def checkpoint_started(self, iteration: int) -> None:
         """Report that the last checkpoint is being written."""
         self._writer.write(CheckpointStarted(iteration=iteration))
@@ -79,5 +91,5 @@ class Reporter:
         )
 
     def ended(self, ended: Ended) -> None:
-        """The last word."""
-        self._writer.write(ended)
+        """The last word; a message as long as a log is cut to what a line holds."""
+        self._writer.write(msgspec.structs.replace(ended, message=ended.message[:LINE_CHARACTERS_MAX]))

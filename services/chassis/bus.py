@@ -20,7 +20,6 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -32,12 +31,14 @@ from nats.js.api import (
 )
 from nats.js.client import JetStreamContext
 
-from services.chassis.errors import ConfigurationError, Reason, Unavailable
+from services.chassis.address import without_password
+from services.chassis.errors import ConfigurationError, InvalidArgument, Reason, Unavailable, Violation
 from services.chassis.log import get_logger
-from services.chassis.nats_server import nats_server_path, server_configuration, server_url
+from services.chassis.nats_server import BusAccess, nats_server_path, server_configuration, server_url
 
 __all__ = [
     "Bus",
+    "BusAccess",
     "BusLimits",
     "ConsumerLimits",
     "Message",
@@ -52,8 +53,6 @@ log = get_logger(__name__)
 
 SCHEMES = ("nats", "tls", "ws", "wss")
 MESSAGE_ID_HEADER = "Nats-Msg-Id"
-STREAM_NAME_IN_USE = 10058
-"""JetStream's error code where a stream of that name exists with other settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +122,12 @@ Handler = Callable[[Message], Awaitable[None]]
 class Bus:
     """One connection to NATS, kept for the life of the process. Make it with `connect`, end it with `close`."""
 
-    def __init__(self, url: str, *, name: str = "", limits: BusLimits | None = None) -> None:
+    def __init__(
+        self, url: str, *, name: str = "", access: BusAccess | None = None, limits: BusLimits | None = None
+    ) -> None:
         self._url = url
+        self._access = access or BusAccess()
+        self._shown = without_password(url)
         self._name = name
         self._limits = limits or BusLimits()
         self._client = Client()
@@ -135,14 +138,19 @@ class Bus:
         """How often the bus got connected: who sees it grow knows that there was an outage."""
 
     @classmethod
-    async def connect(cls, url: str, *, name: str = "", limits: BusLimits | None = None) -> Bus:
+    async def connect(
+        cls, url: str, *, name: str = "", access: BusAccess | None = None, limits: BusLimits | None = None
+    ) -> Bus:
         """A bus that connects in the background. Returns at once, whether NATS is there or not.
 
-        Raises ConfigurationError where `url` is none that NATS could have.
+        What `access` shows is read with each connection, so that it can be changed. Raises ConfigurationError where
+        `url` is none that NATS could have, or a file of `access` is not one to trust.
         """
-        if urlsplit(url).scheme not in SCHEMES or not urlsplit(url).hostname:
-            raise ConfigurationError([f"the bus's url is {url!r}, but must be nats://host:port"])
-        bus = cls(url, name=name, limits=limits)
+        if access is not None:
+            access.check()
+        if not _is_address(url):  # not quoted: it may hold a password
+            raise ConfigurationError(["the bus's url is none that NATS could have: nats://host:port"])
+        bus = cls(url, name=name, access=access, limits=limits)
         bus._keeper = asyncio.create_task(bus._keep_connected(), name="bus")
         return bus
 
@@ -182,7 +190,11 @@ class Bus:
     async def ensure_stream(
         self, name: str, subjects: Sequence[str], *, limits: StreamLimits | None = None, replicas: int = 1
     ) -> None:
-        """Make the stream, or bring its settings up to date. Raises Unavailable with NATS away."""
+        """Make the stream where there is none. What an administrator set in one that is there stays as it is.
+
+        Only subjects that it does not listen to are added. Raises Unavailable with NATS away, and where it refuses:
+        another stream may listen to one of the subjects.
+        """
         limits = limits or StreamLimits()
         config = StreamConfig(
             name=name,
@@ -198,17 +210,21 @@ class Bus:
             num_replicas=replicas,
         )
         try:
-            await self._request(lambda: self._jetstream().add_stream(config))
-        except nats.js.errors.BadRequestError as error:
-            if error.err_code != STREAM_NAME_IN_USE:
-                raise
-            await self._request(lambda: self._jetstream().update_stream(config))
+            there = await self._stream(name)
+            if there is None:
+                await self._request(lambda: self._jetstream().add_stream(config))
+            elif missing := _missing(subjects, there.subjects or []):
+                extended = there.evolve(subjects=[*(there.subjects or []), *missing])
+                await self._request(lambda: self._jetstream().update_stream(extended))
+        except nats.js.errors.APIError as error:
+            raise _away(self._shown, f"it refuses the stream {name}: {_described(error)}") from error
 
     async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
         """Publish and wait until the message is stored; return its sequence number in the stream.
 
         Sends again within `publish_seconds` where the connection breaks: with the same `message_id` that is harmless.
         Raises Unavailable after it; whether the message is stored is then unknown, and `last_message_ids` tells.
+        InvalidArgument for a message that can never be stored: too large, or with a subject that is none.
         """
         problem = "not connected"
         try:
@@ -223,11 +239,14 @@ class Bus:
                             headers={MESSAGE_ID_HEADER: message_id},
                         )
                         return acknowledgement.seq
+                    except NEVER as error:
+                        description = f"{len(payload)} bytes to {subject!r} are refused: {_described(error)}"
+                        raise InvalidArgument([Violation(field="message", description=description)]) from error
                     except AWAY as error:
                         problem = _described(error)
                         await asyncio.sleep(self._limits.reconnect_seconds)
         except TimeoutError as error:
-            raise _away(self._url, f"{subject} was not acknowledged: {problem}") from error
+            raise _away(self._shown, f"{subject} was not acknowledged: {problem}") from error
 
     async def last_message_ids(self, stream: str, subject_filter: str = ">", *, messages_max: int = 64) -> list[str]:
         """The ids of those of the stream's last `messages_max` messages that match, newest first.
@@ -279,36 +298,14 @@ class Bus:
                 log.info("bus_consumer_interrupted", durable=durable, problem=_described(error))
                 await asyncio.sleep(self._limits.reconnect_seconds)
 
-    async def publish_live(self, subject: str, payload: bytes) -> None:
-        """Send to who listens now; lost where nobody does, or with NATS away. Never raises for that."""
-        if not self.connected:
-            return
-        with contextlib.suppress(*AWAY):
-            await self._client.publish(subject, payload)
-
-    async def subscribe(self, subject: str, handler: Callable[[str, bytes], Awaitable[None]]) -> None:
-        """Give live messages (subject, payload) to `handler`; runs until it is cancelled. An outage leaves a gap."""
-
-        async def on_message(message: Msg) -> None:
-            await handler(message.subject, message.data)
-
-        while True:
-            await self.wait_connected()
-            subscription: Subscription | None = None
-            try:
-                client = self._client
-                subscription = await client.subscribe(subject, cb=on_message)
-                await self._wait_closed(client)
-            except AWAY as error:
-                log.info("bus_subscription_interrupted", subject=subject, problem=_described(error))
-                await asyncio.sleep(self._limits.reconnect_seconds)
-            finally:
-                if subscription is not None:
-                    with contextlib.suppress(*AWAY, nats.errors.BadSubscriptionError):
-                        await subscription.unsubscribe()
-
     def _jetstream(self) -> JetStreamContext:
         return self._client.jetstream(timeout=self._limits.request_seconds)
+
+    async def _stream(self, name: str) -> StreamConfig | None:
+        try:
+            return (await self._request(lambda: self._jetstream().stream_info(name))).config
+        except nats.js.errors.NotFoundError:
+            return None
 
     async def _stored(self, stream: str, sequence: int) -> RawStreamMsg | None:
         """The message, or None where it was deleted or is gone by age."""
@@ -324,7 +321,7 @@ class Bus:
                 await self.wait_connected()
                 return await send()
         except AWAY as error:
-            raise _away(self._url, _described(error)) from error
+            raise _away(self._shown, _described(error)) from error
 
     async def _keep_connected(self) -> None:
         """Connect for ever. The client reconnects by itself until the server refuses it; then a new one takes over."""
@@ -334,12 +331,12 @@ class Bus:
 
             async def on_connected() -> None:
                 self.connections += 1
-                log.info("bus_connected", url=self._url, connections=self.connections)
+                log.info("bus_connected", url=self._shown, connections=self.connections)
                 await self._notify()
 
             async def on_disconnected() -> None:
                 if not self._closing:
-                    log.warning("bus_disconnected", url=self._url)
+                    log.warning("bus_disconnected", url=self._shown)
                 await self._notify()
 
             async def on_closed(closed: asyncio.Event = closed) -> None:
@@ -351,8 +348,12 @@ class Bus:
 
             self._client = client
             try:
+                user, password = self._access.credentials()
                 await client.connect(
                     self._url,
+                    user=user,
+                    password=password,
+                    tls=self._access.context(),
                     name=self._name or None,
                     connect_timeout=self._limits.connect_seconds,  # type: ignore[arg-type]  # seconds, also in parts
                     reconnect_time_wait=self._limits.reconnect_seconds,  # type: ignore[arg-type]  # the same
@@ -366,12 +367,8 @@ class Bus:
                 await on_connected()
                 await closed.wait()
             except (nats.errors.Error, OSError) as error:
-                log.info("bus_connect_failed", url=self._url, problem=_described(error))
+                log.info("bus_connect_failed", url=self._shown, problem=_described(error))
             await asyncio.sleep(self._limits.reconnect_seconds)
-
-    async def _wait_closed(self, client: Client) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: client.is_closed)
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -392,6 +389,8 @@ AWAY = (
     nats.js.errors.ServiceUnavailableError,
 )
 """What nats-py raises where the server, the connection or the stream is not there. Anything else is our mistake."""
+NEVER = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.js.errors.BadRequestError)
+"""What it raises for a message that no try will get through."""
 
 
 def subject_matches(pattern: str, subject: str) -> bool:
@@ -426,6 +425,19 @@ async def _handle(message: Msg, handler: Handler, limits: ConsumerLimits) -> Non
         await message.nak(delay=limits.backoff_seconds[step])
         return
     await message.ack()
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that hold no address, a port that is none
+        return False
+
+
+def _missing(wanted: Sequence[str], subjects: Sequence[str]) -> list[str]:
+    """Those of the subjects that none of the stream's covers."""
+    return [subject for subject in wanted if not any(subject_matches(each, subject) for each in subjects)]
 
 
 def _away(url: str, problem: str) -> Unavailable:

@@ -66,9 +66,24 @@ class ServerConfig:
     drain_seconds: float = setting(5.0, "how long running calls may go on after a stop", units="s", minimum=0)
     message_bytes_max: int = setting(16 * 2**20, "largest message in either direction", units="bytes", minimum=1)
     concurrent_streams_max: int = setting(2_000, "calls at once on one connection", units="calls", minimum=1)
-    concurrent_calls_max: int = setting(20_000, "calls at once on the server", units="calls", minimum=1)
+    concurrent_calls_max: int = setting(20_000, "calls at once on each service", units="calls", minimum=1)
+    user_calls_max: int = setting(
+        1_000, "the same, of those that are not runners, streams not counted", units="calls", minimum=1
+    )
     keepalive_seconds: float = setting(20.0, "how often a silent connection is pinged", units="s", minimum=1)
     keepalive_timeout_seconds: float = setting(10.0, "missing answer that ends a connection", units="s", minimum=1)
+    reflection_open: bool = setting(False, "reflection asks for no token")
+    tls_certificate_file: Path | None = setting(None, "certificate that the port shows (PEM, with its chain)")
+    tls_key_file: Path | None = setting(None, "its private key")
+    tls_client_ca_file: Path | None = setting(None, "authority whose certificates callers must show (mTLS)")
+    tls_ca_file: Path | None = setting(
+        None, "authority of the other services' certificates; with it they are called with TLS, and shown our own"
+    )
+    plaintext_allowed: bool = setting(False, "listen without TLS also where other machines reach the port")
+    token_file: Path | None = setting(None, "file with the token that this service calls others with")
+    revocations_file: Path | None = setting(
+        None, "keeps which tokens were revoked, for a start with the scheduler away"
+    )
 
 
 def load(cls: type[Config], *, argv: Sequence[str], environ: Mapping[str, str], prog: str, prefix: str) -> Config:

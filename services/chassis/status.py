@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import google.rpc.error_details_pb2 as error_details_pb2
+import google.rpc.status_pb2 as status_pb2
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
 
 from services.chassis import errors
 from services.chassis.errors import Reason, SihlaiError, Violation
@@ -25,6 +26,8 @@ METADATA_BYTES_MAX = 300
 VIOLATION_BYTES_MAX = 300
 VIOLATIONS_BYTES_MAX = 2_500
 CUT_MARK = "…"
+TOO_LARGE = "message larger than max"
+"""How gRPC itself says that a message is too large, which no repeat will make smaller."""
 
 CODES: Mapping[type[SihlaiError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -119,8 +122,11 @@ def error_from_rpc(exc: grpc.RpcError) -> SihlaiError:
 
 
 def _foreign_error(code: grpc.StatusCode, message: str) -> SihlaiError:
-    cls, reason = FOREIGN.get(code, (errors.Internal, Reason.INTERNAL))
     message = message or f"the call ended with {code.name}"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and TOO_LARGE in message:
+        violation = Violation(field="request", description=message, reason=Reason.MESSAGE_TOO_LARGE)
+        return errors.InvalidArgument([violation], reason=Reason.MESSAGE_TOO_LARGE)
+    cls, reason = FOREIGN.get(code, (errors.Internal, Reason.INTERNAL))
     if cls is errors.InvalidArgument:
         return errors.InvalidArgument([Violation(field="request", description=message)], reason=reason)
     return cls(reason, message)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 
 
 def main() -> None:
@@ -10,6 +12,9 @@ def main() -> None:
     environ = dict(os.environ)
     # gRPC's core writes to standard error by itself, before anybody can be asked; what matters is in our errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows few letters gets a table all the same
     from services.cli.commands import app
 
     app(obj=environ)

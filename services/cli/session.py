@@ -3,8 +3,8 @@
 `command` turns an async function over a Session into a command of typer. An error at the terminal is one sentence on
 standard error, with a list where several fields are wrong; there is never a stack trace, except for our own mistakes.
 
-Exit codes: 0 done; 1 refused or failed (for `--follow`: the job failed); 2 not understood (typer's own too); 3 a
-service does not answer; 130 ended by Ctrl-C.
+Exit codes: 0 done; 1 refused or failed; 2 not understood (typer's own too); 3 a service does not answer; 4 the job that
+was followed or waited for failed; 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec
 
-import grpc
 import typer
-from rich.markup import escape
 
 from services.chassis.errors import DeadlineExceeded, InvalidArgument, Reason, SihlaiError, Unavailable
-from services.chassis.rpc import error_from_rpc
-from services.cli.endpoints import Endpoints, NoEndpointError, Services, resolve
-from services.cli.folder import SERVICES, FolderInUseError
-from services.cli.name import NameFormatError
-from services.cli.output import Output
-from services.cli.specification import SpecificationError
-from services.cli.supervisor import StackError
-
-EXIT_FAILED = 1
-EXIT_NOT_UNDERSTOOD = 2
-EXIT_UNREACHABLE = 3
-EXIT_INTERRUPTED = 130
+from services.cli.error import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_JOB_FAILED,
+    EXIT_NOT_UNDERSTOOD,
+    EXIT_UNREACHABLE,
+    CommandError,
+)
+from services.cli.view.output import Format, Output
+from services.cli.view.text import safe, shown
+from services.client.awaiting import AsyncClient
+from services.client.context import NoContextError
+from services.client.endpoints import SERVICES, Endpoints, NoEndpointError, resolve
+from services.client.job import JobFailed, listed
+from services.client.name import NameFormatError, short
+from services.client.specification import SpecificationError
 
 AS_TYPED = {
     "ValidateDataset tells all": "`sihlai dataset validate` tells all",
@@ -48,22 +50,15 @@ AS_TYPED = {
 }
 """What services call by the names of their RPCs and fields, as a person types it."""
 
+LAST_JOB = "@last"
 P = ParamSpec("P")
-
-
-class CommandError(Exception):
-    """A command cannot be done; the message is one sentence for a person."""
-
-    def __init__(self, message: str, *, exit_code: int = EXIT_FAILED) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """What a command works with."""
 
-    services: Services
+    client: AsyncClient
     output: Output
     environ: Mapping[str, str]
     """The environment as `__main__` passed it on."""
@@ -83,6 +78,15 @@ SHARED: Mapping[str, Any] = {
         str | None,
         typer.Option(metavar="HOST:PORT", help="The address of conversion.", rich_help_panel="Where the services are"),
     ],
+    "installation": Annotated[
+        str | None,
+        typer.Option(
+            "--context",
+            metavar="NAME",
+            help="The installation, as `sihlai context add` named it; else SIHLAI_CONTEXT, or the one in use.",
+            rich_help_panel="Where the services are",
+        ),
+    ],
     "data": Annotated[
         Path | None,
         typer.Option(
@@ -92,8 +96,24 @@ SHARED: Mapping[str, Any] = {
         ),
     ],
     "as_json": Annotated[bool, typer.Option("--json", help="JSON for programs: one object, or one a line.")],
+    "output_format": Annotated[
+        Format,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FORMAT",
+            help="table, json, or yaml; or, by the items of a list, jsonl, csv or name.",
+        ),
+    ],
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="No remarks and no progress.")],
 }
 """The options of every command that talks to services, by parameter."""
+DEFAULTS: Mapping[str, Any] = {
+    "context": inspect.Parameter.empty,
+    "as_json": False,
+    "output_format": Format.TABLE,
+    "quiet": False,
+}
 
 
 def command(function: Callable[Concatenate[Session, P], Awaitable[None]]) -> Callable[..., None]:
@@ -106,7 +126,7 @@ def command(function: Callable[Concatenate[Session, P], Awaitable[None]]) -> Cal
             name,
             inspect.Parameter.KEYWORD_ONLY,
             annotation=annotation,
-            default=inspect.Parameter.empty if name == "context" else False if name == "as_json" else None,
+            default=DEFAULTS.get(name),
         )
         for name, annotation in SHARED.items()
     ]
@@ -114,19 +134,19 @@ def command(function: Callable[Concatenate[Session, P], Awaitable[None]]) -> Cal
     @functools.wraps(function)
     def run(**arguments: Any) -> None:
         options = {name: arguments.pop(name) for name in SHARED}
-        output = Output(as_json=options["as_json"])
+        output = Output(as_json=options["as_json"], format=options["output_format"], quiet=options["quiet"])
         environ = environment(options["context"])
 
         async def with_services() -> None:
             flags = {service: options[service] for service in SERVICES}
-            endpoints = resolve(flags=flags, data=options["data"], environ=environ)
-            async with Services(endpoints) as services:
+            endpoints = resolve(flags=flags, context=options["installation"], data=options["data"], environ=environ)
+            async with AsyncClient(endpoints) as client:
                 try:
-                    await act(Session(services=services, output=output, environ=environ), **arguments)
-                except (grpc.RpcError, BaseExceptionGroup) as error:
+                    named = {name: await _named(client, value) for name, value in arguments.items()}
+                    await act(Session(client=client, output=output, environ=environ), **named)
+                except (Unavailable, BaseExceptionGroup) as error:
                     first = _first(error)
-                    known = _known(error_from_rpc(first), endpoints) if isinstance(first, grpc.RpcError) else first
-                    raise known from error
+                    raise (_known(first, endpoints) if isinstance(first, Unavailable) else first) from error
 
         with reported(output):
             asyncio.run(with_services())
@@ -136,6 +156,19 @@ def command(function: Callable[Concatenate[Session, P], Awaitable[None]]) -> Cal
     run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+async def _named(client: AsyncClient, value: Any) -> Any:
+    """The argument, with the newest job in place of `@last`, or of a project's in place of `digits/@last`."""
+    if isinstance(value, list):
+        return [await _named(client, each) for each in value]
+    if not isinstance(value, str) or (value.partition("/")[0] != LAST_JOB and value.rpartition("/")[2] != LAST_JOB):
+        return value
+    before, _, after = value.partition(LAST_JOB)
+    found = await client.run(listed(before.rstrip("/") or "-", limit=1))
+    if not found:
+        raise CommandError(f"there is no job yet, so {value} is none")
+    return f"{short(found[0].name)}{after}"
 
 
 def environment(context: typer.Context) -> Mapping[str, str]:
@@ -167,18 +200,18 @@ def _reported_exit_code(output: Output, error: BaseException) -> int | None:
             # Who read our output has gone, as `head` does. Python would complain once more when it flushes at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return EXIT_FAILED
-        case grpc.RpcError():
-            return _report(output, error_from_rpc(error))
         case SihlaiError():
             return _report(output, error)
         case CommandError():
             return _say(output, str(error), error.exit_code)
-        case NameFormatError() | SpecificationError():
+        case NameFormatError() | SpecificationError() | NoContextError():
             return _say(output, str(error), EXIT_NOT_UNDERSTOOD)
-        case FolderInUseError() | StackError():
-            return _say(output, str(error), EXIT_FAILED)
         case NoEndpointError():
             return _say(output, str(error), EXIT_UNREACHABLE)
+        case JobFailed():
+            return _say(output, str(error), EXIT_JOB_FAILED)
+        case TimeoutError():
+            return _say(output, str(error) or "it took longer than it may: is the machine busy?", EXIT_FAILED)
         case OSError():
             place = f"{error.filename}: " if error.filename else ""
             return _say(output, f"{place}{error.strerror or error}", EXIT_FAILED)
@@ -193,11 +226,11 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-def _known(error: SihlaiError, endpoints: Endpoints) -> SihlaiError | CommandError:
+def _known(error: Unavailable, endpoints: Endpoints) -> SihlaiError | CommandError:
     """The error, or which service cannot be reached where gRPC itself says so, in words that help nobody."""
-    if not isinstance(error, Unavailable) or error.reason is not Reason.SERVICE_UNAVAILABLE or error.metadata:
+    if error.reason is not Reason.SERVICE_UNAVAILABLE or error.metadata:
         return error
-    places = [f"{service} at {address}" for service, address in endpoints.addresses.items() if address]
+    places = [f"{service} at {address}" for service, address in (endpoints.known | dict(endpoints.given)).items()]
     away = [place for place in places if place.rpartition(" ")[2] in error.message] or places
     return CommandError(
         f"no answer from {', '.join(away)}: is it running? `sihlai up` starts everything on this machine",
@@ -218,7 +251,7 @@ def _report(output: Output, error: SihlaiError) -> int:
         return _say(output, message, exit_code)
     _say(output, f"{len(violations)} fields are wrong:", exit_code)
     for violation in violations:
-        output.errors.print(f"  {violation.field}: {violation.description}", markup=False)
+        output.errors.print(shown(f"  {violation.field}: {violation.description}"), markup=False)
     return exit_code
 
 
@@ -226,7 +259,7 @@ def _say(output: Output, message: str, exit_code: int) -> int:
     if output.as_json:
         output.errors.print_json(data={"error": {"message": message}}, indent=None)
     else:
-        output.errors.print(f"[red]error:[/red] {escape(message)}")
+        output.errors.print(f"[red]error:[/red] {safe(message)}")
     return exit_code
 
 

@@ -6,24 +6,28 @@ says everything that is wrong at once. Defaults are the scheduler's too: what is
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
 from google.protobuf import json_format
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from sihlai.conversion.v1 import task_pb2
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
+
+from services.client.dataset import task_of
+from services.client.specification import SpecificationError, enum_value, field_of, message_from
 
 Field: TypeAlias = Any
 """A FieldDescriptor: the stubs know two classes for it, one of them private."""
 
 FILE_BYTES_MAX = 2**20
+STANDARD_INPUT = Path("-")
 REPEATED_MAX = 1_000
 """The highest index that an assignment may name."""
 INTEGERS = frozenset(
@@ -33,13 +37,9 @@ FLOATS = frozenset({FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT})
 TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-class SpecificationError(Exception):
-    """What was typed is no specification; the message is one sentence for a person."""
-
-
 def read_specification(path: Path) -> JobSpec:
     """The specification in a file: JSON, or YAML of the same shape, with the names of job_spec.proto."""
-    with path.open("rb") as file:
+    with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD_INPUT else path.open("rb") as file:
         data = file.read(FILE_BYTES_MAX + 1)
     if len(data) > FILE_BYTES_MAX:
         raise SpecificationError(f"{path} has more than {FILE_BYTES_MAX} bytes, which no specification needs")
@@ -49,13 +49,10 @@ def read_specification(path: Path) -> JobSpec:
         raise SpecificationError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
         raise SpecificationError(f"{path} must hold a mapping from fields to values, but holds {_kind(found)}")
-    spec = JobSpec()
     try:
-        json_format.ParseDict(found, spec)
-    except json_format.ParseError as error:
-        message = re.sub(r"\s*Available Fields.*", "", str(error).replace("\n", " "))
-        raise SpecificationError(f"{path} is no specification: {message}") from error
-    return spec
+        return message_from(found, JobSpec)
+    except SpecificationError as error:
+        raise SpecificationError(f"{path} is no specification: {error}") from error
 
 
 def assign(spec: Message, assignment: str) -> None:
@@ -71,32 +68,13 @@ def assign(spec: Message, assignment: str) -> None:
     _assign(spec, parts, text.strip(), path.strip())
 
 
-def parsed_task(text: str) -> task_pb2.Task.ValueType:
-    """A task as metadata.yaml, the proto or a person in a hurry writes it."""
-    value: Any = enum_value(task_pb2.Task.DESCRIPTOR, text, "task")
-    return task_pb2.Task.ValueType(value)
-
-
-def enum_value(enum: EnumDescriptor, text: str, path: str) -> int:
-    """The member's number, of a name as the proto, the metadata or a person in a hurry writes it."""
-    prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper() + "_"
-    names = {value.name.removeprefix(prefix): value.number for value in enum.values if value.number != 0}
-    wanted = re.sub(r"[\s-]+", "_", text.strip()).upper().removeprefix(prefix)
-    if wanted in names:
-        return names[wanted]
-    words = {name.lower().replace("_", "-") for name in names}
-    close = difflib.get_close_matches(wanted.lower().replace("_", "-"), words, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else f"it must be one of {', '.join(sorted(words))}"
-    raise SpecificationError(f"{path} is {text!r}: {hint}")
-
-
 def add_head(spec: JobSpec, text: str) -> None:
     """Add a head written `TASK`, `ID=TASK` or `ID=TASK@ANNOTATION_SET`."""
     head_id, equals, rest = text.rpartition("=")
     task, _, annotation_set = rest.partition("@")
     if equals and not head_id:
         raise SpecificationError(f"{text!r} is no head: write it like digits=multiclass-classification")
-    spec.model.heads.add(id=head_id, task=parsed_task(task), annotation_set=annotation_set)
+    spec.model.heads.add(id=head_id, task=task_of(task), annotation_set=annotation_set)
 
 
 def set_resolution(spec: JobSpec, text: str) -> None:
@@ -118,7 +96,7 @@ def set_label(spec: JobSpec, text: str) -> None:
 
 def _assign(message: Message, parts: Sequence[str], text: str, path: str) -> None:
     """Follow one part of the path, then the rest in what it leads to."""
-    field = _field(message.DESCRIPTOR, parts[0], path)
+    field = field_of(message.DESCRIPTOR, parts[0], path)
     rest = parts[1:]
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         if len(rest) != 1:
@@ -175,15 +153,6 @@ def _fill_message(message: Message, text: str, path: str) -> None:
         raise SpecificationError(
             f"{path} is not one value: assign to one of its fields ({fields}), or give JSON, {{}} for all defaults"
         ) from error
-
-
-def _field(descriptor: Any, name: str, path: str) -> Field:
-    if name in descriptor.fields_by_name:
-        return descriptor.fields_by_name[name]
-    names = list(descriptor.fields_by_name)
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}" if names else "it has no fields"
-    raise SpecificationError(f"{path}: {descriptor.name} has no field {name!r}: {hint}")
 
 
 def _value(field: Field, text: str, path: str) -> Any:

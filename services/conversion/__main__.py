@@ -15,29 +15,36 @@ from sihlai.conversion.v1 import conversion_service_pb2
 from sihlai.conversion.v1.conversion_service_pb2_grpc import add_ConversionServiceServicer_to_server
 
 from services.chassis import log as logs
-from services.chassis.bus import Bus
+from services.chassis.auth.carrying import TokenFile
+from services.chassis.auth.guard import token_guard
+from services.chassis.auth.keys import TokenVerifier
+from services.chassis.auth.revocation import Revocations, follow_revocations
+from services.chassis.bus import Bus, BusAccess
 from services.chassis.config import load
 from services.chassis.errors import ConfigurationError, SihlaiError
-from services.chassis.objects import ObjectLimits
-from services.chassis.rpc import Server, run_until_signal
+from services.chassis.machine import cores
+from services.chassis.objects.access import ObjectLimits
+from services.chassis.rpc import Server, channel, run_until_signal
+from services.chassis.tls import client_tls
 from services.conversion.announcement import Announcer, announce_nothing
 from services.conversion.config import PREFIX, ConversionConfig
-from services.conversion.conveyor import Conveyor
-from services.conversion.destination import Destinations
-from services.conversion.exchange import Exchange
-from services.conversion.foreign.foreign_source import ForeignLimits
-from services.conversion.gallery import Gallery, GalleryLimits
-from services.conversion.indexer import Indexer
+from services.conversion.conveyor.conveyor import Conveyor
+from services.conversion.conveyor.pool import WorkerPool
+from services.conversion.conveyor.work import Slots
+from services.conversion.foreign.source import ForeignLimits
 from services.conversion.library import Library
-from services.conversion.pool import WorkerPool, cores
+from services.conversion.passes.catalogue import CatalogueLimits, Cataloguer
+from services.conversion.passes.exchange import Exchange
+from services.conversion.picture.gallery import Gallery, GalleryLimits
 from services.conversion.raster.error import RasterLimits
-from services.conversion.reader import METADATA_BYTES_MAX, Reader
+from services.conversion.reader.annotation_set import SetReader
+from services.conversion.reader.indexer import Indexer
+from services.conversion.reader.reader import METADATA_BYTES_MAX, Reader
 from services.conversion.servicer import ConversionServicer
-from services.conversion.set_reader import SetReader
-from services.conversion.source import Access
-from services.conversion.store import ResultStore
-from services.conversion.survey import IndexLimits
-from services.conversion.work import Slots
+from services.conversion.source.place import Access
+from services.conversion.source.survey import IndexLimits
+from services.conversion.store.destination import Destinations
+from services.conversion.store.store import ResultStore
 
 PROG = "sihlai-conversion"
 SERVICE = conversion_service_pb2.DESCRIPTOR.services_by_name["ConversionService"].full_name
@@ -62,8 +69,18 @@ def main() -> None:
 
 async def serve(config: ConversionConfig) -> None:
     """Serve until a signal."""
-    server = Server(config)
-    bus = await Bus.connect(config.nats_url, name="conversion") if config.nats_url else None
+    revocations = Revocations(config.revocations_file)
+    server = Server(config, token_guard(config, TokenVerifier.from_files(config.token_public_keys), revocations))
+    bus = None
+    if config.nats_url:
+        bus = await Bus.connect(
+            config.nats_url,
+            name="conversion",
+            access=BusAccess(
+                credentials_file=config.nats_credentials_file,
+                tls=client_tls(config.nats_ca_file, config.tls_certificate_file, config.tls_key_file),
+            ),
+        )
     announcer = Announcer(bus, lambda: datetime.now(UTC)) if bus is not None else None
     with (
         ThreadPoolExecutor(config.threads_max, thread_name_prefix="reader") as executor,
@@ -74,6 +91,14 @@ async def serve(config: ConversionConfig) -> None:
             asyncio.create_task(sweep_now_and_then(library.store, config), name="sweeping"),
             asyncio.create_task(collect_when_idle(library.slots), name="collecting"),
         }
+        if config.scheduler_address:
+            token = TokenFile.required(config.token_file) if config.token_file is not None else None
+            scheduler = channel(
+                config.scheduler_address,
+                token=token,
+                tls=client_tls(config.tls_ca_file, config.tls_certificate_file, config.tls_key_file),
+            )
+            background.add(asyncio.create_task(follow_revocations(revocations, scheduler), name="revocations"))
         servicer = ConversionServicer(library, server.stopping)
         server.add(SERVICE, lambda target: add_ConversionServiceServicer_to_server(servicer, target))
         try:
@@ -126,6 +151,7 @@ def build_library(
     destinations = Destinations(
         access=access.within(config.allowed_destination_roots),
         store_uri=store.uri,
+        closed_roots=config.closed_destination_roots,
         requests_max=config.requests_max,
         upload_seconds_max=config.upload_minutes_max * 60,
         executor=executor,
@@ -156,6 +182,14 @@ def build_library(
         conveyor=conveyor,
         gallery=Gallery(limits=gallery_limits(config), executor=executor),
         exchange=exchange,
+        cataloguer=Cataloguer(
+            reader=reader,
+            conveyor=conveyor,
+            executor=executor,
+            limits=catalogue_limits(config),
+            clock=time.monotonic,
+            progress_seconds=config.progress_seconds,
+        ),
         slots=slots,
         executor=executor,
         clock=time.monotonic,
@@ -213,6 +247,7 @@ def object_limits(config: ConversionConfig) -> ObjectLimits:
         connect_seconds=config.object_connect_seconds,
         read_seconds=config.object_read_seconds,
         request_seconds=config.object_request_seconds,
+        write_seconds=config.object_write_seconds,
         retries_max=config.object_retries_max,
         retry_seconds_max=config.object_retry_seconds_max,
     )
@@ -225,6 +260,18 @@ def foreign_limits(config: ConversionConfig) -> ForeignLimits:
         document_bytes_max=config.foreign_document_bytes_max,
         file_bytes_max=config.foreign_file_bytes_max,
         requests_max=config.requests_max,
+    )
+
+
+def catalogue_limits(config: ConversionConfig) -> CatalogueLimits:
+    """Sizes of lists of images."""
+    return CatalogueLimits(
+        page_images_max=config.list_images_max,
+        side_max=config.list_side_max,
+        image_bytes_max=config.preview_image_bytes_max,
+        kept_max=config.lists_kept_max,
+        seconds_max=config.list_seconds_max,
+        thumbnail_bytes_max=config.thumbnail_bytes_max,
     )
 
 

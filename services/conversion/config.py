@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.chassis.config import ServerConfig, setting
+from services.chassis.image import PIXELS_MAX
 
 PREFIX = "SIHLAI_CONVERSION_"
 
@@ -14,7 +15,13 @@ PREFIX = "SIHLAI_CONVERSION_"
 class ConversionConfig(ServerConfig):
     """What may be read, where results go, and how much is done at once."""
 
-    store_uri: str = setting(help="where converted datasets and indices are kept: file:///… or s3://…")
+    store_uri: str = setting(help="where converted datasets and indices are kept: file:///…, s3://…, gs://… or az://…")
+    token_public_keys: tuple[Path, ...] = setting(
+        help="public keys (PEM) of who signs tokens; a folder means *.pub.pem"
+    )
+    scheduler_address: str | None = setting(
+        None, "the scheduler, which knows the revoked tokens; without one each holds until it ends", units="host:port"
+    )
     store_endpoint_url: str = setting("", "the S3-compatible server of the store; empty is AWS itself")
     allowed_roots: tuple[Path, ...] = setting(
         (), "folders that file:// datasets may lie in; the store's own always may"
@@ -22,11 +29,16 @@ class ConversionConfig(ServerConfig):
     allowed_endpoint_hosts: tuple[str, ...] = setting((), "hosts that a dataset's endpoint_url may name")
     own_credentials_uris: tuple[str, ...] = setting(
         (),
-        "s3:// uris that are read with the service's own credentials where a request has none; so is the store",
+        "uris of buckets that are read with the service's own credentials where a request has none; so is the store",
     )
     allowed_destination_roots: tuple[Path, ...] = setting(
         (), "folders that datasets may be written to at a caller's wish"
     )
+    closed_destination_roots: tuple[Path, ...] = setting(
+        (), "folders among these that no dataset is written to, such as the installation's own data; as is the store"
+    )
+    nats_ca_file: Path | None = setting(None, "authority of NATS's certificate, for a url that begins with tls://")
+    nats_credentials_file: Path | None = setting(None, "file with NATS's user and password, on two lines")
     nats_url: str | None = setting(None, "the event bus; without it converted datasets are not announced")
 
     works_running_max: int = setting(4, "inspections, validations and conversions at once", units="calls", minimum=1)
@@ -43,10 +55,13 @@ class ConversionConfig(ServerConfig):
     )
     object_connect_seconds: float = setting(5.0, "waiting for a connection to a bucket", units="s", minimum=0.01)
     object_read_seconds: float = setting(
-        30.0, "how long a transfer from or to a bucket may stand still", units="s", minimum=0.01
+        30.0, "how long a transfer from a bucket may stand still", units="s", minimum=0.01
     )
     object_request_seconds: float = setting(
-        3_600.0, "one request to a bucket with its whole body", units="s", minimum=0.01
+        3_600.0, "one request that reads a bucket, with its whole body", units="s", minimum=0.01
+    )
+    object_write_seconds: float = setting(
+        300.0, "one request that writes to a bucket, such as a part of a large file", units="s", minimum=0.01
     )
     object_retries_max: int = setting(4, "how often a request to a bucket is tried again", units="times", minimum=0)
     object_retry_seconds_max: float = setting(
@@ -55,7 +70,7 @@ class ConversionConfig(ServerConfig):
 
     images_max: int = setting(10_000_000, "images of a dataset", units="images", minimum=1)
     image_bytes_max: int = setting(256 * 2**20, "size of an image file", units="bytes", minimum=1)
-    image_pixels_max: int = setting(250_000_000, "pixels of an image", units="pixels", minimum=1)
+    image_pixels_max: int = setting(PIXELS_MAX, "pixels of an image; trainers read no more", units="pixels", minimum=1)
     annotation_bytes_max: int = setting(256 * 2**20, "all annotations of a set together", units="bytes", minimum=1)
     preview_images_default: int = setting(8, "images on a contact sheet", units="images", minimum=1)
     preview_images_max: int = setting(24, "images on a contact sheet that was asked for", units="images", minimum=1)
@@ -65,6 +80,15 @@ class ConversionConfig(ServerConfig):
     preview_bytes_max: int = setting(4 * 2**20, "size of a contact sheet's file", units="bytes", minimum=2**16)
     preview_seconds_max: float = setting(
         20.0, "a conversion waits so long for its contact sheet, then goes without", units="s", minimum=0
+    )
+    list_images_max: int = setting(200, "images on a page of a list", units="images", minimum=1)
+    list_side_max: int = setting(4_096, "the longer side of a picture of an image", units="pixels", minimum=1)
+    lists_kept_max: int = setting(4, "datasets whose images are listed that are kept in memory", units="datasets")
+    list_seconds_max: float = setting(
+        60.0, "so long a dataset is listed as it was, without being looked at again", units="s", minimum=0
+    )
+    thumbnail_bytes_max: int = setting(
+        64 * 2**20, "all pictures of images together that are kept in memory", units="bytes", minimum=0
     )
     foreign_files_max: int = setting(
         20_000_000, "files of a dataset in another tool's format", units="files", minimum=1

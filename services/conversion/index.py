@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
+from services.conversion.file.header import FORMAT_BY_SUFFIX, TURNED
 from services.conversion.finding import Place, Report
-from services.conversion.header import FORMAT_BY_SUFFIX, TURNED
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,26 +12,27 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.conversion.conversion import Conversion, ConversionResult, digest_of, result_from_report
 from services.conversion.convert.edge import StepOptions
-from services.conversion.conveyor import Conveyor
-from services.conversion.dataset import AnnotationSet, choose_set
-from services.conversion.destination import Destination, Destinations
-from services.conversion.draft import Draft
-from services.conversion.examination import Examiner, Inspection, ValidationTotals, progress_teller
-from services.conversion.exchange import Exchange
+from services.conversion.convert.plan import Plan, plan
+from services.conversion.conveyor.conveyor import Conveyor
+from services.conversion.conveyor.journal import Journal
+from services.conversion.conveyor.work import Meter, Progress, Slots, Tell, Works, in_thread
+from services.conversion.dataset.metadata import AnnotationSet, choose_set
+from services.conversion.dataset.refusal import changed, refusal
+from services.conversion.dataset.snapshot import Snapshot
 from services.conversion.finding import Finding, Report
-from services.conversion.gallery import Gallery
-from services.conversion.journal import Journal
-from services.conversion.plan import Plan, plan
-from services.conversion.preview import Preview, Previewer, PreviewRequest
-from services.conversion.reader import Described, Reader
-from services.conversion.refusal import changed, refusal
-from services.conversion.snapshot import Snapshot
-from services.conversion.source import DatasetSource
-from services.conversion.store import ResultStore
+from services.conversion.passes.catalogue import Cataloguer, ImagesPage, ImagesRequest, Row, Shown
+from services.conversion.passes.conversion import Conversion, ConversionResult, digest_of, result_from_report
+from services.conversion.passes.examination import Examiner, Inspection, ValidationTotals, progress_teller
+from services.conversion.passes.exchange import Exchange
+from services.conversion.passes.preview import Preview, Previewer, PreviewRequest
+from services.conversion.picture.gallery import Gallery
+from services.conversion.reader.reader import Described, Reader
+from services.conversion.source.place import DatasetSource
+from services.conversion.store.destination import Destination, Destinations
+from services.conversion.store.draft import Draft
+from services.conversion.store.store import ResultStore
 from services.conversion.task import Task
-from services.conversion.work import Meter, Progress, Slots, Tell, Works, in_thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class Library:
     conveyor: Conveyor
     gallery: Gallery
     exchange: Exchange
+    cataloguer: Cataloguer
     slots: Slots
     executor: Executor
     clock: Callable[[], float]
@@ -135,6 +137,16 @@ class Library:
         """A contact sheet of some images. Raises FailedPrecondition where the dataset cannot be read at all."""
         async with self.slots.taken(), self.store.using(request.source.uri):
             return await self._previewer.preview(request)
+
+    async def images(self, request: ImagesRequest) -> ImagesPage:
+        """A page of a dataset's images. Raises FailedPrecondition where the dataset cannot be read at all."""
+        async with self.slots.taken(), self.store.using(request.source.uri):
+            return await self.cataloguer.images(request)
+
+    async def image(self, request: ImagesRequest, name: str) -> tuple[Row, Shown]:
+        """One image of a dataset."""
+        async with self.slots.taken(), self.store.using(request.source.uri):
+            return await self.cataloguer.image(request, name)
 
     def convert(self, request: ConversionRequest) -> AsyncGenerator[Progress | ConversionResult, None]:
         """Progress, and last the result; a repeat finds it, and two at once do the work once. Close it to leave."""

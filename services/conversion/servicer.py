@@ -14,9 +14,12 @@ from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
 from sihlai.conversion.v1.conversion_service_pb2_grpc import ConversionServiceServicer
 
 from services.chassis.rpc import until_stopping
-from services.conversion import wire, wire_exchange, wire_preview
 from services.conversion.library import Library
 from services.conversion.task import Task
+from services.conversion.wire import dataset as wire
+from services.conversion.wire import exchange as wire_exchange
+from services.conversion.wire import images as wire_images
+from services.conversion.wire import preview as wire_preview
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -83,3 +86,16 @@ class ConversionServicer(ConversionServiceServicer):
     ) -> service_pb2.PreviewDatasetResponse:
         preview = await self._library.preview(wire_preview.preview_request_from_proto(request))
         return wire_preview.preview_to_proto(preview)
+
+    async def ListImages(
+        self, request: service_pb2.ListImagesRequest, context: Context
+    ) -> service_pb2.ListImagesResponse:
+        limits = self._library.cataloguer.limits
+        page = await self._library.images(wire_images.images_request_from_proto(request, limits))
+        return wire_images.images_to_proto(page)
+
+    async def GetImage(self, request: service_pb2.GetImageRequest, context: Context) -> service_pb2.GetImageResponse:
+        limits = self._library.cataloguer.limits
+        return wire_images.image_to_proto(
+            *await self._library.image(*wire_images.image_request_from_proto(request, limits))
+        )

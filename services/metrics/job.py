@@ -8,6 +8,17 @@ from datetime import datetime
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttemptFacts:
+    """An attempt as the scheduler told it. `began` is false where it was stopped or handed back before its first step:
+    then its runner may have written nothing."""
+
+    number: int
+    ended: bool
+    ended_at: datetime | None
+    began: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobFacts:
     """A job as the scheduler told it. `state` is the number of sihlai.scheduler.v1.JobState."""
 
@@ -16,7 +27,7 @@ class JobFacts:
     state: int
     ended: bool
     ended_at: datetime | None
-    attempts: tuple[int, ...]
+    attempts: tuple[AttemptFacts, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

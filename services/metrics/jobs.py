@@ -19,10 +19,11 @@ from typing import NoReturn
 import grpc
 from sihlai.scheduler.v1 import job_service_pb2, job_service_pb2_grpc
 
+from services.chassis.backoff import Backoff
 from services.chassis.errors import DeadlineExceeded, NotFound, OutOfRange, Reason, SihlaiError, Unavailable
 from services.chassis.log import get_logger
 from services.chassis.rpc import error_from_rpc
-from services.metrics import wire_jobs
+from services.metrics import job_wire
 from services.metrics.job import ConfiguredJob, JobFacts
 
 log = get_logger(__name__)
@@ -70,15 +71,23 @@ class Jobs:
         *,
         limits: JobLimits,
         monotonic: Callable[[], float] = time.monotonic,
-        jitter: Callable[[], float] = random.random,
+        randomness: random.Random | None = None,
     ) -> None:
         self._stub = job_service_pb2_grpc.JobServiceStub(channel)
         self._limits = limits
         self._monotonic = monotonic
-        self._jitter = jitter
+        self._backoff = Backoff(
+            seconds_first=limits.reconnect_seconds,
+            seconds_max=limits.reconnect_seconds_max,
+            randomness=randomness or random.Random(),  # noqa: S311  # spreads retries, guards nothing
+        )
         self._known: OrderedDict[str, Known] = OrderedDict()
+        self._asking: dict[tuple[str, ...], asyncio.Task[job_service_pb2.BatchGetJobsResponse]] = {}
+        """Calls for jobs of these names that have not been answered: thousands may come back to a job at once."""
         self._interests: dict[str, set[Interest]] = {}
         self._look = asyncio.Event()
+        self._to_look_at: set[str] | None = set()
+        """Of these jobs the scheduler is asked next; None stands for all that are followed."""
         self._listening_since: float | None = None
         """Since then every change of an active job has been heard; None while the watch is broken."""
 
@@ -88,7 +97,7 @@ class Jobs:
         asked = [name for name in names if name not in found]
         if asked:
             try:
-                response = await self._batch_get(job_service_pb2.BatchGetJobsRequest(names=asked))
+                response = await self._get_named(tuple(asked))
             except (Unavailable, DeadlineExceeded) as error:
                 found |= self._stale(asked, error)
             else:
@@ -96,7 +105,7 @@ class Jobs:
                     self._known.pop(name, None)
                     raise NotFound(Reason.JOB_NOT_FOUND, f"there is no job {name}", {"name": name})
                 for proto in response.jobs:
-                    found[proto.name] = wire_jobs.job_facts_from_proto(proto)
+                    found[proto.name] = job_wire.job_facts_from_proto(proto)
                     self._learn(found[proto.name])
         return [found[name] for name in names]
 
@@ -108,7 +117,7 @@ class Jobs:
             _raise_away(error)
         return {
             proto.uid: ConfiguredJob(
-                facts=wire_jobs.job_facts_from_proto(proto), configuration=wire_jobs.configuration_from_proto(proto)
+                facts=job_wire.job_facts_from_proto(proto), configuration=job_wire.configuration_from_proto(proto)
             )
             for proto in response.jobs
         }
@@ -119,7 +128,7 @@ class Jobs:
         interest = Interest(job, on_change)
         followers = self._interests.setdefault(job.uid, set())
         followers.add(interest)
-        self._look.set()
+        self._ask_for(job.uid)
         try:
             yield interest
         finally:
@@ -135,13 +144,12 @@ class Jobs:
 
     async def _watch(self) -> None:
         cursor = ""
-        failures = 0
         while True:
-            request = job_service_pb2.WatchJobsRequest(parent="projects/-", filter=wire_jobs.ACTIVE_JOBS, cursor=cursor)
+            request = job_service_pb2.WatchJobsRequest(parent="projects/-", filter=job_wire.ACTIVE_JOBS, cursor=cursor)
             try:
                 async for response in self._stub.WatchJobs(request):
                     cursor = response.cursor
-                    failures = 0
+                    self._backoff.reset()
                     self._hear(response)
             except grpc.aio.AioRpcError as rpc_error:
                 error = error_from_rpc(rpc_error)
@@ -149,22 +157,21 @@ class Jobs:
                     cursor = ""
                 log.info("job_watch_broken", reason=error.reason.value, message=error.message)
             self._listening_since = None
-            await asyncio.sleep(self._pause_seconds(failures))
-            failures += 1
+            await asyncio.sleep(self._backoff.next_seconds())
 
     def _hear(self, response: job_service_pb2.WatchJobsResponse) -> None:
         match response.WhichOneof("message"):
             case "job":
-                self._learn(wire_jobs.job_facts_from_proto(response.job), cached_only=True)
+                self._learn(job_wire.job_facts_from_proto(response.job), cached_only=True)
             case "removed":
                 # Ended, or deleted: it is not active any more. Ask which of the two.
                 self._doubt(response.removed.name)
                 if response.removed.uid in self._interests:
-                    self._look.set()
+                    self._ask_for(response.removed.uid)
             case "caught_up":
                 self._listening_since = self._monotonic()
                 # What ended while nobody listened is not in a snapshot of active jobs.
-                self._look.set()
+                self._ask_for(None)
 
     async def _look_at_followed(self) -> None:
         while True:
@@ -172,9 +179,14 @@ class Jobs:
                 async with asyncio.timeout(self._limits.poll_seconds):
                     await self._look.wait()
             except TimeoutError:
-                pass
+                self._to_look_at = None
             self._look.clear()
-            uids = [uid for uid, followers in self._interests.items() if any(not i.job.ended for i in followers)]
+            asked, self._to_look_at = self._to_look_at, set()
+            uids = [
+                uid
+                for uid in (self._interests if asked is None else asked & self._interests.keys())
+                if any(not interest.job.ended for interest in self._interests[uid])
+            ]
             for start in range(0, len(uids), JOBS_PER_CALL):
                 request = job_service_pb2.BatchGetJobsRequest(uids=uids[start : start + JOBS_PER_CALL])
                 try:
@@ -183,11 +195,34 @@ class Jobs:
                     log.info("jobs_not_read", reason=error.reason.value)
                     break
                 for proto in response.jobs:
-                    self._learn(wire_jobs.job_facts_from_proto(proto), cached_only=True)
+                    self._learn(job_wire.job_facts_from_proto(proto), cached_only=True)
                 for uid in response.missing:
                     for interest in self._interests.get(uid, ()):
                         interest.deleted = True
                         interest.on_change()
+
+    async def _get_named(self, names: tuple[str, ...]) -> job_service_pb2.BatchGetJobsResponse:
+        """Who asks for the same at the same time shares the answer."""
+        call = self._asking.get(names)
+        if call is None:
+            call = asyncio.create_task(self._batch_get(job_service_pb2.BatchGetJobsRequest(names=names)))
+            self._asking[names] = call
+            call.add_done_callback(lambda call: self._answered(names, call))
+        return await asyncio.shield(call)
+
+    def _answered(self, names: tuple[str, ...], call: asyncio.Task[job_service_pb2.BatchGetJobsResponse]) -> None:
+        del self._asking[names]
+        if not call.cancelled():
+            # Where nobody waits any more, nobody needs the error.
+            call.exception()
+
+    def _ask_for(self, uid: str | None) -> None:
+        """Look at a followed job soon, or at all of them: a new follower costs no look at the others'."""
+        if uid is None:
+            self._to_look_at = None
+        elif self._to_look_at is not None:
+            self._to_look_at.add(uid)
+        self._look.set()
 
     async def _batch_get(self, request: job_service_pb2.BatchGetJobsRequest) -> job_service_pb2.BatchGetJobsResponse:
         try:
@@ -226,11 +261,6 @@ class Jobs:
         if any(name not in self._known or self._known[name].at < oldest for name in names):
             _raise_away(error)
         return {name: self._known[name].job for name in names}
-
-    def _pause_seconds(self, failures: int) -> float:
-        first, most = self._limits.reconnect_seconds, self._limits.reconnect_seconds_max
-        longest: float = min(most, first * 2.0 ** min(failures, 16))
-        return longest * (0.5 + self._jitter() / 2)
 
 
 def _raise_away(error: SihlaiError) -> NoReturn:

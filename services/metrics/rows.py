@@ -6,8 +6,9 @@ they are made from the wire; nothing behind that checks them again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,16 @@ import pyarrow.compute as pc
 from services.chassis.errors import InvalidArgument, Violation
 from services.metrics.log import LogFilter
 from services.metrics.point import SeriesDefinition
+from services.metrics.writer_key import WriterKey
 
 LINE_OVERHEAD_BYTES = 64
-"""What a line needs on the wire beside its text, at most."""
+"""What a line needs on the wire beside its text and its source, at most."""
+POINT_BYTES = 24
+SERIES_BYTES = 16
+"""What a point and a series take in a message of points."""
+MESSAGE_MEMORY_BYTES = 1_024
+LINE_MEMORY_BYTES = 256
+"""What a message and a line take in memory beside their numbers and text, about."""
 
 Integers = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
@@ -35,14 +43,50 @@ class PointColumns:
     values: Doubles
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PointRows:
-    """One message of points."""
+    """One message of points, flat: series after series, in the order in which they were sent.
+
+    `lengths` says how many points of the columns belong to each of `series_ids`. Flat, because a slow trainer sends one
+    point of each of many series at a time: arrays for each of them would take twenty times what the points do.
+    """
 
     sequence: int
-    columns: tuple[PointColumns, ...]
+    series_ids: npt.NDArray[np.uint64]
+    lengths: Integers
+    steps: Integers
+    times_unix_us: Integers
+    values: Doubles
     new_definitions: tuple[SeriesDefinition, ...]
-    row_count: int
+
+    @property
+    def row_count(self) -> int:
+        """Points."""
+        return len(self.steps)
+
+    @property
+    def size_bytes(self) -> int:
+        """What the points take in memory, about."""
+        return self.row_count * POINT_BYTES + len(self.series_ids) * SERIES_BYTES
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the message takes while it waits; very small ones take far more than on the wire."""
+        return MESSAGE_MEMORY_BYTES + self.size_bytes
+
+    @cached_property
+    def columns(self) -> tuple[PointColumns, ...]:
+        """The points by series, as those who follow them want them. Made once."""
+        ends = np.cumsum(self.lengths).tolist()
+        return tuple(
+            PointColumns(
+                series_id=series_id,
+                steps=self.steps[start:end],
+                times_unix_us=self.times_unix_us[start:end],
+                values=self.values[start:end],
+            )
+            for series_id, start, end in zip(self.series_ids.tolist(), [0, *ends], ends, strict=False)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -77,7 +121,7 @@ class Lines:
         """The lines in pieces of about `bytes_max` at most, for messages that are not too large."""
         start, size_bytes = 0, 0
         for index, text in enumerate(self.texts):
-            line_bytes = len(text) + LINE_OVERHEAD_BYTES
+            line_bytes = text_bytes(text) + LINE_OVERHEAD_BYTES
             if index > start and size_bytes + line_bytes > bytes_max:
                 yield self.picked(list(range(start, index)))
                 start, size_bytes = index, 0
@@ -94,19 +138,38 @@ class LineRows:
 
     sequence: int
     lines: Lines
-    matches: dict[LogFilter, Lines] = field(default_factory=dict)
-    """What followers with the same filter get; made once."""
 
     @property
     def row_count(self) -> int:
         """Lines."""
         return len(self.lines.numbers)
 
-    def matching(self, wanted: LogFilter) -> Lines:
-        """The lines that a filter takes."""
-        if wanted not in self.matches:
-            self.matches[wanted] = matching_lines(self.lines, wanted)
-        return self.matches[wanted]
+    @property
+    def size_bytes(self) -> int:
+        """What the lines take on the wire, about."""
+        return sum(map(text_bytes, self.lines.texts)) + len(self.lines.texts) * LINE_OVERHEAD_BYTES
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the message takes while it waits."""
+        return MESSAGE_MEMORY_BYTES + LINE_MEMORY_BYTES * self.row_count + sum(map(len, self.lines.texts))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Message:
+    """One message of a writer, with what is known of the writer: how rows travel from a stream to followers."""
+
+    key: WriterKey
+    rows: PointRows | LineRows
+    from_step: int
+    """The first step of the attempt."""
+    definitions: Mapping[int, SeriesDefinition]
+    """Of all series that the writer has named, by id."""
+
+
+def text_bytes(text: str) -> int:
+    """Of the text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def matching_lines(lines: Lines, wanted: LogFilter) -> Lines:
@@ -130,7 +193,12 @@ def matching_lines(lines: Lines, wanted: LogFilter) -> Lines:
 
 
 def require_regex(wanted: LogFilter) -> None:
-    """Raise InvalidArgument where the filter has no RE2 expression. Arrow and ClickHouse both use RE2."""
+    """Raise InvalidArgument where the filter has no RE2 expression. Arrow and ClickHouse both use RE2.
+
+    An expression may take a while to compile: not on an event loop.
+    """
+    if not wanted.regex:
+        return
     try:
         pc.match_substring_regex(pa.array([""]), wanted.expression)
     except pa.ArrowInvalid as error:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from sihlai.auth.v1 import token_service_pb2_grpc
 from sihlai.runner.v1 import runner_admin_service_pb2_grpc, runner_service_pb2_grpc
 from sihlai.scheduler.v1 import (
     checkpoint_service_pb2_grpc,
@@ -22,37 +23,59 @@ from sihlai.scheduler.v1 import (
 
 from services.chassis import config as chassis_config
 from services.chassis import log as logs
-from services.chassis.auth import TokenSigner
-from services.chassis.bus import Bus
+from services.chassis.auth.carrying import TokenFile
+from services.chassis.auth.guard import token_guard
+from services.chassis.auth.keys import TokenSigner, TokenVerifier, public_key_files
+from services.chassis.auth.revocation import Revocations
+from services.chassis.bus import Bus, BusAccess
 from services.chassis.errors import ConfigurationError, SihlaiError
+from services.chassis.loop import keep_turning
 from services.chassis.rpc import Server, run_until_signal
-from services.scheduler.checkpoints import CheckpointStore
+from services.chassis.tls import client_tls
+from services.scheduler.assignment import Assignments
 from services.scheduler.config import PREFIX, SchedulerConfig
-from services.scheduler.conversion_reports import ConversionReportStore
+from services.scheduler.deletion import Deletion, DeletionLimits
 from services.scheduler.desk import DeskLimits, RunnerDesk
+from services.scheduler.domain.dispatcher import Dispatcher
+from services.scheduler.domain.ending import RetryLimits
+from services.scheduler.domain.lease import AsideLimits
+from services.scheduler.domain.retention import Retention
+from services.scheduler.domain.timekeeping import ClockLimits, SilenceLimits
+from services.scheduler.loop.adoption import Adoption, AdoptionLimits
+from services.scheduler.loop.clock import Clock, TickLimits
+from services.scheduler.loop.forgetting import Forgetting, ForgettingLimits
+from services.scheduler.loop.leading import Leading, stand_by
+from services.scheduler.loop.publishing import OutboxLimits, Publisher
 from services.scheduler.migrations import migrate
-from services.scheduler.outbox import OutboxLimits, Publisher
+from services.scheduler.objects.checkpoints import CheckpointStore
+from services.scheduler.objects.conversion_reports import ConversionReportStore
 from services.scheduler.reachability import Reachability
-from services.scheduler.reconcile import ReconcileLimits, Reconciler
 from services.scheduler.seal import Seal
 from services.scheduler.servicer.checkpoint_servicer import CheckpointServicer
 from services.scheduler.servicer.conversion_report_servicer import ConversionReportServicer
 from services.scheduler.servicer.job_servicer import JobServicer, StopLimits
 from services.scheduler.servicer.project_servicer import ProjectServicer
 from services.scheduler.servicer.runner_servicer import RunnerAdminServicer, RunnerLimits, RunnerServicer
+from services.scheduler.servicer.submissions import Submissions
+from services.scheduler.servicer.token_servicer import TokenLimits, TokenServicer
 from services.scheduler.servicer.watch import JobWatch, WatchLimits
+from services.scheduler.store.access_tokens import AccessTokenStore
 from services.scheduler.store.checkpoints import CheckpointRows
-from services.scheduler.store.claims import Claims
 from services.scheduler.store.database import Database, DatabaseLimits
 from services.scheduler.store.jobs import JobStore
 from services.scheduler.store.outbox import OutboxStore
+from services.scheduler.store.placing import Placing
 from services.scheduler.store.projects import ProjectStore
 from services.scheduler.store.queue import QueueLimits
+from services.scheduler.store.retention import RetentionRows
 from services.scheduler.store.runners import RunnerStore
 from services.scheduler.store.upkeep import Upkeep, UpkeepLimits
 from services.scheduler.tokens import TokenMint
+from services.scheduler.wire.checkpoint import pinned_checkpoint
 from services.scheduler.wire.event import fact_to_event
 from services.scheduler.wire.project import SourceBounds
+
+log = logs.get_logger(__name__)
 
 PROG = "python -m services.scheduler"
 SWITCH_SECONDS = 0.0005
@@ -86,68 +109,139 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig, database: Database) -> None:
         self.config = config
         self.database = database
-        self.server = Server(config)
+        self.signer = TokenSigner.from_file(config.token_key_file)
+        verifier = TokenVerifier.from_files([*public_key_files(config.token_key_file), *config.token_public_keys])
+        self.revocations = Revocations(config.revocations_file)
+        self.server = Server(config, token_guard(config, verifier, self.revocations), addresses=_announced(config))
         self.seal = Seal.from_file(config.credentials_key_file)
         self.checkpoints = CheckpointStore(config.checkpoint_root, endpoint_url=config.checkpoint_endpoint_url)
-        queue_limits = QueueLimits(overtakes_max=config.overtakes_max)
-        claims = Claims(lease_seconds=config.lease_seconds, limits=queue_limits)
+        placing = Placing(lease_seconds=config.lease_seconds)
         self.projects = ProjectStore(database)
-        self.jobs = JobStore(database, queue_limits=queue_limits)
+        self.jobs = JobStore(database, queue_limits=QueueLimits())
         self.runners = RunnerStore(
             database,
-            claims,
+            placing,
             lease_seconds=config.lease_seconds,
-            lost_attempts_max=config.lost_attempts_max,
+            retry=_retry_limits(config),
+            aside=_aside_limits(config),
         )
-        self.upkeep = Upkeep(database, _upkeep_limits(config))
+        self.upkeep = Upkeep(database, placing, _upkeep_limits(config), monotonic=time.monotonic)
         self.desk = RunnerDesk(self.runners, limits=_desk_limits(config), monotonic=time.monotonic)
         self.watch = JobWatch(
             self.jobs,
             self.projects,
-            limits=WatchLimits(page_max=config.watch_page_max, progress_seconds=config.watch_progress_seconds),
+            limits=WatchLimits(
+                page_max=config.watch_page_max,
+                progress_seconds=config.watch_progress_seconds,
+                watches_max=config.watches_max,
+                window_max=config.watch_window_max,
+            ),
             stopping=self.server.stopping,
         )
-        self.reachability = Reachability(config.conversion_address, plan_seconds=config.plan_seconds)
-        self.reconciler = Reconciler(
+        self.reachability = Reachability(
+            config.conversion_address,
+            plan_seconds=config.plan_seconds,
+            token=TokenFile.required(config.token_file) if config.token_file is not None else None,
+            tls=client_tls(config.tls_ca_file, config.tls_certificate_file, config.tls_key_file),
+        )
+        self.leading = Leading(database.leader)
+        self.clock = Clock(self.upkeep, self.desk, limits=TickLimits())
+        self.adoption = Adoption(
             self.upkeep,
-            self.desk,
             self.checkpoints,
-            limits=ReconcileLimits(adoption_seconds_max=config.adoption_seconds_max),
-            monotonic=time.monotonic,
+            limits=AdoptionLimits(seconds_max=config.adoption_seconds_max, days_max=config.adoption_days_max),
             now_us=_now_us,
         )
+        self.deletion = Deletion(self.projects, self.checkpoints, limits=DeletionLimits())
+        self.forgetting = Forgetting(
+            self.upkeep,
+            self.checkpoints,
+            RetentionRows(
+                database,
+                Retention(kept=config.checkpoints_kept, settle_minutes=config.checkpoint_settle_minutes),
+                pinned_by=pinned_checkpoint,
+            ),
+            limits=ForgettingLimits(),
+        )
+        self.tokens = TokenServicer(
+            AccessTokenStore(database),
+            self.signer,
+            self.revocations,
+            limits=TokenLimits(
+                days_default=config.token_days_default,
+                days_max=config.token_days_max,
+                repeat_seconds=config.revocations_seconds,
+            ),
+            new_id=new_id,
+            now=lambda: datetime.now(UTC),
+            stopping=self.server.stopping,
+        )
         self.publisher: Publisher | None = None
-        database.before_commit.append(claims.place)
-        database.after_commit += [self.desk.on_committed, self.watch.on_committed, self.reconciler.on_committed]
+        database.on_reload.append(placing.reload)
+        database.before_commit.append(placing.place)
+        database.after_commit += [self.desk.on_committed, self.watch.on_committed, self.adoption.on_committed]
         self._add_services()
 
     @classmethod
     async def build(cls, config: SchedulerConfig, stack: contextlib.AsyncExitStack) -> Scheduler:
         """Open and migrate the database, connect, wire; what is opened is closed by `stack`."""
         limits = DatabaseLimits(
-            batch_max=config.write_batch_max, queue_max=config.write_queue_max, readers=config.readers
+            batch_max=config.write_batch_max,
+            queue_max=config.write_queue_max,
+            control_queue_max=config.control_queue_max,
+            readers=config.readers,
+            list_readers=config.list_readers,
+            list_queue_max=config.list_queue_max,
         )
-        database = Database(config.database_url, encode_fact=fact_to_event, new_id=new_id, limits=limits)
+        database = Database(
+            config.database_url,
+            encode_fact=fact_to_event,
+            new_id=new_id,
+            dispatcher=Dispatcher(overtakes_max=config.overtakes_max),
+            limits=limits,
+        )
         stack.callback(database.close)
-        database.hold_alone()
+        await stand_by(database.leader)
         with database.writing.connect() as connection, connection.begin():
             migrate(connection)
+        database.leader.begin()
         database.start()
         scheduler = cls(config, database)
         stack.push_async_callback(scheduler.reachability.close)
         if config.nats_url:
-            bus = await stack.enter_async_context(await Bus.connect(config.nats_url, name="scheduler"))
-            scheduler.publisher = Publisher(OutboxStore(database), bus, limits=OutboxLimits())
+            connecting = Bus.connect(
+                config.nats_url,
+                name="scheduler",
+                access=BusAccess(
+                    credentials_file=config.nats_credentials_file,
+                    tls=client_tls(config.nats_ca_file, config.tls_certificate_file, config.tls_key_file),
+                ),
+            )
+            bus = await stack.enter_async_context(await connecting)
+            scheduler.publisher = Publisher(
+                OutboxStore(database), bus, limits=OutboxLimits(stream_replicas=config.nats_replicas)
+            )
             database.after_commit.append(scheduler.publisher.on_committed)
+        if resealed := await scheduler.projects.reseal(scheduler.seal.sealed_anew):
+            log.info("credentials_sealed_anew", count=resealed)
+        await scheduler.tokens.load()
         # Nobody could renew while this scheduler was away.
         await scheduler.upkeep.restart_clocks()
         return scheduler
 
     def start_background(self, stack: contextlib.AsyncExitStack) -> list[asyncio.Task[Any]]:
         """Start what runs beside the calls; it ends with `stack`."""
-        work = [self.reconciler.run(), self._end_waits()]
+        work = [
+            keep_turning("clock", self.clock.turn),
+            keep_turning("adoption", self.adoption.turn),
+            keep_turning("watches", self.watch.turn),
+            keep_turning("deletion", self.deletion.turn),
+            keep_turning("forgetting", self.forgetting.turn),
+            self.leading.run(),
+            self._end_waits(),
+        ]
         if self.publisher is not None:
-            work.append(self.publisher.run())
+            work.append(keep_turning("publishing", self.publisher.turn))
         tasks = [asyncio.create_task(each) for each in work]
 
         async def end() -> None:
@@ -165,24 +259,26 @@ class Scheduler:
     def _add_services(self) -> None:
         config, now = self.config, _now_us
         mint = TokenMint(
-            TokenSigner.from_file(config.token_key_file),
+            self.signer,
             minutes=config.write_token_minutes,
             now=lambda: datetime.now(UTC),
         )
+        bounds = SourceBounds(allowed_roots=config.allowed_roots, allowed_hosts=config.allowed_endpoint_hosts)
         project_servicer = ProjectServicer(
             self.projects,
+            self.deletion,
             seal=self.seal,
-            bounds=SourceBounds(allowed_roots=config.allowed_roots, allowed_hosts=config.allowed_endpoint_hosts),
+            deletion_seconds=config.deletion_seconds,
+            bounds=bounds,
             new_project_id=lambda: f"project-{new_id()[:12]}",
         )
         rows = CheckpointRows(self.database)
         job_servicer = JobServicer(
             self.jobs,
-            self.projects,
-            rows,
+            Submissions(self.jobs, self.projects, rows, self.reachability, seal=self.seal, bounds=bounds),
             self.watch,
-            self.reachability,
-            seal=self.seal,
+            self.deletion,
+            deletion_seconds=config.deletion_seconds,
             stop_limits=StopLimits(
                 grace_seconds=config.stop_grace_seconds,
                 grace_seconds_max=config.stop_grace_seconds_max,
@@ -192,12 +288,13 @@ class Scheduler:
         runner_servicer = RunnerServicer(
             self.desk,
             self.runners,
-            self.projects,
-            rows,
+            Assignments(self.projects, rows, checkpoints=self.checkpoints, seal=self.seal),
             checkpoints=self.checkpoints,
             mint=mint,
-            seal=self.seal,
-            limits=RunnerLimits(lease_seconds=config.lease_seconds, log_drain_hours_max=config.log_drain_hours_max),
+            limits=RunnerLimits(
+                log_drain_hours_max=config.log_drain_hours_max,
+                progress_reports_max=config.progress_reports_max,
+            ),
             now_us=now,
         )
         checkpoint_servicer = CheckpointServicer(rows, self.checkpoints)
@@ -205,7 +302,11 @@ class Scheduler:
             self.jobs, ConversionReportStore(config.checkpoint_root, endpoint_url=config.checkpoint_endpoint_url)
         )
         admin_servicer = RunnerAdminServicer(self.runners)
-        add: Callable[[str, Callable[[Any], None]], None] = self.server.add
+        add: Callable[..., None] = self.server.add
+        add(
+            "sihlai.auth.v1.TokenService",
+            lambda s: token_service_pb2_grpc.add_TokenServiceServicer_to_server(self.tokens, s),
+        )
         add(
             "sihlai.scheduler.v1.ProjectService",
             lambda s: project_service_pb2_grpc.add_ProjectServiceServicer_to_server(project_servicer, s),
@@ -227,6 +328,7 @@ class Scheduler:
         add(
             "sihlai.runner.v1.RunnerService",
             lambda s: runner_service_pb2_grpc.add_RunnerServiceServicer_to_server(runner_servicer, s),
+            for_runners=True,
         )
         add(
             "sihlai.runner.v1.RunnerAdminService",
@@ -237,6 +339,15 @@ class Scheduler:
 def new_id() -> str:
     """A new unique id: 32 hexadecimal digits."""
     return uuid.uuid4().hex
+
+
+def _announced(config: SchedulerConfig) -> dict[str, str]:
+    """Where clients find the other services, as far as it is known."""
+    addresses = {
+        "metrics": config.announced_metrics_address,
+        "conversion": config.announced_conversion_address or config.conversion_address,
+    }
+    return {service: address for service, address in addresses.items() if address}
 
 
 def _now_us() -> int:
@@ -252,15 +363,53 @@ def _desk_limits(config: SchedulerConfig) -> DeskLimits:
     )
 
 
+def clock_limits(config: SchedulerConfig) -> ClockLimits:
+    """An outage that was not noticed must leave a lease that was renewed just before it: a third of one at most.
+
+    But never less than two ticks: each look comes a tick after the one before, and somewhat late.
+    """
+    outage_seconds = min(config.outage_seconds, max(config.lease_seconds / 3, 2 * TickLimits().tick_seconds))
+    return ClockLimits(
+        outage_seconds=outage_seconds, step_seconds=min(config.clock_step_seconds, config.lease_seconds / 3)
+    )
+
+
 def _upkeep_limits(config: SchedulerConfig) -> UpkeepLimits:
     return UpkeepLimits(
         lease_seconds=config.lease_seconds,
         starting_minutes_max=config.starting_minutes_max,
+        stalled_minutes_max=config.stalled_minutes_max,
         uploading_minutes_max=config.uploading_minutes_max,
-        lost_attempts_max=config.lost_attempts_max,
+        retry=_retry_limits(config),
+        clocks=clock_limits(config),
+        silence=SilenceLimits(
+            runners_min=config.silent_runners_min,
+            share=config.silent_share,
+            minutes_max=config.silence_minutes_max,
+        ),
         request_id_hours=config.request_id_hours,
         removed_job_hours=config.removed_job_hours,
         outbox_days_max=config.outbox_days_max,
+        lost_runner_days=config.lost_runner_days,
+    )
+
+
+def _retry_limits(config: SchedulerConfig) -> RetryLimits:
+    return RetryLimits(
+        lost_attempts_max=config.lost_attempts_max,
+        faults_max=config.faults_max,
+        hand_backs_max=config.hand_backs_max,
+        retry_seconds_first=config.retry_seconds_first,
+        retry_seconds_max=config.retry_seconds_max,
+    )
+
+
+def _aside_limits(config: SchedulerConfig) -> AsideLimits:
+    return AsideLimits(
+        failures_max=config.runner_failures_max,
+        soon_seconds=config.runner_failure_seconds,
+        seconds_first=config.put_aside_minutes_first * 60,
+        seconds_max=config.put_aside_minutes_max * 60,
     )
 
 

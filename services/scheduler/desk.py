@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from services.chassis.errors import Aborted, Reason
 from services.chassis.rpc import server_stopping
-from services.scheduler.job import SECOND_US, Progress
-from services.scheduler.lease import AttemptKey, Desired, Report, desired, does, key_of
-from services.scheduler.store.claims import WaitingCall
+from services.scheduler.domain.job import SECOND_US, Progress
+from services.scheduler.domain.lease import AttemptKey, Desired, Report, desired, does, key_of
+from services.scheduler.store.placing import WaitingCall
 from services.scheduler.store.runners import Renewal, RunnerStore, Standing
-from services.scheduler.store.transaction import Committed
+from services.scheduler.store.transaction import Committed, Given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class DeskLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a call is answered with."""
+    """What a call is answered with. What the report carried may be acknowledged if it was applied (`standing`)."""
 
     desired: Desired
     standing: Standing
@@ -57,18 +57,33 @@ class _Call:
 
 @dataclass(kw_only=True)
 class _Presence:
-    """A session of a runner. `version` grows with every commit that concerns the runner."""
+    """A session of a runner. `version` is the number of the last transaction that concerned the runner.
 
-    sequence: int = 0
+    `called` is the highest number of a call, `applied` of one that was applied: a commit may fail between the two.
+    """
+
+    called: int = 0
+    applied: int = 0
+    progress: Progress | None = None
     version: int = 0
     heard: float = 0.0
     call: _Call | None = None
     essence: Any = None
     standing: Standing | None = None
-    standing_version: int = -1
     told: Desired | None = None
     told_at: float = 0.0
     spools: tuple[Any, ...] = ()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether `standing` shows all that concerned the runner."""
+        return self.standing is not None and self.standing.as_of >= self.version
+
+    def hear(self, session: str, number: int, given: Given | None) -> None:
+        """A transaction concerned the runner; where it gave the session a job, nobody needs to read how it stands."""
+        self.version = number
+        if given is not None and given.attempt.session == session and given.attempt.resume is None:
+            self.standing = Standing(runner=given.runner, attempt=given.attempt, job=given.job, as_of=number)
 
 
 @dataclass(kw_only=True)
@@ -92,13 +107,15 @@ class RunnerDesk:
     async def synchronize(self, report: Report) -> Answer:
         """Answer a runner's call. Aborted for a superseded call and for a replaced session."""
         presence = self._presences.setdefault(report.runner_id, {}).setdefault(report.session, _Presence())
-        if report.sequence <= presence.sequence:
+        if report.sequence <= presence.applied:
             return await self._answer_again(report)
+        if report.sequence < presence.called:
+            raise _superseded()
         call = _Call()
         if presence.call is not None:
             presence.call.superseded = True
             presence.call.changed.set()
-        presence.call, presence.sequence, presence.heard = call, report.sequence, self._monotonic()
+        presence.call, presence.called, presence.heard = call, report.sequence, self._monotonic()
         try:
             return await self._serve(report, presence, call)
         finally:
@@ -108,11 +125,17 @@ class RunnerDesk:
 
     def on_committed(self, committed: Committed) -> None:
         """Wake the calls of the runners that a transaction concerned."""
+        given = {each.runner.runner_id: each for each in committed.given}
         for runner_id in committed.runners:
-            for presence in self._presences.get(runner_id, {}).values():
-                presence.version += 1
+            for session, presence in self._presences.get(runner_id, {}).items():
+                presence.hear(session, committed.number, given.get(runner_id))
                 if presence.call is not None:
                     presence.call.changed.set()
+
+    @property
+    def present(self) -> int:
+        """Runners that were heard of lately."""
+        return len(self._presences)
 
     def take_renewals(self) -> list[Renewal]:
         """Who was heard of since the last time without anything new to say. Also forgets who is gone."""
@@ -134,6 +157,13 @@ class RunnerDesk:
             for runner_id, each in heard.items()
         ]
 
+    def give_back(self, renewals: Sequence[Renewal]) -> None:
+        """They could not be written down: they are taken again, but for those of runners that were heard of since."""
+        now = self._monotonic()
+        for renewal in renewals:
+            heard = _Heard(at=now - renewal.age_us / SECOND_US, key=renewal.key, progress=renewal.progress)
+            self._heard.setdefault(renewal.runner_id, heard)
+
     def stop(self) -> None:
         """End every wait: the server stops."""
         self._stopping = True
@@ -146,20 +176,22 @@ class RunnerDesk:
         arrived = self._monotonic()
         wait_seconds = min(report.wait_seconds, self._limits.wait_seconds_max)
         standing = await self._applied(report, presence, call)
+        applied = standing.applied
         while True:
             call.changed.clear()
             if call.superseded:
                 raise _superseded()
-            if presence.version != presence.standing_version:
-                standing = await self._read(report, presence)
+            if not presence.is_fresh:
+                await self._read(report, presence)
                 continue
+            standing = presence.standing or standing
             wanted = self._desired(standing)
             left = arrived + wait_seconds - self._monotonic()
             if not does(report, wanted):
                 again = presence.told_at + self._limits.resend_seconds - self._monotonic()
                 left = min(left, again) if presence.told == wanted else 0.0
             if left <= 0 or _has_news(report) or report.spools != presence.spools:
-                return self._answered(report, presence, standing, wanted)
+                return self._answered(report, presence, replace(standing, applied=applied), wanted)
             if self._stopping:
                 raise server_stopping()
             with contextlib.suppress(TimeoutError):
@@ -168,39 +200,52 @@ class RunnerDesk:
 
     async def _applied(self, report: Report, presence: _Presence, call: _Call) -> Standing:
         """How the runner stands after its report: applied in the store where it says anything new."""
-        essence = _essence(report)
-        standing = presence.standing
-        known = standing is not None and presence.standing_version == presence.version
-        if report.active is not None and known and essence == presence.essence and not _has_news(report):
-            assert standing is not None, "it is known"
-            self._note(report, standing)
-            return standing
-        version = presence.version
-        standing = await self._store.synchronize(report, call.waiting if report.wait_seconds > 0 else None)
-        presence.essence = essence
-        presence.standing, presence.standing_version = standing, version
-        if standing.attempt is not None and report.active is not None:
-            self._note(report, standing)
+        known = self._known(report, presence)
+        if known is None:
+            standing = await self._store.synchronize(report, call.waiting if report.wait_seconds > 0 else None)
+        elif report.active is None:
+            standing = await self._store.wait_again(known, report, call.waiting)
+        else:
+            standing = known
+        presence.standing = replace(standing, applied=True)
+        if standing.applied:
+            presence.applied = max(presence.applied, report.sequence)
+            presence.essence = _essence(report)
+            if known is not None or report.active is not None:
+                self._note(report, presence, standing)
         return standing
 
-    async def _read(self, report: Report, presence: _Presence) -> Standing:
+    def _known(self, report: Report, presence: _Presence) -> Standing | None:
+        """How the runner stands, if that is known and its report says nothing that the store must hear."""
+        standing = presence.standing
+        if not presence.is_fresh or _essence(report) != presence.essence or _has_news(report):
+            return None
+        if report.active is None and (standing is None or standing.attempt is not None or report.wait_seconds <= 0):
+            return None
+        if standing is not None and standing.runner.lost:
+            return None  # it is back: that is to be written down
+        return standing
+
+    async def _read(self, report: Report, presence: _Presence) -> None:
         version = presence.version
         standing = await self._store.standing(report.runner_id)
         assert standing is not None, "the runner was recorded with the call"
         if standing.runner.session != report.session:
             raise _replaced(standing)
-        presence.standing, presence.standing_version = standing, version
-        return standing
+        if standing.attempt is None and report.active is not None:
+            # It may have been taken for lost while its call waits here.
+            standing = await self._store.take_up(report)
+        presence.standing = replace(standing, as_of=version)
 
-    def _note(self, report: Report, standing: Standing) -> None:
+    def _note(self, report: Report, presence: _Presence, standing: Standing) -> None:
         """Remember that the runner was heard of; the attempt only if it is the one that it should hold."""
-        assert report.active is not None, "idle runners are recorded with each call"
-        holds = standing.attempt is not None and key_of(standing.attempt) == report.active.key
-        self._heard[report.runner_id] = _Heard(
-            at=self._monotonic(),
-            key=report.active.key if holds else None,
-            progress=report.active.progress if holds else None,
-        )
+        active, before = report.active, self._heard.get(report.runner_id)
+        holds = active is not None and standing.attempt is not None and key_of(standing.attempt) == active.key
+        key = active.key if active is not None and holds else None
+        progress = before.progress if before is not None and before.key == key else None
+        if active is not None and holds and active.progress != presence.progress:
+            progress = presence.progress = active.progress
+        self._heard[report.runner_id] = _Heard(at=self._monotonic(), key=key, progress=progress)
 
     def _answered(self, report: Report, presence: _Presence, standing: Standing, wanted: Desired) -> Answer:
         presence.told = None if does(report, wanted) else wanted
@@ -216,7 +261,7 @@ class RunnerDesk:
         standing = await self._store.standing(report.runner_id)
         if standing is None or standing.runner.session != report.session:
             raise _superseded()
-        return Answer(desired=self._desired(standing), standing=standing)
+        return Answer(desired=self._desired(standing), standing=replace(standing, applied=False))
 
     def _desired(self, standing: Standing) -> Desired:
         grace_seconds = self._limits.stop_grace_seconds

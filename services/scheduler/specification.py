@@ -7,20 +7,20 @@ scheduler has none, and a test of the runner compares the names of backbones wit
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 from sihlai.conversion.v1 import task_pb2
 from sihlai.scheduler.v1 import job_spec_pb2
-from sihlai.scheduler.v1.job_spec_pb2 import Head, JobSpec, Model, Trainer
+from sihlai.scheduler.v1.job_spec_pb2 import Head, JobSpec, Model, Resources, Trainer
 
 from services.chassis.errors import Violation
-from services.scheduler.fields import FIELDS, LEVEL_COARSEST
+from services.chassis.text import text_violations
+from services.scheduler.backbone import OWN_BACKBONES, TIMM, is_backbone, levels, size_min, unknown_backbone
+from services.scheduler.fields import CATEGORY_WEIGHT, FIELDS, LEVEL_COARSEST, WEIGHTS
+from services.scheduler.ranges import fill, out_of_range
 
 Field: TypeAlias = Any
 """A FieldDescriptor: the stubs know two classes for it, one of them private."""
@@ -31,46 +31,28 @@ LABEL_VALUE_CHARACTERS_MAX = 63
 HEADS_MAX = 32
 VIA_MAX = 8
 MILESTONES_MAX = 64
+GPUS_USED_MAX = 1
+"""More would be held, and left idle: the trainer uses one."""
 NAME_CHARACTERS_MAX = 200
 """Of annotation sets, categories and metrics."""
-LEVEL_COARSEST_TINY = 3
+WEIGHTS_MAX = 2_000
+SPEC_BYTES_MAX = 64 * 1024
+"""Of a complete specification: lists send it with each job."""
 
 ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 METRIC = re.compile(r"[a-z0-9_]+")
-CHECKPOINT = re.compile(rf"projects/{ID.pattern}/jobs/{ID.pattern}/checkpoints/([0-9]+-[0-9]+|last|best|final)")
+CHECKPOINT_ID = re.compile("[0-9]{1,18}-[0-9]{1,18}|last|best|final")
+CHECKPOINT = re.compile(rf"projects/{ID.pattern}/jobs/{ID.pattern}/checkpoints/({CHECKPOINT_ID.pattern})")
 RESERVED_HEAD_IDS = frozenset({"system", "train", "valid"})
 """First parts of other series' names: `system/…` goes by time, `train/loss` and `valid/loss` are the job's."""
 VALIDATION_LOSS = "loss"
 """The selection metric where no supervised head has one; `{head}/loss` is a head's own."""
 
 BACKBONE_DEFAULT = "resnet18"
-TINY = "tiny"
+MASKED = frozenset({"instance_segmentation", "panoptic_segmentation"})
+SMALL_CANVAS_SIDE_PIXELS = 256
+TEXT: Literal["scene_text_recognition"] = "scene_text_recognition"
 MILESTONES_DEFAULT = (0.6, 0.85)
-
-# The classification models of torchvision with convolutional features, and Swin's.
-BACKBONES = frozenset(
-    f"""{TINY} alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161 densenet169
-    densenet201 efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5
-    efficientnet_b6 efficientnet_b7 efficientnet_v2_l efficientnet_v2_m efficientnet_v2_s googlenet inception_v3
-    mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small
-    regnet_x_16gf regnet_x_1_6gf regnet_x_32gf regnet_x_3_2gf regnet_x_400mf regnet_x_800mf regnet_x_8gf
-    regnet_y_128gf regnet_y_16gf regnet_y_1_6gf regnet_y_32gf regnet_y_3_2gf regnet_y_400mf regnet_y_800mf
-    regnet_y_8gf resnet101 resnet152 resnet18 resnet34 resnet50 resnext101_32x8d resnext101_64x4d
-    resnext50_32x4d shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0 squeezenet1_0
-    squeezenet1_1 swin_b swin_s swin_t swin_v2_b swin_v2_s swin_v2_t vgg11 vgg11_bn vgg13 vgg13_bn vgg16
-    vgg16_bn vgg19 vgg19_bn wide_resnet101_2 wide_resnet50_2""".split()
-)
-REFUSED_BACKBONES = frozenset({"maxvit_t", "vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32"})
-FIXED_SIZE_PREFIXES = ("maxvit", "vit_")
-# Level i has stride 2^i. (finest, coarsest) by the name's beginning; the first that fits counts.
-LEVELS: Mapping[str, tuple[int, int]] = {
-    TINY: (1, LEVEL_COARSEST_TINY),
-    "alexnet": (2, LEVEL_COARSEST),
-    "convnext": (2, LEVEL_COARSEST),
-    "squeezenet": (1, 4),
-    "swin": (2, LEVEL_COARSEST),
-    "": (1, LEVEL_COARSEST),
-}
 
 PRIMARY_METRICS: Mapping[int, str] = {
     task_pb2.TASK_MULTICLASS_CLASSIFICATION: "accuracy",
@@ -93,27 +75,40 @@ def complete(spec: JobSpec) -> JobSpec:
     """The specification with every default of job_spec.proto written into it. The input stays; twice is as once."""
     full = JobSpec()
     full.CopyFrom(spec)
+    full.DiscardUnknownFields()  # of any size, and never to be read
     full.model.backbone.name = full.model.backbone.name or BACKBONE_DEFAULT
     if full.model.initialization.WhichOneof("source") is None:
         full.model.initialization.random.SetInParent()
     if full.model.neck.WhichOneof("kind") is None:
-        full.model.neck.none.SetInParent()
+        full.model.neck.identity.SetInParent()
     for head in full.model.heads:
         _complete_head(head)
+    full.data.bad_data = full.data.bad_data or job_spec_pb2.BAD_DATA_FAIL_AT_START
     _complete_trainer(full.trainer, full.model)
-    _fill(full)
+    fill(full)
+    for head in full.model.heads:
+        _complete_masks(head, max(full.data.height, full.data.width))
     return full
 
 
 def violations(spec: JobSpec) -> list[Violation]:
     """Everything that is wrong with the specification once it is complete; empty where nothing is."""
-    spec = complete(spec)
+    return violations_in(complete(spec))
+
+
+def violations_in(spec: JobSpec) -> list[Violation]:
+    """Everything that is wrong with a complete specification."""
+    if spec.ByteSize() > SPEC_BYTES_MAX:
+        description = f"has {spec.ByteSize()} bytes once it is complete, but at most {SPEC_BYTES_MAX} may be"
+        return [Violation(field="", description=description)]
     return [
         *_in_identity(spec),
-        *_out_of_range(spec, ""),
+        *_in_resources(spec.resources),
+        *out_of_range(spec),
         *_in_initialization(spec.model),
         *_in_features(spec),
         *_in_heads(spec.model),
+        *_in_choices(spec),
         *_in_trainer(spec.trainer, spec.model),
     ]
 
@@ -131,15 +126,17 @@ def merge_trainer(old: Trainer, changes: Trainer) -> Trainer:
     return merged
 
 
-def levels(backbone: str) -> range:
-    """The levels of features that a backbone of BACKBONES has, finest first."""
-    finest, coarsest = next(found for prefix, found in LEVELS.items() if backbone.startswith(prefix))
-    return range(finest, coarsest + 1)
-
-
 def task_name(task: int) -> str:
     """The task as metadata.yaml writes it."""
-    return task_pb2.Task.Name(task_pb2.Task.ValueType(task)).removeprefix("TASK_").lower().replace("_", " ")
+    words = task_pb2.Task.Name(task_pb2.Task.ValueType(task)).removeprefix("TASK_").lower().replace("_", " ")
+    return words.replace("view invariance", "view-invariance")  # the one name with a dash
+
+
+def _complete_masks(head: Head, side: int) -> None:
+    """Masks on a small canvas are made at a finer level: what is on it is thinner than a coarse cell."""
+    parameters = head.WhichOneof("parameters")
+    if parameters in MASKED and not getattr(head, parameters).HasField("mask_level"):
+        getattr(head, parameters).mask_level = 1 if side <= SMALL_CANVAS_SIDE_PIXELS else 2
 
 
 def _complete_head(head: Head) -> None:
@@ -151,8 +148,7 @@ def _complete_head(head: Head) -> None:
 
 
 def _complete_trainer(trainer: Trainer, model: Model) -> None:
-    if trainer.precision == job_spec_pb2.PRECISION_UNSPECIFIED:
-        trainer.precision = job_spec_pb2.PRECISION_FLOAT32
+    trainer.precision = trainer.precision or job_spec_pb2.PRECISION_FLOAT32
     if trainer.WhichOneof("optimizer") is None:
         trainer.adamw.SetInParent()
     if trainer.WhichOneof("schedule") is None:
@@ -164,61 +160,25 @@ def _complete_trainer(trainer: Trainer, model: Model) -> None:
         trainer.selection_metric = next(supervised, VALIDATION_LOSS)
 
 
-def _fill(message: Message) -> None:
-    """Write the defaults of FIELDS into a message and all below it; messages outside a oneof come into being."""
-    for field in message.DESCRIPTOR.fields:
-        if field.message_type is not None:
-            for child, _ in _children(message, field, make=field.containing_oneof is None):
-                _fill(child)
-            continue
-        interval = FIELDS.get(_key(field))
-        if interval is not None and interval.default is not None and not message.HasField(field.name):
-            setattr(message, field.name, interval.default)
-
-
-def _out_of_range(message: Message, path: str) -> Iterator[Violation]:
-    for field in message.DESCRIPTOR.fields:
-        if field.message_type is not None:
-            for child, part in _children(message, field, make=False):
-                yield from _out_of_range(child, f"{path}{part}.")
-            continue
-        interval = FIELDS.get(_key(field))
-        if interval is None or field.type in (FieldDescriptor.TYPE_BOOL, FieldDescriptor.TYPE_STRING):
-            continue
-        value = getattr(message, field.name)
-        if message.HasField(field.name) and not interval.holds(value):
-            yield Violation(field=f"{path}{field.name}", description=f"is {value:.15g}, but must be {interval}")
-
-
-def _children(message: Message, field: Field, *, make: bool) -> list[tuple[Message, str]]:
-    """The messages in a field, each with its part of the path; maps have none."""
-    if field.message_type.GetOptions().map_entry:
-        return []
-    value = getattr(message, field.name)
-    if field.is_repeated:
-        return [(each, f"{field.name}[{index}]") for index, each in enumerate(value)]
-    if make:
-        value.SetInParent()
-    return [(value, field.name)] if message.HasField(field.name) else []
-
-
-def _key(field: Field) -> str:
-    return f"{field.containing_type.name}.{field.name}"
-
-
 def _in_identity(spec: JobSpec) -> Iterator[Violation]:
-    name = spec.display_name
-    if len(name) > DISPLAY_NAME_CHARACTERS_MAX or not name.isprintable():
-        wanted = f"at most {DISPLAY_NAME_CHARACTERS_MAX} printable characters"
-        yield Violation(field="display_name", description=f"has {len(name)} characters, but must be {wanted}")
+    yield from text_violations(spec.display_name, "display_name", characters_max=DISPLAY_NAME_CHARACTERS_MAX)
     if len(spec.labels) > LABELS_MAX:
         yield Violation(field="labels", description=f"has {len(spec.labels)} entries, but at most {LABELS_MAX} may be")
     for key, value in sorted(spec.labels.items()):
         if not ID.fullmatch(key):
             yield Violation(field="labels", description=f"the key {key!r} must match {ID.pattern}")
-        if len(value) > LABEL_VALUE_CHARACTERS_MAX:
-            description = f"is {len(value)} characters long, but at most {LABEL_VALUE_CHARACTERS_MAX} may be"
-            yield Violation(field=f"labels.{key}", description=description)
+        yield from text_violations(value, f"labels.{key}", characters_max=LABEL_VALUE_CHARACTERS_MAX)
+
+
+def _in_resources(resources: Resources) -> Iterator[Violation]:
+    if FIELDS["Resources.gpus"].holds(resources.gpus) and resources.gpus > GPUS_USED_MAX:
+        description = f"is {resources.gpus}, but a job trains on one GPU in this version: ask for {GPUS_USED_MAX} or 0"
+        yield Violation(field="resources.gpus", description=description)
+    if resources.gpus == 0 and resources.gpu_memory_bytes > 0:
+        description = (
+            f"is {resources.gpu_memory_bytes}, but resources.gpus is 0: ask for a GPU, or for no memory of one"
+        )
+        yield Violation(field="resources.gpu_memory_bytes", description=description)
 
 
 def _in_initialization(model: Model) -> Iterator[Violation]:
@@ -228,34 +188,42 @@ def _in_initialization(model: Model) -> Iterator[Violation]:
         wanted = "must be projects/{project}/jobs/{job}/checkpoints/{checkpoint}"
         description = f"is {source.checkpoint.checkpoint!r}, but {wanted}"
         yield Violation(field=f"{path}.checkpoint.checkpoint", description=description)
-    if source.WhichOneof("source") == "imagenet_pretrained" and model.backbone.name == TINY:
-        description = f"there are no ImageNet weights for the backbone {TINY!r}: take `random`, or another backbone"
+    if source.WhichOneof("source") == "imagenet_pretrained" and (
+        model.backbone.name in OWN_BACKBONES or TIMM.fullmatch(model.backbone.name)
+    ):
+        name = model.backbone.name
+        description = f"there are no ImageNet weights for the backbone {name!r}: take `random`, or another backbone"
         yield Violation(field=f"{path}.imagenet_pretrained", description=description)
 
 
 def _in_features(spec: JobSpec) -> Iterator[Violation]:
     """Backbone, neck, and the size that the neck asks for."""
     name = spec.model.backbone.name
-    if name not in BACKBONES:
-        yield Violation(field="model.backbone.name", description=_unknown_backbone(name))
+    if not is_backbone(name):
+        yield Violation(field="model.backbone.name", description=unknown_backbone(name))
         return
+    yield from _in_sizes(spec)
+    yield from _in_level_min(spec)
+    yield from _in_columns(spec)
     has = levels(name)
     frozen = spec.model.backbone.frozen_levels
     if LEVEL_COARSEST >= frozen > has[-1]:
         description = f"is {frozen}, but {name} has levels {has[0]} to {has[-1]}"
         yield Violation(field="model.backbone.frozen_levels", description=description)
+    if TIMM.fullmatch(name) and 0 < frozen < LEVEL_COARSEST:
+        description = f"is {frozen}, but of a backbone of timm's all {LEVEL_COARSEST} levels are frozen, or 0"
+        yield Violation(field="model.backbone.frozen_levels", description=description)
     if spec.model.neck.WhichOneof("kind") != "feature_pyramid":
         return
     path = "model.neck.feature_pyramid"
     pyramid = spec.model.neck.feature_pyramid
-    for field, level in (("level_min", pyramid.level_min), ("level_max", pyramid.level_max)):
-        if FIELDS[f"FeaturePyramid.{field}"].holds(level) and level not in has:
-            description = f"is {level}, but {name} has levels {has[0]} to {has[-1]}"
-            yield Violation(field=f"{path}.{field}", description=description)
+    if FIELDS["FeaturePyramid.level_min"].holds(pyramid.level_min) and pyramid.level_min not in has:
+        description = f"is {pyramid.level_min}, but {name} has levels {has[0]} to {has[-1]}"
+        yield Violation(field=f"{path}.level_min", description=description)
     if pyramid.level_min > pyramid.level_max:
         description = f"is {pyramid.level_min}, but must not be above level_max, which is {pyramid.level_max}"
         yield Violation(field=f"{path}.level_min", description=description)
-    if pyramid.level_max not in has:
+    if not FIELDS["FeaturePyramid.level_max"].holds(pyramid.level_max):
         return
     stride = 2**pyramid.level_max
     for field, size in (("height", spec.data.height), ("width", spec.data.width)):
@@ -266,11 +234,42 @@ def _in_features(spec: JobSpec) -> Iterator[Violation]:
             yield Violation(field=f"data.{field}", description=description)
 
 
-def _unknown_backbone(name: str) -> str:
-    if name in REFUSED_BACKBONES or name.startswith(FIXED_SIZE_PREFIXES):
-        return f"is {name!r}, which takes images of one size only: take a convolutional backbone or Swin"
-    close = difflib.get_close_matches(name, sorted(BACKBONES), n=1, cutoff=0)
-    return f"is {name!r}, which is no backbone: did you mean {close[0]!r}?"
+def _in_sizes(spec: JobSpec) -> Iterator[Violation]:
+    name = spec.model.backbone.name
+    for field, size in (("height", spec.data.height), ("width", spec.data.width)):
+        if FIELDS[f"Data.{field}"].holds(size) and size < size_min(name):
+            description = f"is {size}, but must be at least {size_min(name)} for {name}"
+            yield Violation(field=f"data.{field}", description=description)
+
+
+def _in_level_min(spec: JobSpec) -> Iterator[Violation]:
+    """Heads that ask for levels finer than a coarsest one that is too fine for them."""
+    pyramid = spec.model.neck.feature_pyramid
+    has_neck = spec.model.neck.WhichOneof("kind") == "feature_pyramid"
+    coarsest = pyramid.level_max if has_neck else levels(spec.model.backbone.name)[-1]
+    for index, head in enumerate(spec.model.heads):
+        parameters = head.WhichOneof("parameters")
+        level_min = getattr(getattr(head, parameters), "level_min", 0) if parameters else 0
+        if level_min > coarsest:
+            description = f"is {level_min}, but the coarsest level of features is {coarsest}"
+            yield Violation(field=f"model.heads[{index}].{parameters}.level_min", description=description)
+
+
+def _in_columns(spec: JobSpec) -> Iterator[Violation]:
+    """Heads that read columns of features: as many as the longest text needs, a blank between any two tokens."""
+    pyramid = spec.model.neck.feature_pyramid
+    has_neck = spec.model.neck.WhichOneof("kind") == "feature_pyramid"
+    there = range(pyramid.level_min, pyramid.level_max + 1) if has_neck else levels(spec.model.backbone.name)
+    readers = ((i, h.scene_text_recognition) for i, h in enumerate(spec.model.heads) if h.HasField(TEXT))
+    for index, text in readers:
+        finest = next((level for level in (0, *there) if level >= text.level_min), LEVEL_COARSEST)
+        needed = (2 * text.tokens_max - 1) * 2**finest
+        if FIELDS["SceneTextRecognition.tokens_max"].holds(text.tokens_max) and spec.data.width < needed:
+            description = (
+                f"is {text.tokens_max}, which needs a data.width of at least {needed} where columns are read at level"
+                f" {finest}, but it is {spec.data.width}: make the canvas wider, or lower tokens_max or level_min"
+            )
+            yield Violation(field=f"model.heads[{index}].{TEXT}.tokens_max", description=description)
 
 
 def _in_heads(model: Model) -> Iterator[Violation]:
@@ -302,11 +301,23 @@ def _in_head(head: Head, path: str) -> Iterator[Violation]:
     if known and given != (wanted := _parameters_of(head.task)):
         description = f"does not belong to the task {task_name(head.task)!r}: give {wanted}, or nothing"
         yield Violation(field=f"{path}.{given}", description=description)
-    if len(head.annotation_set) > NAME_CHARACTERS_MAX:
-        description = f"is {len(head.annotation_set)} characters long, but at most {NAME_CHARACTERS_MAX} may be"
-        yield Violation(field=f"{path}.annotation_set", description=description)
+    for name, weights in WEIGHTS.items():
+        yield from _in_weights(getattr(getattr(head, name), weights), f"{path}.{name}.{weights}")
+    yield from text_violations(head.annotation_set, f"{path}.annotation_set", characters_max=NAME_CHARACTERS_MAX)
     yield from _in_via(head, path)
     yield from _in_conversion_options(head, path)
+
+
+def _in_weights(weights: Mapping[str, float], field: str) -> Iterator[Violation]:
+    if len(weights) > WEIGHTS_MAX:
+        yield Violation(field=field, description=f"has {len(weights)} entries, but at most {WEIGHTS_MAX} may be")
+        return
+    for category, weight in sorted(weights.items()):
+        for found in text_violations(category, field, characters_max=NAME_CHARACTERS_MAX):
+            yield Violation(field=field, description=f"a name {found.description}")
+        if not CATEGORY_WEIGHT.holds(weight):
+            description = f"is {weight:.15g}, but must be {CATEGORY_WEIGHT}"
+            yield Violation(field=f"{field}[{category[:NAME_CHARACTERS_MAX]}]", description=description)
 
 
 def _in_via(head: Head, path: str) -> Iterator[Violation]:
@@ -333,17 +344,26 @@ def _in_conversion_options(head: Head, path: str) -> Iterator[Violation]:
             yield Violation(field=here, description=f"is for {kind} again: give one entry for each kind of step")
         seen.add(kind)
         name = step.keypoint_to_detection.category_name
-        if kind == "keypoint_to_detection" and not 0 < len(name) <= NAME_CHARACTERS_MAX:
-            description = f"has {len(name)} characters, but must have 1 to {NAME_CHARACTERS_MAX}"
-            yield Violation(field=f"{here}.keypoint_to_detection.category_name", description=description)
+        if kind == "keypoint_to_detection":
+            field = f"{here}.keypoint_to_detection.category_name"
+            yield from text_violations(name, field, characters_max=NAME_CHARACTERS_MAX)
+            if not name:
+                yield Violation(field=field, description="is empty: give a name, or leave it out")
+
+
+def _in_choices(spec: JobSpec) -> Iterator[Violation]:
+    choices = (("data.bad_data", spec.data.bad_data, job_spec_pb2.BadData),)
+    for field, value, kind in (*choices, ("trainer.precision", spec.trainer.precision, job_spec_pb2.Precision)):
+        if value not in kind.values():
+            yield Violation(field=field, description=f"is {value}, but must be one of {', '.join(kind.keys()[1:])}")
 
 
 def _in_trainer(trainer: Trainer, model: Model) -> Iterator[Violation]:
-    if trainer.precision not in job_spec_pb2.Precision.values():
-        yield Violation(field="trainer.precision", description=f"is {trainer.precision}, which is no precision")
     if trainer.sgd.nesterov and trainer.sgd.momentum == 0:
-        description = "is true, but needs a momentum above 0"
-        yield Violation(field="trainer.sgd.nesterov", description=description)
+        yield Violation(field="trainer.sgd.nesterov", description="is true, but needs a momentum above 0")
+    if FIELDS["Trainer.batch_size"].holds(trainer.batch_size) and trainer.micro_batches > trainer.batch_size:
+        description = f"is {trainer.micro_batches}, but a batch of {trainer.batch_size} has no more parts than images"
+        yield Violation(field="trainer.micro_batches", description=description)
     if trainer.WhichOneof("schedule") == "multi_step":
         yield from _in_multi_step(trainer)
     head_id, slash, metric = trainer.selection_metric.rpartition("/")
@@ -368,8 +388,7 @@ def _in_multi_step(trainer: Trainer) -> Iterator[Violation]:
     before = 0.0
     for index, share in enumerate(schedule.milestones):
         if not before < share < 1:
-            wanted = f"above {before:.15g} and below 1: shares of iterations_max, rising"
-            description = f"is {share:.15g}, but must be {wanted}"
+            description = f"is {share:.15g}, but must be above {before:.15g} and below 1: shares, rising"
             yield Violation(field=f"{path}.milestones[{index}]", description=description)
         else:
             before = share

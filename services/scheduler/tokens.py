@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from services.chassis.auth import TokenSigner, WriteToken
-from services.scheduler.job import Attempt
-from services.scheduler.lease import AttemptKey, key_of
+from services.chassis.auth.keys import TokenSigner
+from services.chassis.auth.write_token import WriteToken
+from services.scheduler.domain.job import Attempt
+from services.scheduler.domain.lease import AttemptKey, key_of
 
 TOKENS_KEPT = 20_000
 
@@ -49,6 +50,7 @@ class TokenMint:
                 from_step=attempt.from_step,
                 expires_at=expires_at,
                 drain_only=drain_only,
+                runner=f"runners/{attempt.runner_id}",
             )
         )
         token = SignedToken(key=key_of(attempt), text=text, expire_time_us=int(expires_at.timestamp()) * 1_000_000)

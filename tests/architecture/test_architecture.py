@@ -69,7 +69,7 @@ def mentions(path: Path, words: tuple[str, ...]) -> bool:
         ("runner.agent.agent", {"torch", "torchvision", "sqlalchemy", "clickhouse_connect"}),
         ("runner.train", {"grpc", "nats", "sqlalchemy", "clickhouse_connect"}),
         ("services.scheduler.servicer", {"torch", "chdb", "clickhouse_connect", "nats.contrib"}),
-        ("services.scheduler.job", {"grpc", "google", "sqlalchemy", "nats"}),
+        ("services.scheduler.domain.job", {"grpc", "google", "sqlalchemy", "nats"}),
     ],
 )
 def test_a_process_loads_only_what_it_needs(module: str, forbidden: set[str]) -> None:

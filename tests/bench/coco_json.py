@@ -22,8 +22,8 @@ from pathlib import Path
 import msgspec
 
 from services.conversion.finding import Report
-from services.conversion.foreign.coco_annotation import read_polygons
-from services.conversion.foreign.coco_document import by_image, read_coco, report_repeated_ids
+from services.conversion.foreign.coco.annotation import read_polygons
+from services.conversion.foreign.coco.document import by_image, read_coco, report_repeated_ids
 from tests.bench.result import Result
 
 ANNOTATIONS = 861_000

@@ -30,26 +30,27 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from services.conversion.chunk import RawRecord, Recipe
-from services.conversion.conveyor import Conveyor, Freight
+from services.conversion.convert.plan import plan
+from services.conversion.conveyor.chunk import Recipe
+from services.conversion.conveyor.conveyor import Conveyor, Freight
+from services.conversion.conveyor.pool import WorkerPool
+from services.conversion.conveyor.sink import NormalisedSink, NormalisedWriter, Sink
+from services.conversion.dataset.record import RawRecord
 from services.conversion.finding import Place, Report
-from services.conversion.foreign.coco_instances import CocoInstances
-from services.conversion.foreign.coco_panoptic import CocoSegments
-from services.conversion.foreign.foreign_format import WriteRequest
+from services.conversion.foreign.coco.instances import CocoInstances
+from services.conversion.foreign.coco.panoptic import CocoSegments
+from services.conversion.foreign.format import WriteRequest
 from services.conversion.formats import FORMATS
 from services.conversion.formats.colors import paint
 from services.conversion.formats.format import MapFile
 from services.conversion.formats.panoptic_segmentation import PanopticColors, PanopticMap, Segment
 from services.conversion.index import ImageEntry, ImageSize, Index
-from services.conversion.plan import plan
-from services.conversion.pool import WorkerPool
 from services.conversion.raster.error import RasterLimits
 from services.conversion.raster.palette import KeyTable, keys_of_pixels
 from services.conversion.raster.png import decode_png, encode_png
 from services.conversion.raster.rle import encode_rles
 from services.conversion.raster.runs import bounds_of_many, runs_of_labels
 from services.conversion.raster.tiff import read_pages, write_instances
-from services.conversion.sink import NormalisedSink, NormalisedWriter, Sink
 from services.conversion.task import Task
 from tests.bench.result import Result
 

@@ -1,5 +1,6 @@
 """Write tokens: who may write which attempt's rows, and until when."""
 
+import base64
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import jwt
 import pytest
 
-from services.chassis.auth import TokenSigner, TokenVerifier, WriteToken
+from services.chassis.auth.keys import TokenSigner, TokenVerifier
+from services.chassis.auth.write_token import WriteToken
 from services.chassis.errors import ConfigurationError, PermissionDenied, Unauthenticated
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -102,7 +104,11 @@ def test_private_key_is_for_its_owner_alone_and_stays_the_same(tmp_path):
     again = TokenSigner.from_file(tmp_path / "keys" / "write.pem")
     assert first.key_id == again.key_id
     assert stat.S_IMODE((tmp_path / "keys" / "write.pem").stat().st_mode) == 0o600
-    assert sorted(path.name for path in (tmp_path / "keys").iterdir()) == ["write.pem", "write.pub.pem"]
+    assert sorted(path.name for path in (tmp_path / "keys").iterdir()) == [
+        f"write.{first.key_id}.pub.pem",
+        "write.pem",
+        "write.pub.pem",
+    ]
 
 
 def test_starters_at_the_same_time_agree_on_one_key(tmp_path):
@@ -115,5 +121,50 @@ def test_starters_at_the_same_time_agree_on_one_key(tmp_path):
 def test_file_that_holds_no_key_is_named(tmp_path):
     path = tmp_path / "write.pem"
     path.write_text("no key")
+    path.chmod(0o600)
     with pytest.raises(ConfigurationError, match=r"write\.pem cannot be read as a private key"):
         TokenSigner.from_file(path)
+
+
+def test_a_key_is_changed_while_tokens_of_the_old_one_hold(tmp_path):
+    path = tmp_path / "token.pem"
+    old = TokenSigner.from_file(path)
+    verifier = TokenVerifier.from_files([tmp_path])
+    text = old.sign(token())
+    path.unlink()
+    new = TokenSigner.from_file(path)
+    assert new.key_id != old.key_id
+    later = NOW + timedelta(seconds=2)
+    assert verifier.verify(new.sign(token()), now=later) == token()
+    started_later = TokenVerifier.from_folder(tmp_path)
+    for each in (verifier, started_later):
+        assert each.verify(text, now=later) == token()
+    one_file = TokenVerifier.from_files([tmp_path / "token.pub.pem"])
+    with pytest.raises(Unauthenticated):
+        one_file.verify(text, now=later)
+
+
+def test_a_damaged_public_key_is_no_mistake_of_the_server_and_hides_no_other(tmp_path):
+    verifier = TokenVerifier.from_files([tmp_path])
+    (tmp_path / "damaged.pub.pem").write_text("no key")
+    with pytest.raises(Unauthenticated):
+        verifier.verify(TokenSigner.from_file(tmp_path / "elsewhere" / "token.pem").sign(token()), now=NOW)
+    signer = TokenSigner.from_file(tmp_path / "token.pem")
+    assert verifier.verify(signer.sign(token()), now=NOW + timedelta(seconds=2)) == token()
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o602, 0o604])
+def test_a_private_key_that_others_may_read_is_refused_with_what_to_do(tmp_path, mode):
+    path = tmp_path / "token.pem"
+    TokenSigner.from_file(path)
+    path.chmod(0o640)
+    TokenSigner.from_file(path)
+    path.chmod(mode)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        TokenSigner.from_file(path)
+
+
+def test_a_token_whose_header_is_nested_without_end_is_refused(verifier):
+    header = base64.urlsafe_b64encode(b"[" * 60_000).decode().rstrip("=")
+    with pytest.raises(Unauthenticated):
+        verifier.verify(f"{header}.e30.AA", now=NOW)

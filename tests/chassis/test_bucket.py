@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from services.chassis.bucket import Buckets, Rights
-from services.chassis.objects import Credentials, ObjectLimits
+from services.chassis.objects.access import ObjectLimits, S3Key
+from services.chassis.objects.bucket import Buckets, Rights
 
 RIGHTS = Rights(
     bucket="datasets",
     endpoint_url="http://127.0.0.1:9",
     region="us-east-1",
-    credentials=Credentials(access_key_id="key", secret_access_key="secret"),
+    credentials=S3Key(access_key_id="key", secret_access_key="secret"),
     anonymous=False,
     limits=ObjectLimits(),
 )
@@ -35,9 +35,9 @@ def test_a_bucket_that_is_open_is_not_opened_again() -> None:
         {"region": "eu-central-1"},
         {"credentials": None},
         {"credentials": None, "anonymous": True},
-        {"credentials": Credentials(access_key_id="key", secret_access_key="another")},
-        {"credentials": Credentials(access_key_id="another", secret_access_key="secret")},
-        {"credentials": Credentials(access_key_id="key", secret_access_key="secret", session_token="token")},
+        {"credentials": S3Key(access_key_id="key", secret_access_key="another")},
+        {"credentials": S3Key(access_key_id="another", secret_access_key="secret")},
+        {"credentials": S3Key(access_key_id="key", secret_access_key="secret", session_token="token")},
         {"limits": ObjectLimits(retries_max=0)},
     ],
 )

@@ -13,13 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.chassis.image import UnreadableImage, read_image
+from services.chassis.image import UnreadableImage, read_image, read_shown
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
 
 
 def gray_ramp() -> Image.Image:
@@ -33,13 +39,22 @@ def test_sixteen_bits_are_scaled_and_not_cut(tmp_path: Path, suffix: str) -> Non
     assert [read_image(path).getpixel((x, 0)) for x in range(4)] == [(level,) * 3 for level in (0, 1, 100, 255)]
 
 
+def test_sixteen_bits_are_seen_by_the_range_that_is_given() -> None:
+    values = np.array([[0, 100, 150, 200, 201, 65_535]], np.uint16)
+    content = io.BytesIO()
+    Image.fromarray(values).save(content, "PNG")
+    seen = np.asarray(read_image(content.getvalue(), image_range=(100, 200)))[0, :, 0]
+    assert seen.tolist() == [0, 0, 128, 255, 255, 255]
+    eight = Image.new("L", (1, 1), 100)
+    content = io.BytesIO()
+    eight.save(content, "PNG")
+    assert read_image(content.getvalue(), image_range=(100, 200)).getpixel((0, 0)) == (100, 100, 100)
+
+
 def test_sixteen_bits_a_channel_are_scaled_too() -> None:
     row = b"\0" + struct.pack(">6H", 0, 257, 25_700, 65_535, 128 * 257, 1)
     chunks = [(b"IHDR", struct.pack(">2I5B", 2, 1, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(row)), (b"IEND", b"")]
-    content = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
-    )
-    image = read_image(content)
+    image = read_image(png(*chunks))
     assert [image.getpixel((x, 0)) for x in range(2)] == [(0, 1, 100), (255, 128, 0)]
 
 
@@ -53,6 +68,16 @@ def test_gray_palette_and_alpha_become_rgb(tmp_path: Path) -> None:
         path = tmp_path / f"{mode}.png"
         Image.new("L", (2, 2), gray).convert(mode).save(path)
         assert read_image(path).getpixel((0, 0)) == (gray,) * 3
+
+
+@pytest.mark.parametrize("transparency", [b"\xff", b"\x80", b"\xff\x00\xff", b"\x00" * 256])
+@pytest.mark.parametrize("colors", [b"", b"\x00" * 6])
+def test_the_transparency_of_a_palette_is_nothing_to_us(transparency: bytes, colors: bytes) -> None:
+    """Also where the palette is missing: Pillow asserts that there is one when it looks for a transparent colour."""
+    palette = [(b"PLTE", colors)] if colors else []
+    header, row = (b"IHDR", struct.pack(">2I5B", 2, 1, 8, 3, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0\0\1"))
+    image = read_image(png(header, *palette, (b"tRNS", transparency), row, (b"IEND", b"")))
+    assert (image.mode, image.size) == ("RGB", (2, 1))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
@@ -147,3 +172,13 @@ def test_a_damaged_file_is_decoded_or_says_why() -> None:
         except UnreadableImage:
             unreadable += 1
     assert 300 < unreadable < 2_900
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_photo_at_a_reduced_scale_tells_the_size_of_the_whole(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    shown = read_shown(encoded(Image.new("RGB", (801, 602)), "JPEG", exif=exif), side_min=200)
+    assert (shown.width, shown.height) == ((801, 602) if orientation == 1 else (602, 801))
+    assert 200 <= max(shown.image.size) < 402
+    assert (shown.image.width > shown.image.height) == (orientation == 1)

@@ -65,3 +65,28 @@ def test_auto_means_json_where_there_is_no_terminal(stream):
     logs.configure("example", format="auto", stream=stream)
     logs.get_logger("x").info("plain")
     assert lines(stream)[0]["event"] == "plain"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_value_makes_a_line_of_megabytes(stream, form):
+    logs.configure("example", format=form, stream=stream)
+    large = "x" * 5_000_000
+    log = logs.get_logger("x")
+    log.info("refused", message=large, names=[large] * 1_000, by={large: large}, nested=[[[[[large]]]]], data=b"y" * 9)
+    logging.getLogger("library").warning("theirs %s", large)
+    try:
+        raise ValueError(large)
+    except ValueError as error:
+        log.error("crashed", exc_info=error)
+        log.warning("failed", problem=error)
+    written = stream.getvalue().splitlines()
+    assert max(map(len, written)) < 40_000
+    if form == "json":
+        refused, theirs, crashed, failed = (json.loads(line) for line in written)
+        assert refused["message"].endswith("… (5000000 characters)")
+        assert (len(refused["names"]), refused["names"][-1]) == (9, "… 992 more")
+        assert refused["data"] == "(9 bytes)"
+        assert len(theirs["event"]) < 3_000
+        assert crashed["exception"].startswith("Traceback")
+        assert len(crashed["exception"]) < 17_000
+        assert len(failed["problem"]) < 3_000

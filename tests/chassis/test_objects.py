@@ -3,22 +3,23 @@
 import asyncio
 import os
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from services.chassis import errors
 from services.chassis.errors import Reason
-from services.chassis.objects import (
-    Credentials,
-    ObjectAlreadyExists,
-    ObjectChanged,
-    ObjectLimits,
-    ObjectNotFound,
-    open_store,
-)
+from services.chassis.objects.access import AzureKey, ObjectLimits, S3Key
+from services.chassis.objects.store import ObjectAlreadyExists, ObjectChanged, ObjectNotFound, open_store
+from tests.relay import relay_to
 
-KEY = Credentials(access_key_id="id", secret_access_key="do-not-show-me", region="eu-central-1")
+OPENED = {
+    "s3://bucket/data": S3Key(access_key_id="id", secret_access_key="do-not-show-me"),
+    "gs://bucket/data": None,
+    "az://account/bucket/data": AzureKey(sas_token="sv=1&sig=do-not-show-me"),
+}
+KEY = S3Key(access_key_id="id", secret_access_key="do-not-show-me", region="eu-central-1")
 QUICK = ObjectLimits(connect_seconds=1, read_seconds=1, retries_max=0, retry_seconds_max=1)
 
 
@@ -62,6 +63,67 @@ def test_file_is_written_and_copied_back_whole(folder, tmp_path):
         assert [p.name for p in (tmp_path / "new").iterdir()] == ["copy"]
 
     asyncio.run(scenario())
+
+
+def test_a_large_file_goes_in_parts_and_tells_how_far_it_is(tmp_path):
+    limits = ObjectLimits(part_bytes=2**20)
+    folder = open_store(f"file://{tmp_path}/data", limits=limits)
+    data = os.urandom(5 * 2**20 + 17)
+    (tmp_path / "source").write_bytes(data)
+    seen = []
+
+    async def scenario():
+        await folder.write("big", tmp_path / "source", create_only=True, on_progress=seen.append)
+        assert await joined(folder.stream("big")) == data
+        with pytest.raises(ObjectAlreadyExists):
+            await folder.write("big", tmp_path / "source", create_only=True)
+        assert await paths(folder) == ["big"]
+
+    asyncio.run(scenario())
+    assert seen == [2**20, 2 * 2**20, 3 * 2**20, 4 * 2**20, 5 * 2**20, len(data)]
+
+
+def test_a_file_that_cannot_be_read_here_is_no_fault_of_the_store(tmp_path):
+    folder = open_store(f"file://{tmp_path}/data", limits=ObjectLimits(part_bytes=2**20))
+    with pytest.raises(FileNotFoundError, match="gone"):
+        asyncio.run(folder.write("big", tmp_path / "gone"))
+    (tmp_path / "source").write_bytes(bytes(3 * 2**20))
+
+    def break_off(size_bytes):
+        if size_bytes > 2**20:
+            raise OSError(5, "the disk is broken")
+
+    with pytest.raises(OSError, match="the disk is broken"):
+        asyncio.run(folder.write("big", tmp_path / "source", on_progress=break_off))
+    assert not (tmp_path / "data" / "big").exists()
+
+
+def test_an_upload_that_takes_longer_than_a_read_may_arrives_whole(object_server, tmp_path):
+    """What takes long to send is not what stands still: the read time-out counted both, and no large file arrived."""
+    limits = ObjectLimits(read_seconds=2.0, part_bytes=5 * 2**20, retries_max=0, retry_seconds_max=1)
+    data = os.urandom(12 * 2**20)
+    (tmp_path / "source").write_bytes(data)
+    (tmp_path / "small").write_bytes(data[: 5 * 2**20])
+    seen = []
+
+    async def scenario():
+        async with relay_to(object_server.port) as relay:
+            relay.slow_requests(2.2 * 2**20)
+            folder = open_store(
+                "s3://results/slow", endpoint_url=relay.endpoint_url, credentials=object_server.owner, limits=limits
+            )
+            began = time.monotonic()
+            await folder.write("big", tmp_path / "source", create_only=True, on_progress=seen.append)
+            assert time.monotonic() - began > 2 * limits.read_seconds
+            await folder.write("small", tmp_path / "small", create_only=True)
+        direct = open_store(
+            "s3://results/slow", endpoint_url=object_server.endpoint_url, credentials=object_server.owner
+        )
+        assert await joined(direct.stream("big")) == data
+        assert await joined(direct.stream("small")) == data[: 5 * 2**20]
+
+    asyncio.run(scenario())
+    assert seen == [5 * 2**20, 10 * 2**20, len(data)]
 
 
 def test_stream_goes_on_from_an_offset(folder):
@@ -269,7 +331,7 @@ def test_region_that_would_lead_to_another_host_is_refused():
         with pytest.raises(errors.InvalidArgument, match="region: is"):
             open_store("s3://bucket", region=region)
         with pytest.raises(errors.InvalidArgument, match="region: is"):
-            open_store("s3://bucket", credentials=Credentials(access_key_id="a", secret_access_key="b", region=region))
+            open_store("s3://bucket", credentials=S3Key(access_key_id="a", secret_access_key="b", region=region))
 
 
 def test_changed_object_is_not_read_by_its_old_etag(folder):
@@ -322,18 +384,21 @@ def storage():
         (401, errors.PermissionDenied, Reason.OBJECT_STORE_DENIED),
         (503, errors.Unavailable, Reason.OBJECT_STORE_UNAVAILABLE),
         (404, ObjectNotFound, Reason.OBJECT_NOT_FOUND),
+        # However often it is asked, the answer stays: of a wrong region, or of another kind of server.
+        *((status, errors.PermissionDenied, Reason.OBJECT_STORE_DENIED) for status in (301, 400, 405, 501)),
     ],
 )
-def test_answers_of_a_storage_become_our_errors_and_show_no_key(storage, status, kind, reason):
+@pytest.mark.parametrize(("uri", "key"), OPENED.items())
+def test_answers_of_a_storage_become_our_errors_and_show_no_key(storage, status, kind, reason, uri, key):
     async def scenario():
         storage.status = status
         endpoint = f"http://127.0.0.1:{storage.server_port}"
-        folder = open_store("s3://bucket/data", endpoint_url=endpoint, credentials=KEY, limits=QUICK)
+        folder = open_store(uri, endpoint_url=endpoint, credentials=key, anonymous=key is None, limits=QUICK)
         for act in (folder.read("a"), folder.info("a"), paths(folder)):
             with pytest.raises(kind) as caught:
                 await act
             assert caught.value.reason is reason
-            assert "do-not-show-me" not in f"{caught.value} {caught.value.metadata} {caught.value.__cause__} {KEY}"
+            assert "do-not-show-me" not in f"{caught.value} {caught.value.metadata} {caught.value.__cause__} {key}"
 
     asyncio.run(scenario())
 

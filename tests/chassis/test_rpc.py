@@ -18,7 +18,8 @@ from grpc_status import rpc_status
 
 from services.chassis import errors, rpc
 from services.chassis import log as logs
-from services.chassis.auth import Principal, current_principal
+from services.chassis.auth.guard import Admission, OpenGuard
+from services.chassis.auth.principal import Principal, current_principal
 from services.chassis.config import ServerConfig
 from services.chassis.errors import Reason, Violation
 
@@ -55,7 +56,7 @@ class Example:
             self.fails_left -= 1
             raise errors.Unavailable(Reason.BUS_UNAVAILABLE, "not yet")
         if text == "who":
-            return current_principal().creator
+            return current_principal().subject
         if text == "ids":
             return logs.get_contextvars()["request_id"]
         return text
@@ -108,9 +109,9 @@ class Example:
 
 
 @contextlib.asynccontextmanager
-async def served(authenticator=None, **settings):
+async def served(guard=None, **settings):
     example = Example()
-    server = rpc.Server(ServerConfig(**({"drain_seconds": 0.2} | settings)), authenticator=authenticator)
+    server = rpc.Server(ServerConfig(**({"drain_seconds": 0.2} | settings)), guard or OpenGuard())
     example.stopping = server.stopping
     server.add(NAME, example.add_to)
     address = await server.start()
@@ -245,30 +246,30 @@ def test_call_that_its_caller_cancels_is_cancelled_in_the_server(kind):
     asyncio.run(scenario())
 
 
-class OnlyAda:
-    async def authenticate(self, metadata, *, method):
+class OnlyAda(OpenGuard):
+    async def admit(self, metadata, *, method):
         if metadata.get("authorization") != "ada":
             raise errors.Unauthenticated(Reason.TOKEN_INVALID, f"who calls {method}?")
-        return Principal(creator="ada")
+        return Admission(principal=Principal(subject="users/ada"), method=method)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_authenticator_decides_before_the_servicer_sees_the_call(kind):
+def test_guard_decides_before_the_servicer_sees_the_call(kind):
     async def scenario():
         async with served(OnlyAda()) as (example, _, channel):
             error = rpc.error_from_rpc(await failed(channel, kind, "who"))
             assert isinstance(error, errors.Unauthenticated)
             assert not example.started.is_set()
-            assert await call(channel, kind, "who", metadata=[("authorization", "ada")]) == "ada"
+            assert await call(channel, kind, "who", metadata=[("authorization", "ada")]) == "users/ada"
             await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
 
     asyncio.run(scenario())
 
 
-def test_everybody_is_anonymous_without_an_authenticator():
+def test_everybody_is_anonymous_with_an_open_guard():
     async def scenario():
         async with served() as (_, _, channel):
-            assert await call(channel, "unary_unary", "who") == "anonymous"
+            assert await call(channel, "unary_unary", "who") == "users/anonymous"
 
     asyncio.run(scenario())
 
@@ -346,7 +347,7 @@ def test_address_file_holds_the_bound_address_while_the_server_runs(tmp_path):
 def test_port_in_use_is_a_configuration_error_that_names_it():
     async def scenario():
         async with served() as (_, server, _):
-            second = rpc.Server(ServerConfig(listen_address=server.address))
+            second = rpc.Server(ServerConfig(listen_address=server.address), OpenGuard())
             with pytest.raises(errors.ConfigurationError, match=server.address):
                 await second.start()
 
@@ -401,7 +402,8 @@ def test_message_over_the_limit_is_refused():
         async with served(message_bytes_max=1_000) as (_, _, channel):
             assert await call(channel, "unary_unary", "x" * 900) == "x" * 900
             error = rpc.error_from_rpc(await failed(channel, "unary_unary", "x" * 2_000))
-            assert isinstance(error, errors.ResourceExhausted)
+            assert isinstance(error, errors.InvalidArgument)  # no repeat will make it smaller
+            assert error.reason is Reason.MESSAGE_TOO_LARGE
 
     asyncio.run(scenario())
 
@@ -421,12 +423,13 @@ PROGRAM = """
 import asyncio, sys
 from pathlib import Path
 from services.chassis import log, rpc
+from services.chassis.auth.guard import OpenGuard
 from services.chassis.config import ServerConfig, load
 
 async def main():
     config = load(ServerConfig, argv=sys.argv[1:], environ={}, prog="example", prefix="EXAMPLE_")
     log.configure("example", format="json")
-    await rpc.run_until_signal(rpc.Server(config))
+    await rpc.run_until_signal(rpc.Server(config, OpenGuard()))
 
 asyncio.run(main())
 """
@@ -456,7 +459,7 @@ def test_process_stops_in_order_at_a_signal(tmp_path, number):
 
 def test_background_task_that_fails_stops_the_server_and_is_told():
     async def scenario():
-        server = rpc.Server(ServerConfig())
+        server = rpc.Server(ServerConfig(), OpenGuard())
 
         async def fail():
             raise ValueError("the outbox broke")

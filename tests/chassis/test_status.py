@@ -15,7 +15,7 @@ ERRORS = [
     errors.NotFound(Reason.JOB_NOT_FOUND, "there is no job ü", {"name": "ü"}),
     errors.AlreadyExists(Reason.JOB_ALREADY_EXISTS, "there is a job", {"name": "a"}),
     errors.FailedPrecondition(Reason.JOB_STATE, "the job is queued", {"state": "QUEUED"}),
-    errors.Aborted(Reason.STALE_EPOCH, "epoch 1 is old", {"epoch": "1", "current": "2"}),
+    errors.Aborted(Reason.SEQUENCE_GAP, "5 is not next", {"wanted": "4", "found": "5"}),
     errors.OutOfRange(Reason.CURSOR_TOO_OLD, "the cursor is old", {"oldest": "7"}),
     errors.PermissionDenied(Reason.PERMISSION_DENIED, "you may not"),
     errors.Unauthenticated(Reason.TOKEN_INVALID, "who are you"),

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.tokens import token
+
 WAIT_SECONDS = 60.0
+
+
+@cache
+def key_file() -> Path:
+    """The key of every service that a test process starts, and of the tokens that its commands carry."""
+    folder = Path(tempfile.mkdtemp(prefix="sihlai-test-key-"))
+    atexit.register(shutil.rmtree, folder)
+    return folder / "token.pem"
+
+
+@cache
+def access() -> str:
+    """A user's token, as SIHLAI_TOKEN holds it."""
+    return token(key_file())
 
 
 @contextlib.contextmanager
 def conversion_process(place: Path, *, root: Path) -> Iterator[str]:
     """Its address. It keeps its files in `place`, and may read and write datasets in `root`."""
     file = place / "address"
+    assert access()  # made first: the service reads the public half of its key
     words = (
         *("--address-file", file),
         *("--store-uri", (place / "store").as_uri()),
+        *("--token-public-keys", key_file().with_name("token.pub.pem")),
         *("--allowed-roots", root),
         *("--allowed-destination-roots", root),
     )

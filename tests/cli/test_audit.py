@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.cli.audit import Audit, numbering_problem, same_problem
+from services.cli.demo.audit import Audit, numbering_problem, same_problem
 
 
 @pytest.mark.parametrize(

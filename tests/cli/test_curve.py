@@ -4,9 +4,18 @@ import io
 import math
 
 from rich.console import Console
+from sihlai.metrics.v1.metrics_service_pb2 import SERIES_AXIS_RELATIVE_TIME, SERIES_AXIS_TIME, SeriesData
 from sihlai.metrics.v1.series_pb2 import BucketColumns, PointColumns
 
-from services.cli.curve import Curve, chart, curve_from_buckets, curve_from_points, sparkline
+from services.cli.view.curve import (
+    Curve,
+    chart,
+    curve_from_buckets,
+    curve_from_points,
+    curve_from_series,
+    sparkline,
+    time_origin,
+)
 
 
 def printed(renderable: object, *, width: int = 80) -> str:
@@ -38,8 +47,23 @@ def test_one_point_and_a_flat_line_can_be_drawn() -> None:
 
 
 def test_a_spike_within_a_bucket_stays_visible() -> None:
-    buckets = BucketColumns(first_steps=[0, 10], last_steps=[9, 19], minimums=[1, 1], maximums=[1, 50])
+    buckets = BucketColumns(axis_firsts=[0, 10], axis_lasts=[9, 19], minimums=[1, 1], maximums=[1, 50])
     assert max(curve_from_buckets("a", buckets).values) == 50
+
+
+def test_curves_over_time_begin_where_the_first_of_their_chart_does() -> None:
+    series = [
+        SeriesData(
+            axis=SERIES_AXIS_TIME,
+            buckets=BucketColumns(axis_firsts=[first], axis_lasts=[first], minimums=[1], maximums=[1], counts=[1]),
+        )
+        for first in (1_700_000_000_000_000, 1_700_000_005_000_000)
+    ]
+    origin = time_origin(series)
+    assert [curve_from_series("a", each, origin=origin).steps for each in series] == [[0.0], [5.0]]
+    relative = SeriesData(axis=SERIES_AXIS_RELATIVE_TIME, buckets=series[0].buckets)
+    relative.buckets.axis_firsts[0] = relative.buckets.axis_lasts[0] = 2_000_000
+    assert curve_from_series("a", relative, origin=time_origin([relative])).steps == [2.0]
 
 
 def test_points_are_sorted_and_those_that_are_no_number_are_left_out() -> None:

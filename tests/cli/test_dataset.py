@@ -22,11 +22,11 @@ from sihlai.conversion.v1.conversion_service_pb2 import WorkProgress
 from typer.testing import CliRunner, Result
 
 from services.cli.commands import app
-from services.cli.dataset_table import bar, finding_line, task_name
-from services.cli.folder import DataFolder, write_endpoints
-from services.cli.output import Output
-from services.cli.progress import WorkBar, numbers_text
-from tests.cli.conversion_process import WAIT_SECONDS, conversion_process, until
+from services.cli.machine.folder import DataFolder, write_endpoints
+from services.cli.view.dataset_table import bar, finding_line, task_name
+from services.cli.view.output import Output
+from services.cli.view.progress import WorkBar, numbers_text
+from tests.cli.conversion_process import WAIT_SECONDS, access, conversion_process, until
 
 METADATA = "task: multiclass classification\ncategories: [cat, dog, emu]\nannotations: labels.yaml\n"
 LABELS = "a.png: cat\nb.png: dog\nc.png: dog\nd.png:\n"
@@ -44,7 +44,7 @@ def write_dataset(folder: Path, *, labels: str = LABELS, names: tuple[str, ...] 
 
 
 def invoke(*words: str | Path, environ: Mapping[str, str] | None = None) -> Result:
-    return CliRunner().invoke(app, ["dataset", *map(str, words)], obj=dict(environ or {}))
+    return CliRunner().invoke(app, ["dataset", *map(str, words)], obj={"SIHLAI_TOKEN": access(), **(environ or {})})
 
 
 def found_json(result: Result) -> list[dict[str, Any]]:
@@ -186,7 +186,7 @@ def test_the_credentials_for_a_bucket_come_from_the_environment_and_are_never_sh
     environ = {"AWS_ACCESS_KEY_ID": "the-key-id", "AWS_REGION": "r" * 5_000}
     result = invoke("inspect", "s3://bucket/prefix", *service, environ=environ)
     assert result.exit_code == 1
-    assert "source.credentials.secret_access_key" in result.stderr
+    assert "source.credentials.s3.secret_access_key" in result.stderr
     assert "source.region" in result.stderr
     assert "the-key-id" not in result.output
 
@@ -215,6 +215,10 @@ def test_the_address_that_a_killed_up_left_behind_is_passed_over(sound: Path, tm
     write_endpoints(DataFolder(root=tmp_path), {"conversion": "127.0.0.1:1"})
     shown = invoke("inspect", sound, "--data", tmp_path)
     assert shown.exit_code == 0, shown.output
+    assert list((tmp_path / "conversion" / "indices").iterdir()), "the next command need not read the images again"
+    (tmp_path / "file").write_text("")
+    shown = invoke("inspect", sound, "--data", tmp_path / "file")
+    assert shown.exit_code == 0, "where nothing can be kept nothing is"
 
 
 def test_local_work_leaves_a_running_service_alone(service: tuple[str, str], tmp_path: Path) -> None:

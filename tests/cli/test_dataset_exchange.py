@@ -15,13 +15,14 @@ from sihlai.conversion.v1 import dataset_pb2
 from sihlai.conversion.v1.conversion_service_pb2 import ConversionResult, ImportDatasetResponse, WorkProgress
 from typer.testing import CliRunner, Result
 
+from services.cli.command.dataset.options import show_work
 from services.cli.commands import app
-from services.cli.dataset_options import show_work
-from services.cli.endpoints import Endpoints, Services
-from services.cli.folder import DataFolder
-from services.cli.output import Output
-from services.cli.session import CommandError, Session
-from tests.cli.conversion_process import conversion_process
+from services.cli.error import CommandError
+from services.cli.session import Session
+from services.cli.view.output import Output
+from services.client.awaiting import AsyncClient
+from services.client.endpoints import Endpoints
+from tests.cli.conversion_process import access, conversion_process
 
 ANIMALS = {"cat": ("a", "b"), "dog": ("c",)}
 COCO = {
@@ -35,7 +36,7 @@ COCO = {
 
 
 def invoke(*words: str | Path, environ: Mapping[str, str] | None = None) -> Result:
-    return CliRunner().invoke(app, ["dataset", *map(str, words)], obj=dict(environ or {}))
+    return CliRunner().invoke(app, ["dataset", *map(str, words)], obj={"SIHLAI_TOKEN": access(), **(environ or {})})
 
 
 def write_image(path: Path, color: tuple[int, int, int] = (0, 0, 0)) -> None:
@@ -91,6 +92,22 @@ def test_folders_of_images_become_a_dataset_and_folders_again(
     shown = invoke("export", "image-folders", native, again, "--copy-images", *service)
     assert shown.exit_code == 0, shown.output
     assert files_in(again) == sorted([*files_in(animals), "report.json"])
+
+
+@pytest.mark.parametrize("words", [(), ("--format", "auto"), ("--format", "image-folders")])
+def test_a_format_is_found_by_itself_or_named(
+    animals: Path, folder: Path, service: tuple[str, str], words: tuple[str, ...]
+) -> None:
+    native = folder / f"found-{'-'.join(words).strip('-')}"
+    shown = invoke("import", animals, native, "--copy-images", *words, "--json", *service)
+    assert shown.exit_code == 0, shown.stderr
+    (result,) = [line["result"] for line in map(json.loads, shown.stdout.splitlines()) if "result" in line]
+    assert result["foreign_format"] == "FOREIGN_FORMAT_IMAGE_FOLDERS"
+
+
+def test_an_import_without_a_destination_is_told(animals: Path, service: tuple[str, str]) -> None:
+    shown = invoke("import", animals, *service)
+    assert (shown.exit_code, "a source and a destination were wanted" in shown.stderr) == (2, True)
 
 
 def test_what_is_wrong_with_a_foreign_dataset_is_listed_and_dropped_where_that_is_wanted(
@@ -156,7 +173,10 @@ def test_without_a_service_a_command_may_write_where_it_was_told_to(animals: Pat
     environ = {"SIHLAI_DATA": str(tmp_path / "data")}
     shown = invoke("import", "image-folders", animals, tmp_path / "native", "--copy-images", environ=environ)
     assert shown.exit_code == 0, shown.output
-    assert [path.name for path in tmp_path.iterdir()] == ["native"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "native"]
+    assert not [*(tmp_path / "data/conversion").glob(".draft-*"), *(tmp_path / "data/conversion").glob("datasets/*")]
+    inside = invoke("import", "image-folders", animals, tmp_path / "data/x", environ=environ)
+    assert "where the system keeps its own data" in inside.stderr
     shown = invoke(
         *("convert", tmp_path / "native", "metric-learning"),
         *("--destination", tmp_path / "deeper" / "identities"),
@@ -167,8 +187,7 @@ def test_without_a_service_a_command_may_write_where_it_was_told_to(animals: Pat
 
 
 def session(output: Output, folder: Path) -> Session:
-    endpoints = Endpoints(addresses={}, folder=DataFolder(root=folder))
-    return Session(services=Services(endpoints), output=output, environ={})
+    return Session(client=AsyncClient(Endpoints(up=folder)), output=output, environ={})
 
 
 async def answers(*messages: ImportDatasetResponse) -> AsyncIterator[ImportDatasetResponse]:

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from services.cli.command.dataset.preview import default_path, with_suffix, write_picture
 from services.cli.commands import app
-from services.cli.dataset_preview import default_path, with_suffix, write_picture
-from services.cli.session import CommandError
+from services.cli.error import CommandError
 
 METADATA = "task: object detection\ncategories: [cat]\nannotations: boxes.yaml\n"
 
@@ -62,7 +62,7 @@ def test_what_cannot_be_shown_is_one_sentence(dataset: Path, tmp_path: Path) -> 
         (("--image", "nobody.png"), "'nobody.png', which is not in images/"),
         (("--to", "flying"), "flying"),
     ):
-        shown = invoke(dataset, "--local", "--output", output, *words)
+        shown = invoke(dataset, "--local", "--file", output, *words)
         assert shown.exit_code in (1, 2)
         assert problem in shown.output
     assert not list(tmp_path.glob("sheet*"))

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from services.cli.audit import Audit
-from services.cli.demo_conversions import show_conversions
-from services.cli.demo_truth import KINDS
-from services.cli.endpoints import Endpoints, Services
-from services.cli.folder import DataFolder
-from services.cli.screen import Screen
-from tests.cli.conversion_process import conversion_process
+from services.cli.demo.audit import Audit
+from services.cli.demo.conversions import show_conversions
+from services.cli.demo.screen import Screen
+from services.cli.demo.truth import KINDS
+from services.client.awaiting import AsyncClient
+from services.client.endpoints import Endpoints
+from tests.cli.conversion_process import access, conversion_process
 
 
 def test_five_conversions_of_the_scenes_give_exactly_what_was_drawn(
@@ -23,9 +23,8 @@ def test_five_conversions_of_the_scenes_give_exactly_what_was_drawn(
     audit, sheets = Audit(), tmp_path / "sheets"
 
     async def show(address: str) -> None:
-        endpoints = Endpoints(addresses={"conversion": address}, folder=DataFolder(root=tmp_path / "data"))
-        async with Services(endpoints) as services:
-            await show_conversions(services, screen=Screen(), audit=audit, folder=tmp_path / "scenes", sheets=sheets)
+        async with AsyncClient(Endpoints(given={"conversion": address}, said_token=access())) as client:
+            await show_conversions(client, screen=Screen(), audit=audit, folder=tmp_path / "scenes", sheets=sheets)
 
     with conversion_process(tmp_path, root=tmp_path / "scenes") as address:
         asyncio.run(show(address))

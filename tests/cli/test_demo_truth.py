@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.cli.demo_truth import (
+from services.cli.demo.scenes import COLORS, Scene, Segment
+from services.cli.demo.truth import (
     KINDS,
     Converted,
     Kind,
@@ -21,7 +22,6 @@ from services.cli.demo_truth import (
     wanted_quads,
     wanted_semantic,
 )
-from services.cli.scenes import COLORS, Scene, Segment
 
 LABELS = np.array(
     [

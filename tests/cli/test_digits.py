@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from services.cli.digits import drawn, write_digits
+from services.cli.demo.digits import drawn, write_digits
 
 
 def test_the_digits_are_a_dataset_in_the_native_format(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from sihlai.conversion.v1 import task_pb2
 from sihlai.conversion.v1.conversion_service_pb2 import ConversionResult, ConversionStep, DroppedCount
 from sihlai.scheduler.v1 import conversion_report_service_pb2 as pb
 
-from services.cli.job_conversion import newest, reports_drawing
+from services.cli.command.conversions import newest, reports_drawing
 
 STEPS = [
     ConversionStep(
-        **{"from": task_pb2.TASK_PANOPTIC_SEGMENTATION}, to=task_pb2.TASK_INSTANCE_SEGMENTATION, losses=["stuff"]
+        from_task=task_pb2.TASK_PANOPTIC_SEGMENTATION, to=task_pb2.TASK_INSTANCE_SEGMENTATION, losses=["stuff"]
     ),
-    ConversionStep(**{"from": task_pb2.TASK_INSTANCE_SEGMENTATION}, to=task_pb2.TASK_OBJECT_DETECTION),
+    ConversionStep(from_task=task_pb2.TASK_INSTANCE_SEGMENTATION, to=task_pb2.TASK_OBJECT_DETECTION),
 ]
 
 

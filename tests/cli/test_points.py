@@ -4,7 +4,7 @@ from sihlai.metrics.v1.metrics_service_pb2 import LivePoints, MetricsEnded, Watc
 from sihlai.metrics.v1.series_pb2 import PointColumns, SeriesDefinition
 from sihlai.scheduler.v1 import job_pb2
 
-from services.cli.points import LiveSeries
+from services.cli.view.live_series import LiveSeries
 
 LOSS = SeriesDefinition(series_id=1, name="train/loss")
 MEMORY = SeriesDefinition(series_id=2, name="system/memory_bytes")
@@ -31,6 +31,15 @@ def test_system_metrics_go_by_time_and_all_count() -> None:
     live.add(answer(MEMORY, [4]))
     live.add(answer(MEMORY, [3], attempt=2, from_step=3))
     assert [step for step, _ in live.points("system/memory_bytes")] == [3, 4]
+
+
+def test_an_attempt_that_has_sent_system_metrics_alone_hides_nothing() -> None:
+    live = LiveSeries()
+    live.add(answer(LOSS, [1, 2, 3, 4]))
+    live.add(answer(MEMORY, [0], attempt=2, from_step=0))
+    assert [step for step, _ in live.points("train/loss")] == [1, 2, 3, 4]
+    live.add(answer(LOSS, [1], attempt=2, from_step=0))
+    assert [step for step, _ in live.points("train/loss")] == [1]
 
 
 def test_a_doubled_point_is_seen_twice() -> None:

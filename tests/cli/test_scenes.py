@@ -11,7 +11,18 @@ import pytest
 import yaml
 from PIL import Image, ImageSequence
 
-from services.cli.scenes import BORDER, COARSE, EMPTY, SCENES, STUFF, THINGS, UNANNOTATED, VOID, Scene, write_scenes
+from services.cli.demo.scenes import (
+    BORDER,
+    COARSE,
+    EMPTY,
+    SCENES,
+    STUFF,
+    THINGS,
+    UNANNOTATED,
+    VOID,
+    Scene,
+    write_scenes,
+)
 
 FEW = 4
 

@@ -8,14 +8,14 @@ from sihlai.scheduler.v1 import job_spec_pb2
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
 from services.cli.specification import (
-    SpecificationError,
     add_head,
     assign,
-    parsed_task,
     read_specification,
     set_label,
     set_resolution,
 )
+from services.client.dataset import task_of
+from services.client.specification import SpecificationError
 
 
 def assigned(*assignments: str) -> JobSpec:
@@ -34,7 +34,7 @@ def test_assignments_reach_every_kind_of_field() -> None:
         "model.heads[0].multiclass_classification.dropout=0.1",
         "model.heads.1.task=TASK_OBJECT_DETECTION",
         "model.heads[1].via=instance-segmentation",
-        "model.neck.none={}",
+        "model.neck.identity={}",
         "data.scaling.centered=no",
         "trainer.batch_size=64",
         "trainer.precision=bfloat16-mixed",
@@ -49,7 +49,7 @@ def test_assignments_reach_every_kind_of_field() -> None:
     ]
     assert spec.model.heads[0].multiclass_classification.dropout == 0.1
     assert list(spec.model.heads[1].via) == [task_pb2.TASK_INSTANCE_SEGMENTATION]
-    assert spec.model.neck.WhichOneof("kind") == "none"
+    assert spec.model.neck.WhichOneof("kind") == "identity"
     assert spec.data.scaling.HasField("centered")
     assert not spec.data.scaling.centered
     assert spec.trainer.batch_size == 64
@@ -102,7 +102,7 @@ def test_yaml_and_json_files_give_the_same_specification(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("trainer: {batch: 1}", 'no field named "batch"'),
+        ("trainer: {batch: 1}", "Trainer has no field 'batch': did you mean batch_size"),
         ("- a", "must hold a mapping"),
         ("", "holds nothing"),
         ("a: [", "neither YAML nor JSON"),
@@ -131,4 +131,4 @@ def test_heads_resolution_and_labels_have_short_forms() -> None:
 
 def test_a_task_that_does_not_exist_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(SpecificationError, match="semantic-segmentation"):
-        parsed_task("semantic segmentatoin")
+        task_of("semantic segmentatoin")

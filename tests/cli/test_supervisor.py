@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.cli.folder import FolderInUseError
-from services.cli.supervisor import Change, Stack, StackConfig, StackError, StackEvent
+from services.cli.machine.folder import FolderInUseError
+from services.cli.machine.supervisor import Change, Stack, StackConfig, StackError, StackEvent
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 120.0
 
 
 def until(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> bool:
@@ -72,6 +72,46 @@ def test_a_process_that_dies_is_started_again_at_its_address(stack: Stack, event
     assert stack.starts("conversion") == starts + 1
     assert [event.change for event in events] == [Change.DIED, Change.RESTARTED, Change.SERVING]
     assert "SIGKILL" in events[0].detail
+
+
+def test_a_process_that_cannot_be_started_again_is_tried_until_it_can(stack: Stack, events: list[StackEvent]) -> None:
+    """The watcher lives on: with it nobody would look after anything any more."""
+    logs = stack.log("nats").parent
+    away = logs.rename(logs.with_name("logs.away"))
+    logs.write_text("a file where the logs should be: as with a full disk nothing can be started")
+    try:
+        events.clear()
+        os.kill(stack.process_id("nats"), signal.SIGKILL)
+        assert until(lambda: any("nats cannot be started" in event.detail for event in events))
+    finally:
+        logs.unlink()
+        away.rename(logs)
+    assert until(lambda: StackEvent(name="nats", change=Change.SERVING, detail=stack.address("nats")) in events)
+
+
+def test_a_port_that_a_stranger_listens_at_is_never_taken_for_ours(stack: Stack, tmp_path: Path) -> None:
+    """The stranger is a nats-server too: asked at its port it answers as ours would."""
+    second = Stack(StackConfig(data=tmp_path, runners=0, listen_nats=stack.address("nats")), environ=os.environ)
+    with pytest.raises(StackError, match="nats ended"):
+        second.start()
+    assert second.survivors() == []
+
+
+def test_a_data_folder_may_have_any_name(tmp_path: Path) -> None:
+    name = "Größe 100% #1 $x 'a' {c} \"b\""
+    data = tmp_path / name
+    with Stack(StackConfig(data=data, runners=0), environ=os.environ) as stack:
+        assert (data / "scheduler" / "scheduler.sqlite").exists()
+        assert (data / "metrics" / "lock").exists()
+        assert stack.starts("nats") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_data_folder_that_the_engine_cannot_have_is_refused_with_the_reason(tmp_path: Path) -> None:
+    stack = Stack(StackConfig(data=tmp_path / "what?", runners=0), environ=os.environ)
+    with pytest.raises(StackError, match=r"takes none with '\?' in it"):
+        stack.start()
+    assert [path.name for path in tmp_path.iterdir()] == ["what?"]
 
 
 def test_a_process_that_cannot_start_ends_the_start_with_its_own_words(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from sihlai.conversion.v1.conversion_service_pb2_grpc import (
     add_ConversionServiceServicer_to_server,
 )
 
+from services.chassis.auth.guard import OpenGuard
 from services.chassis.rpc import Server, channel
 from services.conversion.__main__ import SERVICE, build_library
 from services.conversion.config import ConversionConfig
-from services.conversion.pool import WorkerPool
+from services.conversion.conveyor.pool import WorkerPool
 from services.conversion.servicer import ConversionServicer
 
 
@@ -99,8 +100,8 @@ Run = Callable[..., Any]
 async def serving(tmp_path: Path, settings: Mapping[str, Any], workers: WorkerPool) -> AsyncIterator[Service]:
     store = tmp_path / "store"
     settings = {"allowed_roots": (tmp_path,), "progress_seconds": 0.01, **settings}
-    config = ConversionConfig(**{"store_uri": store.as_uri(), **settings})
-    server = Server(config)
+    config = ConversionConfig(**{"store_uri": store.as_uri(), "token_public_keys": (), **settings})
+    server = Server(config, OpenGuard())
     announced: list[tuple[str, str, int]] = []
 
     class Listener:

@@ -16,6 +16,7 @@ from sihlai.conversion.v1.conversion_service_pb2_grpc import ConversionServiceSt
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, PermissionDenied, Reason
 from services.chassis.rpc import channel, error_from_rpc
+from tests import tokens
 
 TASKS = [number for number in task_pb2.Task.values() if number]
 
@@ -36,7 +37,7 @@ async def refused(call: Any) -> Any:
 
 
 def plan_request(start: int, end: int, **fields: Any) -> service_pb2.PlanConversionRequest:
-    return service_pb2.PlanConversionRequest(to=end, **{"from": start}, **fields)  # type: ignore[arg-type]
+    return service_pb2.PlanConversionRequest(from_task=start, to=end, **fields)  # type: ignore[arg-type]
 
 
 def test_every_task_is_listed_with_its_format_and_its_edges(run: Any) -> None:
@@ -50,7 +51,7 @@ def test_every_task_is_listed_with_its_format_and_its_edges(run: Any) -> None:
             ["categories", "[ordered]"],
         )
         assert [step.to for step in multiclass.conversions] == [3, 2, 13, 14, 15]
-        assert all(getattr(step, "from") == multiclass.task and step.rule for step in multiclass.conversions)
+        assert all(step.from_task == multiclass.task and step.rule for step in multiclass.conversions)
 
     run(test)
 
@@ -80,7 +81,7 @@ def test_a_plan_between_tasks_tells_what_each_step_loses(run: Any) -> None:
         answer = await service.stub.PlanConversion(plan_request(11, 2))
         assert [step.to for step in answer.steps] == [10, 2]
         assert all(step.losses and step.rule for step in answer.steps)
-        assert getattr(answer, "from") == 11
+        assert answer.from_task == 11
         answer = await service.stub.PlanConversion(plan_request(11, 2, via=[6]))
         assert [step.to for step in answer.steps] == [9, 6, 2]
         assert list((await service.stub.PlanConversion(plan_request(7, 7))).steps) == []
@@ -101,7 +102,7 @@ def test_a_plan_from_a_dataset_starts_from_its_annotations(run: Any, dataset: An
     async def test(service: Any) -> None:
         request = service_pb2.PlanConversionRequest(source=dataset.source, to=2, annotation_set="parts")
         answer = await service.stub.PlanConversion(request)
-        assert (getattr(answer, "from"), answer.annotation_set) == (11, "parts")
+        assert (answer.from_task, answer.annotation_set) == (11, "parts")
         assert [step.to for step in answer.steps] == [10, 2]
         request.annotation_set = ""
         error = await refused(service.stub.PlanConversion(request))
@@ -139,7 +140,7 @@ def test_all_that_is_wrong_with_a_request_is_said_at_once(run: Any) -> None:
                 ),
             ]
         )
-        source = dataset_pb2.DatasetSource(credentials=dataset_pb2.Credentials(access_key_id="a"))
+        source = dataset_pb2.DatasetSource(credentials=dataset_pb2.Credentials(s3=dataset_pb2.S3Key(access_key_id="a")))
         request = service_pb2.ConvertDatasetRequest(
             source=source, to=99, via=[0], options=options, request_id="not a uuid"
         )
@@ -147,7 +148,7 @@ def test_all_that_is_wrong_with_a_request_is_said_at_once(run: Any) -> None:
         assert isinstance(error, InvalidArgument)
         assert [violation.field for violation in error.violations] == [
             "source.uri",
-            "source.credentials.secret_access_key",
+            "source.credentials.s3.secret_access_key",
             "to",
             "via[0]",
             "options.steps[0]",
@@ -277,7 +278,10 @@ def test_the_process_starts_sweeps_serves_and_stops(dataset: Any, tmp_path: Path
         (tmp_path / "store").as_uri(),
         "--allowed-roots",
         str(tmp_path),
+        "--token-public-keys",
+        str(tmp_path / "token.pub.pem"),
     ]
+    token = tokens.token(tmp_path / "token.pem")
     command = [sys.executable, "-m", "services.conversion", *arguments]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
     try:
@@ -289,7 +293,7 @@ def test_the_process_starts_sweeps_serves_and_stops(dataset: Any, tmp_path: Path
                     await asyncio.sleep(0.01)
                 while any(folder.exists() for folder in left_behind):  # noqa: ASYNC110 — what is waited for has no event
                     await asyncio.sleep(0.01)
-                async with channel(address_file.read_text().strip()) as open_channel:
+                async with channel(address_file.read_text().strip(), token=lambda: token) as open_channel:
                     stub = ConversionServiceStub(open_channel)
                     return await stub.InspectDataset(service_pb2.InspectDatasetRequest(source=dataset.source))
 

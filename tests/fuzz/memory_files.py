@@ -21,10 +21,13 @@ class MemoryFiles:
     async def read(self, path: str) -> bytes:
         return self._case[path]
 
+    async def head(self, path: str) -> bytes:
+        return self._case[path][:4096]
+
     async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
-    async def read_each(self, paths: Sequence[str], take: Callable[[str, bytes], None]) -> None:
+    async def read_each(self, paths: Sequence[str], take: Callable[[str, bytes], None], *, kept: bool = True) -> None:
         for path in paths:
             take(path, self._case[path])
 

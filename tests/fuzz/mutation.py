@@ -26,7 +26,7 @@ WORDS = (
     *("object detection", "panoptic segmentation", "depth estimation", "&lt;", "<!DOCTYPE a [<!ENTITY b 'c'>]>", "&b;"),
 )
 _WORD = re.compile(r"[\w.+-]+|\s+|[^\w\s]")
-_TEXT = (".yaml", ".yml", ".json", ".txt", ".xml")
+_TEXT = (".yaml", ".yml", ".json", ".txt", ".xml", ".csv")
 
 
 def mutated(case: Case, others: Sequence[Case], source: random.Random) -> Case:

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from services.chassis.errors import FailedPrecondition
-from services.conversion.chunk import RawRecord, Recipe, convert_chunk
-from services.conversion.dataset import AnnotationSet
+from services.conversion.convert.plan import plan, reachable
+from services.conversion.conveyor.chunk import Recipe, convert_chunk
+from services.conversion.conveyor.sink import NormalisedWriter
+from services.conversion.dataset.metadata import AnnotationSet
+from services.conversion.dataset.record import RawRecord
 from services.conversion.finding import Report
 from services.conversion.foreign import FOREIGN_FORMATS
-from services.conversion.foreign.foreign_format import ForeignFormat, ReadRequest, Unannotated, WriteRequest
+from services.conversion.foreign.format import ForeignFormat, ReadRequest, Unannotated, WriteRequest
 from services.conversion.formats import FORMATS
 from services.conversion.formats.format import MapFile
-from services.conversion.plan import plan, reachable
 from services.conversion.raster.error import RasterLimits
-from services.conversion.sink import NormalisedWriter
+from services.conversion.task import Task
 from tests.fuzz.case import Case
 from tests.fuzz.memory_files import MemoryFiles, result_of
 from tests.fuzz.seed import entry
@@ -32,7 +34,7 @@ def check_export(chosen: AnnotationSet, vocabulary: Any, records: Sequence[RawRe
         (foreign, task)
         for foreign in FOREIGN_FORMATS.values()
         for task in foreign.tasks
-        if task in reachable(chosen.task)
+        if task in reachable(chosen.task) and (task is chosen.task or chosen.task not in foreign.tasks)
     ]
     if not ways:
         return []
@@ -53,7 +55,7 @@ def check_export(chosen: AnnotationSet, vocabulary: Any, records: Sequence[RawRe
         files, annotations = _written(foreign, request, recipe, records)
     except FailedPrecondition as error:
         return [f"{foreign.name} {error}"]
-    return [foreign.name, *_read(foreign, files, annotations)]
+    return [foreign.name, *_read(foreign, task, files, annotations)]
 
 
 def _written(foreign: ForeignFormat, request: WriteRequest, recipe: Recipe, records: Sequence[RawRecord]) -> Any:
@@ -72,11 +74,11 @@ def _written(foreign: ForeignFormat, request: WriteRequest, recipe: Recipe, reco
     return files | {path: b"" for path in paths if path}, made.counts_out.annotations
 
 
-def _read(foreign: ForeignFormat, files: Case, annotations: int) -> list[str]:
+def _read(foreign: ForeignFormat, task: Task, files: Case, annotations: int) -> list[str]:
     if not any(path.endswith((".png", ".jpg")) for path in files):
         return ["no image"]
     report = Report(findings_max=20, lenient=True)
-    request = ReadRequest(split="", unannotated=Unannotated.DEFAULT, raster_limits=LIMITS)
+    request = ReadRequest(split="", unannotated=Unannotated.DEFAULT, raster_limits=LIMITS, task=task)
     dataset = result_of(foreign.open(MemoryFiles(files), request, report))
     records = []
     for image in dataset.images:

@@ -16,29 +16,32 @@ import numpy as np
 
 from services.chassis.errors import SihlaiError
 from services.chassis.image import UnreadableImage, read_image
-from services.chassis.objects import open_store
-from services.conversion.chunk import RawRecord, Recipe, convert_chunk
-from services.conversion.dataset import AnnotationSet, raw_records, read_annotation_file, read_metadata, read_vocabulary
-from services.conversion.document import DocumentError, read_document
+from services.chassis.objects.store import open_store
+from services.conversion.convert.plan import plan, reachable
+from services.conversion.conveyor.chunk import Recipe, convert_chunk
+from services.conversion.conveyor.sink import NormalisedWriter
+from services.conversion.dataset.annotations import raw_records, read_annotation_file
+from services.conversion.dataset.metadata import AnnotationSet, read_metadata, read_vocabulary
+from services.conversion.dataset.record import RawRecord
+from services.conversion.file.document import DocumentError, read_document
+from services.conversion.file.header import HeaderError, MoreNeededError, Pieces, read_header
 from services.conversion.finding import Place, Report
 from services.conversion.foreign import FOREIGN_FORMATS
-from services.conversion.foreign.foreign_format import ForeignError, ReadRequest, Unannotated
+from services.conversion.foreign.format import ForeignError, ReadRequest, Unannotated
 from services.conversion.formats import FORMATS
 from services.conversion.formats.format import MapFile
-from services.conversion.header import HeaderError, MoreNeededError, Pieces, read_header
 from services.conversion.index import Index
-from services.conversion.plan import plan, reachable
 from services.conversion.raster.error import RasterError
 from services.conversion.raster.png import decode_png, encode_png
 from services.conversion.raster.polygon import runs_of_polygons
 from services.conversion.raster.rle import counts_of_runs, decode_rle, encode_rle, runs_of_counts
 from services.conversion.raster.tiff import read_pages
-from services.conversion.sink import NormalisedWriter
 from tests.fuzz import seed
 from tests.fuzz.case import Case
 from tests.fuzz.memory_files import MemoryFiles, result_of
 from tests.fuzz.round_trip import LIMITS, check_export
 from tests.fuzz.seed import entry
+from tests.fuzz.tool_seed import tool_datasets
 
 IMAGES = ("a.png", "b.png", "c.png", "d.png")
 FINDINGS_MAX = 200
@@ -346,6 +349,7 @@ TARGETS = {
         Target(name="masks", seeds=seed.masks, check=check_masks),
         Target(name="coco", seeds=seed.coco_datasets, check=check_foreign),
         Target(name="text", seeds=seed.text_datasets, check=check_foreign),
+        Target(name="tools", seeds=tool_datasets, check=check_foreign),
         Target(name="source", seeds=seed.sources, check=check_source),
     )
 }

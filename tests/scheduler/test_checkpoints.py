@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import InvalidArgument, NotFound, OutOfRange, Reason
-from services.scheduler.checkpoints import CheckpointManifest, CheckpointStore
+from services.scheduler.objects.checkpoints import CheckpointManifest, CheckpointStore
 
 JOB = "0c7a2d5e"
 

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from services.chassis.errors import FailedPrecondition, Reason
-from services.scheduler import job as domain
-from services.scheduler.job import (
+from services.scheduler.domain import ending
+from services.scheduler.domain import job as domain
+from services.scheduler.domain.ending import RetryLimits
+from services.scheduler.domain.job import (
     ACTIVE,
     FINAL,
     TRANSITIONS,
@@ -22,13 +24,17 @@ from services.scheduler.job import (
     StopMode,
     moved,
 )
-from services.scheduler.placement import Needs
-from services.scheduler.project import DatasetSource
+from services.scheduler.domain.placement import Needs
+from services.scheduler.domain.project import DatasetSource
 
 NOW_US = 1_800_000_000_000_000
+LIMITS = RetryLimits(
+    lost_attempts_max=3, faults_max=3, hand_backs_max=12, retry_seconds_first=10.0, retry_seconds_max=30.0
+)
 
 LEGAL = {
     (JobState.QUEUED, Event.CLAIMED): JobState.STARTING,
+    (JobState.QUEUED, Event.REATTACHED): JobState.STARTING,
     (JobState.QUEUED, Event.STOP_ASKED): JobState.STOPPED,
     (JobState.STARTING, Event.STEPPED): JobState.RUNNING,
     (JobState.STARTING, Event.STOP_ASKED): JobState.STOPPING,
@@ -73,9 +79,7 @@ def claimed(job: Job):
 
 
 def closed(job: Job, attempt, outcome: AttemptOutcome, reason: JobReason = JobReason.UNSPECIFIED):
-    return domain.close(
-        job, attempt, outcome=outcome, reason=reason, message="why", now_us=NOW_US + 5, lost_attempts_max=3
-    )
+    return ending.close(job, attempt, outcome=outcome, reason=reason, message="why", now_us=NOW_US + 5, limits=LIMITS)
 
 
 def stopped(job: Job, mode: StopMode = StopMode.CHECKPOINT) -> Job:
@@ -207,7 +211,8 @@ def test_stop_is_never_forgotten_however_the_attempt_ends(outcome, state):
 
 def test_stop_that_nobody_asked_for_is_an_error_of_ours():
     job, attempt = closed(*claimed(job_in()), AttemptOutcome.STOPPED)
-    assert (job.state, job.reason) == (JobState.FAILED, JobReason.INTERNAL)
+    assert (job.state, job.faults) == (JobState.QUEUED, 1)
+    assert (attempt.outcome, attempt.reason) == (AttemptOutcome.FAILED, JobReason.INTERNAL)
     assert attempt.outcome is AttemptOutcome.FAILED
 
 
@@ -227,7 +232,84 @@ def test_hand_back_does_not_count_as_a_lost_attempt():
     job = job_in()
     for _ in range(10):
         job, _ = closed(*claimed(replace(job, held=False)), AttemptOutcome.HANDED_BACK)
-    assert (job.state, job.lost_attempts, job.attempts) == (JobState.QUEUED, 0, 10)
+    assert (job.state, job.lost_attempts, job.faults, job.attempts) == (JobState.QUEUED, 0, 0, 10)
+
+
+def test_hand_backs_in_a_row_have_an_end_and_a_checkpoint_begins_a_new_row():
+    job, attempt = job_in(), None
+    for number in range(12):
+        job, attempt = claimed(replace(job, held=False))
+        if number == 5:
+            job = domain.record(job, CheckpointKey(job_uid="uid", epoch=attempt.epoch, iteration=10))
+        job, _ = closed(job, attempt, AttemptOutcome.HANDED_BACK)
+    assert job.state is JobState.QUEUED
+    while job.state is JobState.QUEUED:
+        job, _ = closed(*claimed(replace(job, held=False)), AttemptOutcome.HANDED_BACK)
+    assert (job.state, job.reason, job.attempts) == (JobState.FAILED, JobReason.RUNNER_FAULT, 17)
+
+
+@pytest.mark.parametrize("reason", [JobReason.RUNNER_FAULT, JobReason.STORE_UNAVAILABLE, JobReason.STALLED])
+@pytest.mark.parametrize("outcome", [AttemptOutcome.FAILED, AttemptOutcome.HANDED_BACK])
+def test_fault_of_a_runner_or_a_store_is_tried_again_later_and_elsewhere(outcome, reason):
+    job, _ = closed(*claimed(job_in()), outcome, reason)
+    assert (job.state, job.faults, job.needs.avoided) == (JobState.QUEUED, 1, ("one",))
+    assert job.retry_time_us == NOW_US + 5 + 10_000_000
+    assert not replace(job, held=False).ready
+    again, _ = closed(*claimed(replace(job, held=False, retry_time_us=None)), outcome, reason)
+    assert again.retry_time_us == NOW_US + 5 + 20_000_000
+    ended, _ = closed(*claimed(replace(again, held=False, retry_time_us=None)), outcome, reason)
+    assert (ended.state, ended.reason, ended.retry_time_us) == (JobState.FAILED, reason, None)
+
+
+@pytest.mark.parametrize("reason", [JobReason.DATASET_ERROR, JobReason.OUT_OF_MEMORY, JobReason.TRAINER_ERROR])
+def test_fault_of_the_user_ends_the_job(reason):
+    job, _ = closed(*claimed(job_in()), AttemptOutcome.FAILED, reason)
+    assert (job.state, job.reason) == (JobState.FAILED, reason)
+
+
+def test_fault_of_a_runner_that_stops_a_job_means_stopped():
+    job, attempt = claimed(job_in())
+    job, _ = closed(stopped(job), attempt, AttemptOutcome.FAILED, JobReason.STORE_UNAVAILABLE)
+    assert (job.state, job.reason) == (JobState.STOPPED, JobReason.USER_STOP)
+
+
+def test_immediate_stop_during_the_last_upload_means_stopped_unless_the_model_is_there():
+    job, attempt = claimed(job_in())
+    asked = stopped(job, StopMode.IMMEDIATE)
+    without, over = closed(asked, attempt, AttemptOutcome.COMPLETED, JobReason.LIMIT_REACHED)
+    assert (without.state, over.outcome) == (JobState.STOPPED, AttemptOutcome.STOPPED)
+    saved = domain.record(asked, CheckpointKey(job_uid="uid", epoch=attempt.epoch, iteration=100))
+    assert closed(saved, attempt, AttemptOutcome.COMPLETED)[0].state is JobState.COMPLETED
+    gentle = stopped(job, StopMode.CHECKPOINT)
+    assert closed(gentle, attempt, AttemptOutcome.COMPLETED)[0].state is JobState.COMPLETED
+
+
+def test_checkpoint_ends_a_row_of_faults_and_lets_the_runner_have_it_again():
+    job, _ = closed(*claimed(job_in()), AttemptOutcome.FAILED, JobReason.RUNNER_FAULT)
+    job, attempt = claimed(replace(job, held=False, retry_time_us=None))
+    job = domain.record(job, CheckpointKey(job_uid="uid", epoch=attempt.epoch, iteration=10))
+    assert (job.faults, job.needs.avoided) == (0, ())
+
+
+def test_lost_attempt_is_taken_up_again_as_if_it_had_never_been_lost():
+    before, attempt = claimed(job_in())
+    job, lost = closed(before, attempt, AttemptOutcome.LOST, JobReason.RUNNER_LOST)
+    assert domain.may_reattach(job, lost, runner_id="one", session="s")
+    after, again = domain.reattach(job, lost, now_us=NOW_US, lease_seconds=25.0)
+    assert (after.state, after.lost_attempts, after.held) == (JobState.STARTING, 0, False)
+    assert again == attempt
+
+
+def test_attempt_is_not_taken_up_again_once_somebody_else_could_have_its_job():
+    job, lost = closed(*claimed(job_in()), AttemptOutcome.LOST, JobReason.RUNNER_LOST)
+    who = {"runner_id": "one", "session": "s"}
+    assert not domain.may_reattach(job, lost, runner_id="two", session="s")
+    assert not domain.may_reattach(job, lost, runner_id="one", session="newer")
+    assert not domain.may_reattach(stopped(job), lost, **who)
+    newer, _ = claimed(replace(job, held=False))
+    assert not domain.may_reattach(newer, lost, **who)
+    failed = replace(lost, outcome=AttemptOutcome.FAILED)
+    assert not domain.may_reattach(job, failed, **who)
 
 
 def test_progress_that_survives_ends_a_row_of_lost_attempts():

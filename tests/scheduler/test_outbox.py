@@ -11,10 +11,12 @@ import time
 import pytest
 from sihlai.event.v1 import event_pb2
 from sihlai.scheduler.v1 import job_service_pb2
+from sqlalchemy import text
 
 from services.chassis import bus as buses
 from services.chassis.bus import Bus
-from services.scheduler.outbox import STREAM, OutboxLimits, Publisher
+from services.chassis.loop import keep_turning
+from services.scheduler.loop.publishing import STREAM, OutboxLimits, Publisher
 
 
 class NatsServer:
@@ -128,13 +130,37 @@ def test_event_that_was_stored_without_an_answer_is_not_sent_twice(sqlite_url, s
             await bus.ensure_stream(STREAM, ["sihlai.v1.>"], limits=limits)
             [first, second] = await stores.outbox.oldest(10)
             await bus.publish(first.subject, first.payload, first.event_id)
-            publisher = Publisher(stores.outbox, bus, limits=OutboxLimits(retry_seconds=0.05))
+            publisher = Publisher(stores.outbox, bus, limits=OutboxLimits())
             await publisher._skip_what_is_stored()
             assert [event.event_id for event in await stores.outbox.oldest(10)] == [second.event_id]
-            running = asyncio.ensure_future(publisher.run())
+            running = asyncio.ensure_future(keep_turning("publishing", publisher.turn))
             found = await events(bus, 2)
             running.cancel()
             assert [event.id for event in found] == [first.event_id, second.event_id]
+
+    stores_class(sqlite_url).run(test)
+
+
+def test_event_that_the_bus_never_takes_is_parked_and_the_ones_behind_it_are_sent(sqlite_url, stores_class, nats):
+    url = nats.start()
+
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.submit("digits", "poison")
+        too_large = text("UPDATE outbox SET payload = zeroblob(3000000)")
+        await stores.database.write(lambda transaction: transaction.connection.execute(too_large).rowcount)
+        await stores.stop((await stores.jobs.batch([("digits", "poison")], []))[0].job.uid)
+        await stores.submit("digits", "behind")
+        async with await Bus.connect(url) as bus:
+            await bus.ensure_stream(STREAM, ["sihlai.v1.>"])
+            publisher = Publisher(stores.outbox, bus, limits=OutboxLimits())
+            running = asyncio.ensure_future(keep_turning("publishing", publisher.turn))
+            found = await events(bus, 2)
+            running.cancel()
+            assert sorted(event.subject for event in found) == [
+                "sihlai.v1.job.digits.behind.submitted",
+                "sihlai.v1.job.digits.poison.ended",
+            ]
 
     stores_class(sqlite_url).run(test)
 

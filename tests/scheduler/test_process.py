@@ -82,7 +82,7 @@ def test_what_was_acknowledged_survives_a_kill_and_a_repeat_has_one_effect(proce
         await client.when(lambda: _async(sum(map(bool, asked.values())) > 50))
         process.process.kill()
         await asyncio.gather(*callers)
-        await client.channel.close()
+        await client.close()
         return asked
 
     async def check(asked: dict[str, str]) -> None:
@@ -97,7 +97,7 @@ def test_what_was_acknowledged_survives_a_kill_and_a_repeat_has_one_effect(proce
             if not page.next_page_token:
                 break
         assert number == len(asked)
-        await client.channel.close()
+        await client.close()
 
     asked = asyncio.run(submit_until_the_kill())
     process.process.wait(30)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf import json_format
 from sihlai.conversion.v1 import conversion_service_pb2, conversion_service_pb2_grpc
 from sihlai.scheduler.v1 import (
     checkpoint_service_pb2,
@@ -18,8 +19,10 @@ from sihlai.scheduler.v1 import (
     job_spec_pb2,
     project_service_pb2,
 )
+from sqlalchemy import event
 
 from services.chassis import rpc
+from services.chassis.auth.guard import OpenGuard
 from services.chassis.config import ServerConfig
 from services.chassis.errors import (
     AlreadyExists,
@@ -30,8 +33,9 @@ from services.chassis.errors import (
     PermissionDenied,
     Reason,
     SihlaiError,
-    Unimplemented,
+    Unavailable,
 )
+from tests import tokens
 
 QUEUED, STOPPED = job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_STOPPED
 COMPLETED = job_pb2.JOB_STATE_COMPLETED
@@ -99,7 +103,7 @@ def test_everything_wrong_with_a_project_is_told_at_once(serve):
                 project={
                     "display_name": "x" * 201,
                     "training_dataset": {"uri": "ftp://somewhere"},
-                    "validation_dataset": client.source(credentials={"access_key_id": "key"}),
+                    "validation_dataset": client.source(credentials={"s3": {"access_key_id": "key"}}),
                 },
             )
             assert fields_of(await refused(client.projects.CreateProject(request))) == [
@@ -107,7 +111,6 @@ def test_everything_wrong_with_a_project_is_told_at_once(serve):
                 "project.display_name",
                 "project.training_dataset.uri",
                 "project.validation_dataset.credentials",
-                "project.validation_dataset.credentials.secret_access_key",
             ]
 
     asyncio.run(test())
@@ -144,23 +147,70 @@ def test_credentials_are_nowhere_but_with_the_runner(serve, simulated_runner, tm
     source = {
         "uri": "s3://bucket/digits",
         "endpoint_url": "http://minio:9000",
-        "credentials": {"access_key_id": "AKIA-of-the-test", "secret_access_key": secret},
+        "credentials": {"s3": {"access_key_id": "AKIA-of-the-test", "secret_access_key": secret}},
     }
 
     async def test():
         async with serve(allowed_endpoint_hosts=("minio:9000",)) as client:
             made = await client.create_project("digits", training_dataset=source)
-            assert made.training_dataset.has_credentials
+            assert made.training_dataset.credentials_stored
             assert not made.training_dataset.HasField("credentials")
             job = await client.submit()
             assert not job.training_dataset.HasField("credentials")
             runner = simulated_runner(client)
             await runner.idle()
-            assert runner.assignment.training_dataset.credentials.secret_access_key == secret
+            assert runner.assignment.training_dataset.credentials.s3.secret_access_key == secret
 
     asyncio.run(test())
     for path in tmp_path.glob("scheduler.sqlite*"):
         assert secret.encode() not in path.read_bytes()
+
+
+def test_stored_credentials_change_only_where_an_update_says_so(serve):
+    source = {"uri": "s3://bucket/digits", "endpoint_url": "http://minio:9000"}
+    keys = {"s3": {"access_key_id": "key", "secret_access_key": "secret"}}
+
+    async def test():
+        async with serve(allowed_endpoint_hosts=("minio:9000",)) as client:
+            await client.create_project("digits", training_dataset={**source, "credentials": keys})
+
+            async def update(path: str, **changed) -> bool:
+                request = project_service_pb2.UpdateProjectRequest(
+                    project={"name": "projects/digits", "training_dataset": {**source, **changed}},
+                    update_mask={"paths": path.split()},
+                )
+                return (await client.projects.UpdateProject(request)).project.training_dataset.credentials_stored
+
+            # Whether credentials are stored is told by the server, whatever a request says.
+            assert await update("training_dataset", region="eu")
+            assert await update("training_dataset.credentials", credentials=keys)
+            assert not await update("training_dataset.credentials", credentials_stored=True)
+            assert not await update("training_dataset", credentials_stored=True)
+            assert await update("training_dataset", credentials=keys)
+            assert not await update("training_dataset training_dataset.credentials")
+            half = update("training_dataset.credentials", credentials={"s3": {"access_key_id": "key"}})
+            assert fields_of(await refused(half)) == ["project.training_dataset.credentials.s3.secret_access_key"]
+
+    asyncio.run(test())
+
+
+def test_job_that_ended_has_no_queue_position_phase_or_time_left(serve, simulated_runner):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            job = await client.submit()
+            assert (await client.get(job.name)).HasField("queue_position")
+            runner = simulated_runner(client)
+            await runner.idle()
+            progress = {"phase": "uploading", "iteration": 7, "time_left": {"seconds": 90}, "done": 1, "total": 2}
+            await runner.work(progress=progress)
+            running = await client.get(job.name)
+            assert (running.HasField("queue_position"), running.progress.phase) == (False, "uploading")
+            await runner.close("ATTEMPT_OUTCOME_FAILED", reason="JOB_REASON_TRAINER_ERROR")
+            ended = await client.get(job.name)
+            assert ended.progress == job_pb2.Progress(iteration=7, iterations_max=running.progress.iterations_max)
+
+    asyncio.run(test())
 
 
 def test_submitted_job_is_queued_with_every_default(serve):
@@ -168,12 +218,13 @@ def test_submitted_job_is_queued_with_every_default(serve):
         async with serve() as client:
             await client.create_project()
             job = await client.submit(job_id="first", spec={"labels": {"team": "a"}})
-            assert (job.name, job.state, job.creator) == ("projects/digits/jobs/first", QUEUED, "anonymous")
+            assert (job.name, job.state, job.creator) == ("projects/digits/jobs/first", QUEUED, tokens.ADMIN)
             assert job.spec.trainer.HasField("iterations_max")
             assert job.spec.trainer.WhichOneof("optimizer") == "adamw"
             got = await client.get(job.name)
             assert (got.queue_position, got.why_not_running) == (0, "no runner is registered")
-            got.ClearField("why_not_running")
+            for only_in_get_job in ("queue_position", "why_not_running"):
+                got.ClearField(only_in_get_job)
             assert got == job
 
     asyncio.run(test())
@@ -218,17 +269,25 @@ class Conversion(conversion_service_pb2_grpc.ConversionServiceServicer):
 
     def __init__(self, refusal: SihlaiError | None) -> None:
         self.refusal = refusal
+        self.refused_uris: set[str] = set()
+        """Where they are not empty, of these datasets alone."""
+        self.inspected: conversion_service_pb2.InspectDatasetResponse | None = None
         self.asked: list[conversion_service_pb2.PlanConversionRequest] = []
 
     async def PlanConversion(self, request, context):  # noqa: N802 - the RPC's name
         self.asked.append(request)
-        if self.refusal is not None:
+        if self.refusal is not None and (not self.refused_uris or request.source.uri in self.refused_uris):
             raise self.refusal
         return conversion_service_pb2.PlanConversionResponse()
 
+    async def InspectDataset(self, request, context):  # noqa: N802 - the RPC's name
+        if self.inspected is None:
+            raise Unavailable(Reason.OBJECT_STORE_UNAVAILABLE, "away", {})
+        return self.inspected
+
 
 async def conversion_server(conversion: Conversion) -> rpc.Server:
-    server = rpc.Server(ServerConfig(drain_seconds=0.1))
+    server = rpc.Server(ServerConfig(drain_seconds=0.1), OpenGuard())
     server.add(
         "sihlai.conversion.v1.ConversionService",
         lambda s: conversion_service_pb2_grpc.add_ConversionServiceServicer_to_server(conversion, s),
@@ -259,6 +318,56 @@ def test_head_that_cannot_be_reached_is_refused_as_conversion_says(serve):
             )
             # What was accepted stays accepted.
             assert (await client.submit(request_id=request_id)).uid == job.uid
+        await server.stop()
+
+    asyncio.run(test())
+
+
+def test_head_that_cannot_be_reached_from_the_validation_dataset_is_refused_at_submit(serve):
+    async def test():
+        conversion = Conversion(FailedPrecondition(Reason.TASK_NOT_REACHABLE, "no way", {"reachable": "none"}))
+        server = await conversion_server(conversion)
+        async with serve(conversion_address=server.address) as client:
+            validation = {"uri": client.source()["uri"] + "/validation"}
+            conversion.refused_uris = {validation["uri"]}
+            await client.create_project("one")
+            await client.submit("one")
+            await client.create_project("two", validation_dataset=validation)
+            error = await refused(client.submit("two"))
+            assert (type(error), error.reason) == (FailedPrecondition, Reason.TASK_NOT_REACHABLE)
+            assert error.message == "of the validation dataset: no way"
+        await server.stop()
+
+    asyncio.run(test())
+
+
+def test_a_head_without_a_labelled_validation_image_is_warned_of(serve):
+    def inspected(**labelled):
+        sets = [{"name": name, "labelled_images": count} for name, count in labelled.items()]
+        return json_format.ParseDict({"annotation_sets": sets}, conversion_service_pb2.InspectDatasetResponse())
+
+    async def test():
+        conversion = Conversion(None)
+        server = await conversion_server(conversion)
+        async with serve(conversion_address=server.address) as client:
+            await client.create_project()
+            heads = [
+                {"id": "known", "task": "TASK_MULTICLASS_CLASSIFICATION", "annotation_set": "many"},
+                {"id": "new", "task": "TASK_REGRESSION", "annotation_set": "one"},
+                {"id": "alone", "task": "TASK_AUTOENCODING", "annotation_set": "one"},
+            ]
+            request = job_service_pb2.SubmitJobRequest(parent="projects/digits")
+            json_format.ParseDict({"model": {"heads": heads}}, request.spec)
+            assert list((await client.jobs.SubmitJob(request)).warnings) == []  # nobody can say
+            conversion.inspected = inspected(many=50, one=1)
+            request.request_id = str(uuid.uuid4())
+            answer = await client.jobs.SubmitJob(request)
+            wanted = "head new has no labelled image to validate on, so it will have no metrics"
+            assert list(answer.warnings) == [wanted]
+            assert await client.jobs.SubmitJob(request) == answer  # also where it is asked again
+            conversion.inspected = inspected(many=50, one=2)
+            request.request_id = str(uuid.uuid4())
+            assert list((await client.jobs.SubmitJob(request)).warnings) == []
         await server.stop()
 
     asyncio.run(test())
@@ -322,23 +431,15 @@ def test_queued_job_stops_at_once_and_again_without_an_error(serve):
             job = await client.submit()
             request = job_service_pb2.StopJobRequest(name=job.name, reason="wrong rate")
             stopped = (await client.jobs.StopJob(request)).job
-            assert (stopped.state, stopped.reason, stopped.reason_message) == (
+            assert (stopped.state, stopped.reason, stopped.reason_message, stopped.stopper) == (
                 STOPPED,
                 job_pb2.JOB_REASON_USER_STOP,
                 "wrong rate",
+                tokens.ADMIN,
             )
             assert (await client.jobs.StopJob(request)).job == stopped
             wrong = job_service_pb2.StopJobRequest(name=job.name, grace={"seconds": -1})
             assert fields_of(await refused(client.jobs.StopJob(wrong))) == ["grace"]
-
-    asyncio.run(test())
-
-
-def test_delete_job_is_not_served_yet(serve):
-    async def test():
-        async with serve() as client:
-            request = job_service_pb2.DeleteJobRequest(name="projects/digits/jobs/first")
-            assert type(await refused(client.jobs.DeleteJob(request))) is Unimplemented
 
     asyncio.run(test())
 
@@ -516,6 +617,101 @@ def test_watch_sends_what_leaves_its_filter_or_is_deleted_as_removed(serve):
             assert (deleted.removed.uid, deleted.removed.name) == (job.uid, job.name)
             for stream in watches:
                 stream.cancel()
+
+    asyncio.run(test())
+
+
+def test_watch_of_some_jobs_from_now_on_tells_of_their_changes_alone(serve):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            mine, other = [await client.submit(job_id=f"job-{number}") for number in range(2)]
+            request = job_service_pb2.WatchJobsRequest(
+                parent="projects/-", filter={"uids": [mine.uid]}, changes_only=True
+            )
+            stream = client.jobs.WatchJobs(request)
+            assert len(await take(stream, "caught_up")) == 1
+            for job in (other, mine):
+                await client.jobs.StopJob(job_service_pb2.StopJobRequest(name=job.name))
+            [change] = await take(stream, "job")
+            assert change.job.uid == mine.uid
+            await client.projects.DeleteProject(project_service_pb2.DeleteProjectRequest(name="projects/digits"))
+            assert (await take(stream, "removed"))[-1].removed.uid == mine.uid
+            stream.cancel()
+
+    asyncio.run(test())
+
+
+def reads_of_jobs(client) -> list[str]:
+    """The statements that read jobs for lists and watches, from now on."""
+    statements = []
+
+    def note(_connection, _cursor, statement, *_rest) -> None:
+        if "jobs.spec" in statement:
+            statements.append(statement)
+
+    event.listen(client.scheduler.database._listing, "before_cursor_execute", note)
+    return statements
+
+
+def test_snapshot_of_a_filter_reads_the_jobs_that_it_means_alone(serve):
+    async def test():
+        async with serve(watch_page_max=2) as client:
+            await client.create_project()
+            for number in range(7):
+                job = await client.submit(job_id=f"old-{number}")
+                await client.jobs.StopJob(job_service_pb2.StopJobRequest(name=job.name))
+            await client.submit(job_id="queued")
+            reads = reads_of_jobs(client)
+            request = job_service_pb2.WatchJobsRequest(parent="projects/-", filter={"states": [QUEUED]})
+            stream = client.jobs.WatchJobs(request)
+            [queued, _] = await take(stream, "caught_up")
+            assert queued.job.name.endswith("queued")
+            assert len(reads) <= 2
+            stream.cancel()
+
+    asyncio.run(test())
+
+
+def test_commit_is_read_once_however_many_watch(serve):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            request = job_service_pb2.WatchJobsRequest(parent="projects/-")
+            streams = [client.jobs.WatchJobs(request) for _ in range(30)]
+            for stream in streams:
+                await take(stream, "caught_up")
+            reads = reads_of_jobs(client)
+            await client.submit(job_id="first")
+            for stream in streams:
+                [change] = await take(stream, "job")
+                assert change.job.name.endswith("first")
+                stream.cancel()
+            assert len(reads) <= 3
+
+    asyncio.run(test())
+
+
+def test_watches_have_a_limit_of_their_own_and_who_goes_makes_room(serve):
+    async def test():
+        async with serve(watches_max=2) as client:
+            await client.create_project()
+            request = job_service_pb2.WatchJobsRequest(parent="projects/-")
+            streams = [client.jobs.WatchJobs(request) for _ in range(2)]
+            for stream in streams:
+                await take(stream, "caught_up")
+            error = await refused(client.jobs.WatchJobs(request).read())
+            assert (error.reason, error.metadata["what"]) == (Reason.LIMIT_REACHED, "watches_max")
+            streams[0].cancel()
+
+            async def is_served() -> bool:
+                try:
+                    return (await client.jobs.WatchJobs(request).read()).HasField("caught_up")
+                except grpc.aio.AioRpcError:
+                    return False
+
+            await client.when(is_served)
+            streams[1].cancel()
 
     asyncio.run(test())
 

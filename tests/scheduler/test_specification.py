@@ -12,8 +12,9 @@ from sihlai.scheduler.v1 import job_spec_pb2
 from sihlai.scheduler.v1.job_spec_pb2 import Head, JobSpec, Trainer
 
 from services.scheduler import specification
+from services.scheduler.backbone import levels
 from services.scheduler.fields import FIELDS
-from services.scheduler.specification import complete, levels, merge_trainer, violations
+from services.scheduler.specification import complete, merge_trainer, violations
 
 PROTO = Path(job_spec_pb2.__file__).with_name("job_spec.proto")
 TASKS = [task for task in task_pb2.Task.values() if task]
@@ -49,7 +50,7 @@ def test_every_default_is_written_into_the_job() -> None:
     assert full.resources.HasField("gpus")
     assert full.model.initialization.WhichOneof("source") == "random"
     assert full.model.backbone.name == "resnet18"
-    assert full.model.neck.WhichOneof("kind") == "none"
+    assert full.model.neck.WhichOneof("kind") == "identity"
     assert full.model.heads[0].loss_weight == 1
     assert full.model.heads[0].multiclass_classification.HasField("dropout")
     assert (full.data.height, full.data.width, full.data.scaling.centered) == (224, 224, True)
@@ -114,6 +115,19 @@ def test_options_of_given_conversion_steps_get_their_defaults() -> None:
     assert done[1].semantic_to_multilabel.min_pixels == 1
 
 
+@pytest.mark.parametrize(("side", "given", "level"), [(96, None, 1), (256, None, 1), (257, None, 2), (640, 1, 1)])
+def test_masks_on_a_small_canvas_are_made_at_a_finer_level(side: int, given: int | None, level: int) -> None:
+    for task in (task_pb2.TASK_INSTANCE_SEGMENTATION, task_pb2.TASK_PANOPTIC_SEGMENTATION):
+        spec = JobSpec()
+        spec.data.height, spec.data.width = side, 64
+        head = spec.model.heads.add(task=task)
+        name = specification.task_name(task).replace(" ", "_")
+        if given is not None:
+            getattr(head, name).mask_level = given
+        assert getattr(complete(spec).model.heads[0], name).mask_level == level
+        assert not violations(spec)
+
+
 def test_selection_goes_by_the_validation_loss_where_no_head_is_supervised() -> None:
     spec = JobSpec()
     spec.model.heads.add(task=task_pb2.TASK_AUTOENCODING)
@@ -145,8 +159,11 @@ def test_the_tables_defaults_are_those_of_the_protos_comments() -> None:
         if key in FIELDS and (found := re.search(r"[Dd]efault (true|false|[\d.e-]*\d)|(\d), the default", comment)):
             word = found[1] or found[2]
             said[key] = {"true": True, "false": False}.get(word) if word in ("true", "false") else float(word)
-    numbers = {key: field.default for key, field in FIELDS.items() if not key.startswith(("Keypoint", "SemanticToM"))}
-    numbers["KeypointDetection.instances_max"] = FIELDS["KeypointDetection.instances_max"].default
+    numbers = {
+        key: field.default
+        for key, field in FIELDS.items()
+        if field.default is not None and not key.startswith(("KeypointTo", "SemanticToM"))
+    }
     assert said == numbers
 
 
@@ -279,10 +296,22 @@ def test_a_neck_asks_for_multiples_of_its_coarsest_stride_and_for_levels_that_ex
     assert violations(spec) == []
     spec.model.neck.feature_pyramid.SetInParent()
     assert fields_of(violations(spec)) == ["data.height"]
-    spec.model.backbone.name = "squeezenet1_0"
-    assert "model.neck.feature_pyramid.level_max" in fields_of(violations(spec))
     spec.model.neck.feature_pyramid.level_max = 2
     assert "model.neck.feature_pyramid.level_min" in fields_of(violations(spec))
+
+
+def test_a_neck_goes_on_where_the_backbone_ends_but_begins_where_it_has_features() -> None:
+    spec = minimal()
+    spec.data.height = spec.data.width = 256
+    spec.model.neck.feature_pyramid.level_max = 7
+    assert violations(spec) == []
+    spec.data.height = 192
+    assert fields_of(violations(spec)) == ["data.height"]
+    spec.model.backbone.name = "tiny"
+    spec.model.neck.feature_pyramid.level_min = 4
+    assert "model.neck.feature_pyramid.level_min" in fields_of(violations(spec))
+    spec.model.neck.feature_pyramid.level_max = 8
+    assert "model.neck.feature_pyramid.level_max" in fields_of(violations(spec))
 
 
 def test_the_tiny_backbone_has_no_imagenet_weights() -> None:
@@ -325,3 +354,147 @@ def test_merging_replaces_milestones_and_does_not_append() -> None:
 def test_merging_nothing_changes_nothing() -> None:
     old = complete(minimal()).trainer
     assert merge_trainer(old, Trainer()) == old
+
+
+def test_gpus_that_would_be_left_idle_are_refused() -> None:
+    spec = minimal()
+    spec.resources.gpus = 2
+    (found,) = violations(spec)
+    assert found.field == "resources.gpus"
+    assert "a job trains on one GPU" in found.description
+
+
+def test_a_weight_of_a_category_is_a_number_that_can_weigh() -> None:
+    spec = minimal()
+    weights = spec.model.heads[0].multiclass_classification.category_weights
+    weights["one"] = 0.5
+    assert violations(spec) == []
+    weights["two"] = math.nan
+    weights["three"] = -1
+    assert fields_of(violations(spec)) == [
+        "model.heads[0].multiclass_classification.category_weights[three]",
+        "model.heads[0].multiclass_classification.category_weights[two]",
+    ]
+
+
+def test_a_weight_of_a_label_is_a_number_that_can_weigh() -> None:
+    spec = minimal()
+    spec.model.heads[0].task = task_pb2.TASK_MULTILABEL_CLASSIFICATION
+    weights = spec.model.heads[0].multilabel_classification.label_weights
+    weights["one"] = 3
+    assert violations(spec) == []
+    weights["two"] = -1
+    assert fields_of(violations(spec)) == ["model.heads[0].multilabel_classification.label_weights[two]"]
+
+
+def test_a_head_that_begins_beyond_the_coarsest_level_is_refused() -> None:
+    spec = JobSpec()
+    spec.model.backbone.name = "tiny"
+    spec.model.heads.add(task=task_pb2.TASK_SEMANTIC_SEGMENTATION).semantic_segmentation.level_min = 3
+    assert violations(spec) == []
+    spec.model.heads[0].semantic_segmentation.level_min = 4
+    assert fields_of(violations(spec)) == ["model.heads[0].semantic_segmentation.level_min"]
+
+
+def test_a_size_that_the_backbone_cannot_take_is_refused() -> None:
+    spec = minimal()
+    spec.model.backbone.name = "alexnet"
+    spec.data.height, spec.data.width = 62, 63
+    (found,) = violations(spec)
+    assert (found.field, found.description) == ("data.height", "is 62, but must be at least 63 for alexnet")
+
+
+def test_a_backbone_of_timm_is_frozen_as_a_whole_or_not_at_all() -> None:
+    spec = minimal()
+    spec.model.backbone.name = "timm/convnext_atto"
+    for frozen, wanted in ((0, []), (2, ["model.backbone.frozen_levels"]), (5, [])):
+        spec.model.backbone.frozen_levels = frozen
+        assert fields_of(violations(spec)) == wanted
+
+
+def test_a_backbone_of_timm_is_taken_by_its_name() -> None:
+    spec = minimal()
+    spec.model.backbone.name = "timm/convnext_atto.d2_in1k"
+    assert violations(spec) == []
+    spec.model.initialization.imagenet_pretrained.SetInParent()
+    assert fields_of(violations(spec)) == ["model.initialization.imagenet_pretrained"]
+    spec.model.initialization.random.SetInParent()
+    spec.model.backbone.name = "timm/../x"
+    assert fields_of(violations(spec)) == ["model.backbone.name"]
+
+
+def test_a_canvas_too_narrow_for_the_longest_text_is_refused_with_the_width_that_is_needed() -> None:
+    spec = JobSpec()
+    text = spec.model.heads.add(task=task_pb2.TASK_SCENE_TEXT_RECOGNITION).scene_text_recognition
+    assert violations(spec) == []  # the defaults fit
+    text.tokens_max = 40
+    (found,) = violations(spec)
+    assert found.field == "model.heads[0].scene_text_recognition.tokens_max"
+    assert "data.width of at least 316 where columns are read at level 2, but it is 224" in found.description
+    spec.data.width = 320
+    assert violations(spec) == []
+    spec.model.neck.feature_pyramid.level_min = 3
+    (found,) = violations(spec)
+    assert "at least 632 where columns are read at level 3" in found.description
+    spec.model.neck.feature_pyramid.level_min = 1
+    assert violations(spec) == []
+
+
+def test_every_task_can_be_submitted_with_its_defaults_alone() -> None:
+    for task in TASKS:
+        spec = JobSpec()
+        spec.model.heads.add(task=task_pb2.Task.ValueType(task))
+        assert violations(spec) == [], task
+
+
+def test_a_batch_cannot_have_more_parts_than_images() -> None:
+    def parts(spec: JobSpec) -> None:
+        spec.trainer.batch_size, spec.trainer.micro_batches = 4, 5
+
+    assert changed(parts) == ["trainer.micro_batches"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda spec: setattr(spec, "display_name", "na\0me"), "display_name"),
+        (lambda spec: setattr(spec, "display_name", "two\nlines"), "display_name"),
+        (lambda spec: spec.labels.update({"team": "a\x1b[31m"}), "labels.team"),
+        (lambda spec: setattr(spec.model.heads[0], "annotation_set", "par\0ts"), "model.heads[0].annotation_set"),
+        (
+            lambda spec: spec.model.heads[0].multiclass_classification.category_weights.update({"c\0t": 1.0}),
+            "model.heads[0].multiclass_classification.category_weights",
+        ),
+        (
+            lambda spec: spec.model.heads[0].multiclass_classification.category_weights.update(
+                {f"category-{number}": 1.0 for number in range(2_001)}
+            ),
+            "model.heads[0].multiclass_classification.category_weights",
+        ),
+        (lambda spec: setattr(spec.resources, "gpu_memory_bytes", 2**30), "resources.gpu_memory_bytes"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(change: Callable[[JobSpec], object], field: str) -> None:
+    assert changed(change) == [field]
+
+
+def test_a_name_may_be_of_any_script() -> None:
+    assert changed(lambda spec: setattr(spec, "display_name", "größer 日本語 👨\u200d👩\u200d👧")) == []
+
+
+def test_a_specification_has_a_largest_size() -> None:
+    def grow(spec: JobSpec) -> None:
+        for number in range(32):
+            head = spec.model.heads.add(task=task_pb2.TASK_MULTICLASS_CLASSIFICATION, id=f"head-{number}")
+            head.multiclass_classification.category_weights.update({f"c{index}" * 20: 1.0 for index in range(500)})
+
+    assert changed(grow) == [""]
+
+
+def test_unknown_fields_are_left_out() -> None:
+    spec = minimal()
+    unknown = bytes([0xFA, 0x7F, 3]) + b"new"  # field 2047, which no version of ours has
+    grown = JobSpec.FromString(spec.SerializeToString() + unknown)
+    assert grown.SerializeToString().endswith(b"new")
+    assert complete(grown) == complete(spec)
+    assert not complete(grown).SerializeToString().endswith(b"new")

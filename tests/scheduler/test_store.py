@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
+import threading
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, inspect, text
 
 from services.chassis.errors import (
     AlreadyExists,
@@ -17,16 +19,20 @@ from services.chassis.errors import (
     Reason,
     ResourceExhausted,
 )
-from services.scheduler.job import JobState
+from services.scheduler.domain.dispatcher import Dispatcher
+from services.scheduler.domain.job import JobState
+from services.scheduler.domain.placement import GIB, Capabilities, Gpu, Needs
+from services.scheduler.domain.project import CredentialsChange, ProjectChange, SourceChange
+from services.scheduler.domain.request import Request
+from services.scheduler.domain.view import JobFilter
 from services.scheduler.migrations import migrate
-from services.scheduler.placement import GIB, Capabilities, Gpu, Needs
-from services.scheduler.store.claims import WaitingCall
+from services.scheduler.store import projects
 from services.scheduler.store.database import Database, DatabaseLimits
-from services.scheduler.store.jobs import JobFilter
-from services.scheduler.store.projects import ProjectChange, SourceChange
-from services.scheduler.store.requests import Request
+from services.scheduler.store.placing import WaitingCall
 from services.scheduler.store.tables import metadata
 from services.scheduler.wire.event import fact_to_event
+from services.scheduler.wire.job import why_not_running
+from tests.scheduler.recording import record
 
 NOBODY = Request(request_id="", digest=b"")
 TASKS = frozenset({"MULTICLASS_CLASSIFICATION"})
@@ -47,9 +53,15 @@ def test_migrations_give_exactly_the_tables_of_the_code(tmp_path):
     metadata.create_all(created)
 
     def schema(engine):
-        query = text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'alembic%'")
+        tables = inspect(engine)
+        indexes = text("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
         with engine.connect() as connection:
-            return {row.name: re.sub(r"\s+", " ", row.sql) for row in connection.execute(query)}
+            found = {row.name: re.sub(r"\s+", " ", row.sql) for row in connection.execute(indexes)}
+        for name in tables.get_table_names():
+            columns = {c["name"]: (str(c["type"]), c["nullable"], c["default"]) for c in tables.get_columns(name)}
+            found[name] = (columns, tables.get_pk_constraint(name)["constrained_columns"])
+            found[f"{name}/unique"] = tables.get_unique_constraints(name)
+        return {name: value for name, value in found.items() if not name.startswith("alembic")}
 
     assert schema(migrated) == schema(created)
 
@@ -168,8 +180,8 @@ def test_new_credentials_for_the_same_place_reach_jobs_that_were_submitted_befor
 def test_stored_credentials_stay_when_a_project_is_written_back_as_it_was_read(with_stores):
     async def test(stores):
         source = await create_with_credentials(stores)
-        assert await change_training(stores, replace(source, sealed=None, keep=True, region="eu")) == b"old"
-        assert await change_training(stores, replace(source, sealed=None, keep=False)) is None
+        assert await change_training(stores, replace(source, sealed=None, region="eu")) == b"old"
+        assert await change_training(stores, replace(source, sealed=None, drop=True)) is None
 
     with_stores(test)
 
@@ -177,10 +189,39 @@ def test_stored_credentials_stay_when_a_project_is_written_back_as_it_was_read(w
 def test_stored_credentials_never_move_to_another_place(with_stores):
     async def test(stores):
         source = await create_with_credentials(stores)
-        elsewhere = replace(source, sealed=None, keep=True, endpoint_url="http://elsewhere:9000")
+        elsewhere = replace(source, sealed=None, endpoint_url="http://elsewhere:9000")
+        assert await change_training(stores, elsewhere) is None
+
+    with_stores(test)
+
+
+def test_credentials_of_a_replaced_source_go_when_no_living_job_needs_them(with_stores):
+    async def test(stores):
+        source = await create_with_credentials(stores)
+        uid = await stores.submit("digits")
+        await change_training(stores, SourceChange(uri="s3://bucket/elsewhere"))
+        assert await stores.count("credentials") == 1  # the queued job's
+        await stores.upkeep.forget()
+        assert await stores.count("credentials") == 1
+        await stores.stop(uid)
+        await stores.upkeep.forget()
+        assert await stores.count("credentials") == 0
+        await change_training(stores, replace(source, sealed=b"again"))
+        assert await stores.count("credentials") == 1
+
+    with_stores(test)
+
+
+def test_credentials_alone_are_replaced_and_deleted(with_stores):
+    async def test(stores):
+        await create_with_credentials(stores)
+        assert await change_training(stores, CredentialsChange(sealed=b"new")) == b"new"
+        assert await change_training(stores, CredentialsChange(sealed=None)) is None
+        assert await stores.count("credentials") == 0
+        assert await change_training(stores, CredentialsChange(sealed=b"newer")) == b"newer"
+        change = ProjectChange(validation_dataset=CredentialsChange(sealed=b"of nothing"))
         with pytest.raises(InvalidArgument):
-            await change_training(stores, elsewhere)
-        assert await change_training(stores, replace(elsewhere, keep=False)) is None
+            await stores.projects.update(NOBODY, uid_of, project_id="digits", change=change)
 
     with_stores(test)
 
@@ -207,14 +248,80 @@ def test_project_is_deleted_with_its_ended_jobs_alone(with_stores):
         assert refused.value.reason is Reason.PROJECT_HAS_ACTIVE_JOB
         await stores.stop(uid)
         before = await stores.jobs.revision()
-        await stores.projects.delete(NOBODY, uid_of, project_id="digits")
-        for table in ("projects", "jobs", "job_labels", "waiting"):
+        await stores.delete_project("digits")
+        for table in ("projects", "jobs", "job_labels"):
             assert await stores.count(table) == 0, table
         assert (await stores.facts())[-1] == "deleted"
         changes = await stores.jobs.changes(project_uid=None, after=before, limit=10)
         assert [item.uid for item in changes.items] == [uid]
         await stores.create_project("digits")
         assert await stores.submit("digits", "first") != uid
+
+    with_stores(test)
+
+
+def test_deleted_project_is_gone_at_once_and_its_many_jobs_go_in_pieces(with_stores, monkeypatch):
+    monkeypatch.setattr(projects, "JOBS_PURGED_MAX", 3)
+
+    async def test(stores):
+        await stores.create_project("digits")
+        uids = [await stores.submit("digits") for _ in range(7)]
+        for uid in uids:
+            await stores.stop(uid)
+        left = []
+
+        def look(_committed) -> None:
+            with stores.database._listing.connect() as connection:
+                left.append(connection.execute(text("SELECT count(*) FROM jobs")).scalar_one())
+
+        stores.database.after_commit.append(look)
+        before = await stores.jobs.revision()
+        await stores.delete_project("digits")
+        assert left == [7, 4, 1, 0, 0]
+        assert await stores.projects.page(after="", limit=10) == []
+        gone = await stores.jobs.changes(project_uid=None, after=before, limit=2_000)
+        assert {item.uid for item in gone.items} == set(uids)
+
+    with_stores(test)
+
+
+def test_what_a_deletion_left_behind_is_taken_out_later(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.stop(await stores.submit("digits", "first"))
+        await stores.projects.delete(NOBODY, uid_of, project_id="digits")  # the process ends here
+        await stores.create_project("digits")
+        await stores.submit("digits", "first")
+        await stores.projects.purge(await stores.projects.doomed())
+        assert (await stores.count("jobs"), await stores.count("projects")) == (1, 1)
+        assert len(await stores.jobs.batch([("digits", "first")], [])) == 1
+
+    with_stores(test)
+
+
+def test_many_old_request_ids_are_forgotten_in_pieces(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        row = "INSERT INTO request_ids (request_id, digest, answer, create_time_us) VALUES (:id, :bytes, :bytes, 0)"
+        rows = [{"id": f"r{number}", "bytes": b""} for number in range(12_000)]
+        await stores.database.write(lambda tx: tx.connection.execute(text(row), rows).rowcount)
+        await stores.upkeep.forget()
+        assert await stores.count("request_ids") == 0
+
+    with_stores(test)
+
+
+def test_slow_lists_delay_nothing_that_runners_ask(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.submit("digits")
+        await stores.report("one")
+        goes_on = threading.Event()
+        lists = [asyncio.ensure_future(stores.database.list(lambda _connection: goes_on.wait(60))) for _ in range(10)]
+        assert (await stores.runners.standing("one")).attempt is not None
+        assert not any(each.done() for each in lists)
+        goes_on.set()
+        await asyncio.gather(*lists)
 
     with_stores(test)
 
@@ -346,7 +453,6 @@ def test_job_that_no_free_runner_can_serve_blocks_nobody_until_it_was_overtaken_
             served.append(standing.job.job_id)
             await stores.stop(standing.job.uid)
             await stores.hold("small", standing)
-            stores.claims.forget("small")
             closed = await stores.end("small", standing, "STOPPED", draining=True)
             assert closed.attempt is None
         assert served == ["small-0", "small-1"]  # overtakes_max is 2: now the slot is kept
@@ -374,17 +480,17 @@ def test_slot_is_not_kept_for_a_job_that_no_registered_runner_could_serve(with_s
 
 def test_claim_costs_the_same_statements_with_one_job_queued_and_with_hundreds(with_stores):
     async def test(stores):
-        statements = []
+        groups = record(stores.database.writing)
 
         async def claim_and_count(project_id: str, jobs: int) -> int:
             await stores.create_project(project_id)
             await asyncio.gather(*(stores.submit(project_id) for _ in range(jobs)))
-            statements.clear()
             standing = await stores.report(f"runner-of-{project_id}")
             assert standing.job.project_id == project_id
-            return len(statements)
+            claim = next(group for group in reversed(groups) if group)
+            assert any("INSERT INTO attempts" in each.statement for each in claim)
+            return len(claim)
 
-        event.listen(stores.database.writing, "before_cursor_execute", lambda *call: statements.append(call[2]))
         assert await claim_and_count("few", 1) == await claim_and_count("many", 300)
 
     with_stores(test)
@@ -393,23 +499,30 @@ def test_claim_costs_the_same_statements_with_one_job_queued_and_with_hundreds(w
 def test_statements_of_the_queue_use_its_indexes(sqlite_url, stores_class):
     plans = []
 
-    async def test(stores):
-        def explain(_connection, cursor, statement, parameters, _context, many):
-            is_queue = "jobs.ready" in statement or "FROM waiting" in statement or "attempts.active" in statement
-            if not many and is_queue and statement.startswith(("SELECT", "UPDATE", "DELETE")):
-                rows = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
-                plans.extend((row[-1], statement) for row in rows)
+    def explain(executed):
+        statement = executed.statement
+        is_queue = "jobs.ready" in statement or "attempts.active" in statement
+        if not executed.many and is_queue and statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            with sqlite3.connect(sqlite_url.removeprefix("sqlite:///")) as connection:
+                rows = connection.execute(f"EXPLAIN QUERY PLAN {statement}", executed.parameters).fetchall()
+            plans.extend((row[-1], statement) for row in rows)
 
-        event.listen(stores.database.writing, "before_cursor_execute", explain)
-        await stores.create_project("digits")
+    async def test(stores):
+        groups = record(stores.database.writing)
+        await stores.create_project("digits")  # with it the dispatcher is told all that the rows say
+        groups.append([])
+        before = len(groups)
         for needs in (ONE_GPU, Needs(tasks=TASKS)):
             await stores.submit("digits", needs=needs)
         standing = await stores.report("one")
         await stores.stop(standing.job.uid)
         await stores.end("one", standing, "STOPPED")
+        for group in groups[before:]:
+            for executed in group:
+                explain(executed)
 
     stores_class(sqlite_url).run(test)
-    assert len(plans) > 10
+    assert len(plans) > 3
     slow = [
         (plan, statement)
         for plan, statement in plans
@@ -429,6 +542,24 @@ def test_queue_position_and_reason_are_told(with_stores):
         _, standing = await stores.jobs.get("digits", "third")
         assert (standing.ahead, standing.active_job) == (1, "projects/digits/jobs/first")
         assert ([runner.runner_id for runner in standing.runners], standing.busy) == (["one"], frozenset({"one"}))
+
+    with_stores(test)
+
+
+def test_reason_why_a_job_waits_costs_as_much_as_there_are_kinds_of_runners(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.create_project("busy")
+        await asyncio.gather(*(stores.report(f"small-{n:03}") for n in range(150)))
+        await asyncio.gather(*(stores.report(f"large-{n:03}", capabilities=GPU_RUNNER) for n in range(150)))
+        await stores.submit("busy", needs=ONE_GPU)
+        assert (await stores.report("large-007", capabilities=GPU_RUNNER)).attempt is not None
+        await stores.submit("digits", "first", needs=Needs(gpus=8, tasks=TASKS))
+        _, standing = await stores.jobs.get("digits", "first")
+        assert [each.runner_id for each in standing.runners] == ["large-000", "large-007", "small-000"]
+        assert (standing.busy, standing.registered) == ({"large-007"}, 300)
+        assert standing.runners[0].capabilities == GPU_RUNNER
+        assert "(and 297 more)" in why_not_running(Needs(gpus=8, tasks=TASKS), standing)
 
     with_stores(test)
 
@@ -460,7 +591,7 @@ def test_cursor_is_too_old_once_deletions_after_it_are_forgotten(with_stores):
         uid = await stores.submit("digits")
         seen = await stores.jobs.revision()
         await stores.stop(uid)
-        await stores.projects.delete(NOBODY, uid_of, project_id="digits")
+        await stores.delete_project("digits")
         stores.clock.pass_seconds(7_200)
         await stores.upkeep.forget()
         assert (await stores.jobs.changes(project_uid=None, after=seen, limit=10)).oldest > seen
@@ -469,7 +600,10 @@ def test_cursor_is_too_old_once_deletions_after_it_are_forgotten(with_stores):
 
 
 def test_full_queue_of_the_writer_is_refused_with_a_time_to_come_back(sqlite_url):
-    database = Database(sqlite_url, encode_fact=fact_to_event, new_id=lambda: "id", limits=DatabaseLimits(queue_max=2))
+    limits, dispatcher = DatabaseLimits(queue_max=2), Dispatcher(overtakes_max=0)
+    database = Database(
+        sqlite_url, encode_fact=fact_to_event, new_id=lambda: "id", dispatcher=dispatcher, limits=limits
+    )
 
     async def test():
         waiting = [asyncio.ensure_future(database.write(lambda tx: tx.now_us)) for _ in range(2)]

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 import time
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 import pytest
+from cryptography.fernet import Fernet
 from sihlai.runner.v1 import runner_admin_service_pb2
 from sihlai.scheduler.v1 import job_pb2, job_service_pb2
+from sqlalchemy import event, select, text
+from sqlalchemy.exc import OperationalError
 
 from services.chassis import rpc
-from services.chassis.auth import TokenVerifier
+from services.chassis.auth.keys import TokenVerifier
 from services.chassis.errors import Aborted, FailedPrecondition, Reason
+from services.scheduler.store.tables import credentials
+from tests.tokens import runner_token
 
 QUEUED, STARTING, RUNNING = job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_STARTING, job_pb2.JOB_STATE_RUNNING
 STOPPING, STOPPED, COMPLETED = job_pb2.JOB_STATE_STOPPING, job_pb2.JOB_STATE_STOPPED, job_pb2.JOB_STATE_COMPLETED
@@ -59,7 +67,6 @@ def test_waiting_runner_gets_a_submitted_job_at_once_with_all_that_it_needs(serv
             assert assignment.validation_dataset.uri.endswith("held-out")
             assert assignment.checkpoint_uri == f"file://{tmp_path}/checkpoints/{job.uid}/{assignment.epoch}"
             assert not assignment.HasField("resume_from")
-            assert answer.lease.seconds == 25
             verifier = TokenVerifier.from_files([Path(tmp_path / "token.pub.pem")])
             token = verifier.verify(answer.write_tokens[0].token, now=datetime.now(UTC))
             assert (token.project, token.job_uid, token.attempt) == ("digits", job.uid, 1)
@@ -270,6 +277,24 @@ def test_undrained_spool_gets_a_token_that_only_drains_and_an_unknown_one_is_dro
     asyncio.run(test())
 
 
+def test_only_the_runner_of_an_attempt_gets_a_token_for_its_spool(serve, simulated_runner):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            await client.submit()
+            runner = simulated_runner(client)
+            await runner.idle()
+            key = runner.key()
+            answer = await runner.close("ATTEMPT_OUTCOME_COMPLETED", spools=[key])
+            assert len(answer.write_tokens) == 1
+            stranger = simulated_runner(client, "stranger")
+            answer = await stranger.idle(spools=[key], wait=0.0)
+            assert not answer.write_tokens
+            assert not answer.dropped_spools
+
+    asyncio.run(test())
+
+
 def test_drained_runner_is_told_to_hand_back_and_shows_as_draining(serve, simulated_runner):
     async def test():
         async with serve() as client:
@@ -320,6 +345,34 @@ def test_runner_of_another_protocol_is_refused(serve, simulated_runner):
     asyncio.run(test())
 
 
+def test_runner_is_read_by_its_name_and_takes_jobs_again_when_it_is_taken_back(serve, simulated_runner):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            runner = simulated_runner(client)
+            await runner.idle(wait=0.0)
+            drain = runner_admin_service_pb2.DrainRunnerRequest(name="runners/one")
+            await client.runner_admin.DrainRunner(drain)
+            get = runner_admin_service_pb2.GetRunnerRequest(name="runners/one")
+            assert (await client.runner_admin.GetRunner(get)).runner.draining
+            await client.submit()
+            await runner.idle(wait=0.0)
+            assert runner.assignment is None
+            undrain = runner_admin_service_pb2.UndrainRunnerRequest(name="runners/one", request_id=str(uuid.uuid4()))
+            for _ in range(2):
+                assert not (await client.runner_admin.UndrainRunner(undrain)).runner.draining
+            await runner.idle()
+            assert runner.assignment is not None
+            assert (await client.runner_admin.GetRunner(get)).runner.job == runner.assignment.job
+            for call in (
+                client.runner_admin.GetRunner(runner_admin_service_pb2.GetRunnerRequest(name="runners/gone")),
+                client.runner_admin.UndrainRunner(runner_admin_service_pb2.UndrainRunnerRequest(name="runners/gone")),
+            ):
+                assert (await refused(call)).reason is Reason.RUNNER_NOT_FOUND
+
+    asyncio.run(test())
+
+
 def test_waits_end_when_the_server_stops(serve, simulated_runner):
     async def test():
         async with serve(drain_seconds=20.0) as client:
@@ -334,11 +387,19 @@ def test_waits_end_when_the_server_stops(serve, simulated_runner):
 
 async def _once(client, request):
     """Without the channel's retries, which would wait for the server to come back."""
-    channel = rpc.channel(client.address, retry_attempts_max=1)
+    token = runner_token(client.folder / "token.pem")
+    channel = rpc.channel(client.address, token=lambda: token, retry_attempts_max=1)
     try:
         return await type(client.runners)(channel).Synchronize(request)
     finally:
         await channel.close()
+
+
+async def assigned(runner) -> None:
+    """Until the runner has a job: on a machine that is busy its wait may be over first."""
+    async with asyncio.timeout(120):
+        while runner.assignment is None:
+            await runner.idle(wait=8.0)
 
 
 def test_hundred_waiting_runners_each_get_a_job_of_a_burst(serve, simulated_runner):
@@ -347,10 +408,168 @@ def test_hundred_waiting_runners_each_get_a_job_of_a_burst(serve, simulated_runn
             for number in range(100):
                 await client.create_project(f"p-{number}")
             runners = [simulated_runner(client, f"runner-{number}") for number in range(100)]
-            waiting = [asyncio.ensure_future(runner.idle(wait=8.0)) for runner in runners]
+            waiting = [asyncio.ensure_future(assigned(runner)) for runner in runners]
             await registered(client, 100)
             await asyncio.gather(*(client.submit(f"p-{number}") for number in range(100)))
             await asyncio.gather(*waiting)
             assert len({runner.assignment.job for runner in runners}) == 100
 
     asyncio.run(test())
+
+
+def test_report_whose_number_is_not_above_the_highest_is_not_acknowledged(serve, simulated_runner):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            job = await client.submit()
+            runner = simulated_runner(client)
+            await runner.idle()
+            await runner.work()
+            runner.sequence -= 1
+            answer = await runner.close("ATTEMPT_OUTCOME_COMPLETED")
+            assert not answer.acknowledged_closed
+            assert (await client.get(job.name)).state == RUNNING
+
+    asyncio.run(test())
+
+
+def test_report_whose_commit_failed_is_applied_when_it_comes_again(serve, simulated_runner):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            job = await client.submit()
+            runner = simulated_runner(client)
+            await runner.idle()
+            await runner.work()
+            key, engine = runner.key(), client.scheduler.database.writing
+            disk_is_full = True
+
+            def fail(_connection) -> None:
+                if disk_is_full:
+                    raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
+
+            closed = {"idle": {}, "closed": [{**key, "outcome": "ATTEMPT_OUTCOME_COMPLETED"}], "wait": 0.0}
+            request = runner.request(**closed)
+            event.listen(engine, "commit", fail)
+            assert (await refused(client.runners.Synchronize(request))).reason is Reason.DATABASE_UNAVAILABLE
+            disk_is_full = False
+            answer = await client.runners.Synchronize(request)
+            assert [each.job_uid for each in answer.acknowledged_closed] == [job.uid]
+            assert (await client.get(job.name)).state == COMPLETED
+
+    asyncio.run(test())
+
+
+def test_the_key_of_stored_credentials_is_changed_and_the_old_one_goes(serve, simulated_runner, tmp_path):
+    async def test():
+        secret = {"s3": {"access_key_id": "key", "secret_access_key": "secret"}}
+        allowed = {"allowed_endpoint_hosts": ("minio",)}
+        path = tmp_path / "credentials.key"
+        async with serve(**allowed) as client:
+            source = {"uri": "s3://bucket/digits", "endpoint_url": "http://minio:9000", "credentials": secret}
+            await client.create_project(training_dataset=source)
+            await client.submit()
+        old, new = path.read_bytes().strip(), Fernet.generate_key()
+        for keys in ([new, old], [new]):
+            path.write_bytes(b"\n".join(keys))
+            async with serve(**allowed) as client:
+                sealed = await client.scheduler.database.read(
+                    lambda c: c.execute(select(credentials.c.sealed)).scalar()
+                )
+                assert sealed.partition(b":")[0] == client.scheduler.seal.seal(b"").partition(b":")[0]
+        async with serve(**allowed) as client:
+            runner = simulated_runner(client)
+            await runner.idle(wait=0.0)
+            assert runner.assignment.training_dataset.credentials.s3.secret_access_key == "secret"
+
+    asyncio.run(test())
+
+
+def test_job_whose_credentials_cannot_be_read_fails_with_the_reason_and_holds_no_runner(
+    serve, simulated_runner, tmp_path
+):
+    async def test():
+        secret = {"s3": {"access_key_id": "key", "secret_access_key": "secret"}}
+        allowed = {"allowed_endpoint_hosts": ("minio",)}
+        async with serve(**allowed) as client:
+            source = {"uri": "s3://bucket/digits", "endpoint_url": "http://minio:9000", "credentials": secret}
+            await client.create_project("sealed", training_dataset=source)
+            sealed = await client.submit("sealed")
+        async with serve(credentials_key_file=tmp_path / "another.key", **allowed) as client:
+            runner = simulated_runner(client)
+            answer = await runner.idle(wait=0.0)
+            assert answer.WhichOneof("desired") == "idle"
+            failed = await client.get(sealed.name)
+            assert (failed.state, failed.reason) == (job_pb2.JOB_STATE_FAILED, job_pb2.JOB_REASON_DATASET_ERROR)
+            assert "sealed with another key" in failed.reason_message
+            await client.create_project()
+            job = await client.submit()
+            assert (await runner.idle(wait=0.0)).run.assignment.job == job.name
+
+    asyncio.run(test())
+
+
+def test_runner_whose_call_waits_here_is_not_told_to_drop_what_was_taken_for_lost(serve, simulated_runner):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            job = await client.submit()
+            runner = simulated_runner(client)
+            await runner.idle()
+            await runner.work()
+            waiting = asyncio.ensure_future(runner.work(wait=8.0))
+            expired = text("UPDATE attempts SET lease_expire_time_us = 0")
+            taken_up = text("SELECT count(*) FROM outbox WHERE subject LIKE '%.started'")
+            database = client.scheduler.database
+
+            async def was_lost_and_taken_up() -> bool:
+                if await database.read(lambda connection: connection.execute(taken_up).scalar_one()) > 1:
+                    return True
+                await database.write(lambda transaction: transaction.connection.execute(expired).rowcount)
+                return False
+
+            await client.when(was_lost_and_taken_up, seconds=30.0)
+            answer = await waiting
+            assert answer.run.attempt.job_uid == job.uid
+            running = await client.get(job.name)
+            assert (running.state, len(running.attempts)) == (RUNNING, 1)
+
+    asyncio.run(test())
+
+
+def test_the_more_runners_there_are_the_less_often_each_is_asked_for_its_progress(serve, simulated_runner):
+    async def test():
+        async with serve(progress_reports_max=2) as client:
+            for number in range(1, 7):
+                answer = await simulated_runner(client, f"r{number}").idle(wait=0.0)
+                assert answer.progress_every.ToMilliseconds() == 500 * number
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("calls_again", [False, True])
+def test_runner_that_is_undrained_gets_what_waits_at_once(serve, simulated_runner, calls_again):
+    async def test():
+        async with serve(synchronize_seconds_max=60.0, lease_seconds=130.0) as client:
+            await client.create_project()
+            runner = simulated_runner(client)
+            name = "runners/one"
+            waiting = asyncio.ensure_future(runner.idle(wait=60.0))
+            await client.when(lambda: is_idle(client, "one"), seconds=60.0)
+            await client.runner_admin.DrainRunner(runner_admin_service_pb2.DrainRunnerRequest(name=name))
+            if calls_again:
+                with contextlib.suppress(grpc.aio.AioRpcError):  # a newer call takes its place
+                    newer = asyncio.ensure_future(runner.idle(wait=60.0))
+                    await waiting
+                waiting = newer
+            job = await client.submit()
+            began = time.monotonic()
+            await client.runner_admin.UndrainRunner(runner_admin_service_pb2.UndrainRunnerRequest(name=name))
+            assert (await waiting).run.assignment.job == job.name
+            assert time.monotonic() - began < 45.0, "its wait would have ended after 60"
+
+    asyncio.run(test())
+
+
+async def is_idle(client, runner_id: str) -> bool:
+    return client.scheduler.database._dispatcher.is_idle(runner_id)

@@ -27,7 +27,8 @@ from sihlai.scheduler.v1 import (
 )
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec, Trainer
 
-from services.cli.supervisor import Stack
+from services.cli.machine.supervisor import Stack
+from tests.tokens import carrying
 
 ENDED = (job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_STOPPED, job_pb2.JOB_STATE_FAILED)
 WAIT_SECONDS = 90.0
@@ -47,7 +48,8 @@ class Client:
     def channel(self, service: str) -> grpc.Channel:
         options = [("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 500)]
         if service not in self.channels:
-            self.channels[service] = grpc.insecure_channel(self.stack.address(service), options=options)
+            opened = grpc.insecure_channel(self.stack.address(service), options=options)
+            self.channels[service] = carrying(opened, self.stack.folder.token.read_text().strip())
         return self.channels[service]
 
     @property

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from services.cli.supervisor import Stack, StackConfig
+from services.cli.machine.supervisor import Stack, StackConfig
 from tests.system.client import Client
 
 IMAGES = 300

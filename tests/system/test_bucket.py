@@ -10,7 +10,7 @@ import grpc
 import pytest
 from sihlai.scheduler.v1 import job_pb2, project_service_pb2, project_service_pb2_grpc
 
-from services.cli.supervisor import Stack, StackConfig
+from services.cli.machine.supervisor import Stack, StackConfig
 from tests.object_server import Bucket
 from tests.system.client import Client
 
@@ -35,7 +35,7 @@ def test_a_job_learns_from_a_bucket_and_no_log_shows_its_key(
                 request_id=str(uuid.uuid4()),
             )
             project = projects.CreateProject(request, timeout=10).project
-            assert project.training_dataset.has_credentials
+            assert project.training_dataset.credentials_stored
             answers.append(str(project))
             projects_by_id[project_id] = project.name
         job = client.wait_ended(client.submit(projects_by_id["right"], iterations_max=2, validations=1).name)

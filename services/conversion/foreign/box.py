@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.conversion.finding import Place, Report
-from services.conversion.formats.bounding_box import Bbox, clipped, has_area, overhangs
+from services.conversion.formats.bounding_box import Bbox, bounds, clipped, has_area, overhangs
+from services.conversion.formats.quadrilateral_detection import Corners
 from services.conversion.index import ImageSize
 
 if TYPE_CHECKING:
@@ -47,6 +48,28 @@ def check_box(thing: RawThing, box: Bbox, size: ImageSize, written: Sequence[flo
         message = f"the box lies in part {where}: it stays, and is clipped where a box is made of it"
         thing.warn("partly_outside_image", message, value=shown)
     return None if thing.bad else box
+
+
+def check_quad(thing: RawThing, numbers: Sequence[float], size: ImageSize) -> Corners | None:
+    """The four corners, in the order in which they stand, where they are sound."""
+    shown = str(list(numbers[:16]))
+    if len(numbers) != 8:
+        message = f"there are {len(numbers)} numbers, but a quadrilateral has x and y of four corners"
+        thing.error("wrong_coordinate_count", message, value=shown)
+        return None
+    ax, ay, bx, by, cx, cy, dx, dy = numbers
+    corners = ((ax, ay), (bx, by), (cx, cy), (dx, dy))
+    box = bounds(corners)
+    if not has_area(box):
+        thing.error("no_area", "the quadrilateral has no area: mend it, or leave it out", value=shown)
+    elif not has_area(clipped(box, size)):
+        where = f"outside its image of {size.width} x {size.height}"
+        thing.error("outside_image", f"the quadrilateral lies {where}: mend it", value=shown)
+    elif overhangs(box, size):
+        where = f"outside its image of {size.width} x {size.height}"
+        message = f"the quadrilateral lies in part {where}: it stays, and is clipped where a box is made of it"
+        thing.warn("partly_outside_image", message, value=shown)
+    return None if thing.bad else corners
 
 
 def check_size(place: Place, size: ImageSize, width: int, height: int, report: Report, *, annotations: int) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, Reason, Violation
 from services.conversion.finding import Place, Report
-from services.conversion.foreign.foreign_format import (
+from services.conversion.foreign.format import (
     Files,
     ForeignAnnotation,
     ForeignDataset,
@@ -27,12 +27,20 @@ from services.conversion.foreign.foreign_format import (
     Writing,
 )
 from services.conversion.foreign.fragment import Fragment, Losses
-from services.conversion.foreign.image_names import is_image, native_images
+from services.conversion.foreign.image_names import is_image, native_images, report_passed_over
+from services.conversion.foreign.split import SPLITS
 from services.conversion.formats.names import NAMES_MAX, Names, is_name
 from services.conversion.index import ImageEntry, ImageSize
 from services.conversion.task import Task
 
-SPLITS = frozenset({"train", "val", "valid", "validation", "test"})
+DOCUMENTS = (".json", ".xml", ".txt", ".csv", ".yaml", ".yml")
+"""Ends of files that say something of images."""
+NO_CATEGORIES = frozenset(
+    {"ground_truth", "depth", "sync_depth", "groundtruth_depth", "proj_depth", "masks", "segmentationclass", "gtfine"}
+)
+"""Folders, in lower case, of maps: those beside them are no categories either."""
+NAMED_MAX = 5
+"""Folders that a finding names."""
 FOLDER_BYTES_MAX = 255
 """Of one folder's name, in most file systems."""
 LOST = {
@@ -47,6 +55,14 @@ class ImageFolders:
     name = "image folders"
     tasks: Sequence[Task] = (Task.MULTICLASS_CLASSIFICATION,)
     copies_images = True
+    looks_for = "nothing but images in at least two folders"
+
+    async def recognises(self, files: Files) -> bool:
+        images = [path for path in files.paths if is_image(path)]
+        others = [path for path in files.paths if not is_image(path) and path.lower().endswith(DOCUMENTS)]
+        folders = {path.rpartition("/")[0] for path in images}
+        named = {part.lower() for folder in folders for part in folder.split("/")}
+        return bool(images) and not others and len(folders) > 1 and "" not in folders and not named & NO_CATEGORIES
 
     async def open(self, files: Files, request: ReadRequest, report: Report) -> ForeignDataset:
         paths = [path for path in files.paths if is_image(path)]
@@ -56,7 +72,8 @@ class ImageFolders:
                 "there is no image in any folder: give one whose folders are the categories; archives are not opened",
                 Place(file=""),
             )
-        paths, prefix = _in_split(paths, request.split)
+        report_passed_over(files.paths, report)
+        paths, prefix = _in_split(paths, request.split, report)
         categories = {path: str(PurePosixPath(path.removeprefix(prefix)).parent) for path in paths}
         names = tuple(sorted({category for category in categories.values() if category != "."}))
         if not 0 < len(names) <= NAMES_MAX:
@@ -65,6 +82,7 @@ class ImageFolders:
         bad = next((name for name in names if not is_name(name)), None)
         if bad is not None:
             raise ForeignError("bad_name", "the folder's name cannot be a category's: rename it", Place(file=bad))
+        _report_alike(names, report)
         if len(names) == 1:
             message = f"all images have one category, that of the only folder: is {names[0]!r} one?"
             report.warn("one_category", message, Place(file=f"{prefix}{names[0]}/"), value=names[0])
@@ -140,19 +158,39 @@ class FolderSink:
         return f"{self._folders[image.name]}/{image.name}" if image.name in self._folders else ""
 
 
-def _in_split(paths: Sequence[str], split: str) -> tuple[list[str], str]:
+def _in_split(paths: Sequence[str], split: str, report: Report) -> tuple[list[str], str]:
     """The images of a split, and the folder that it is; all and none where there are no splits."""
     tops = {path.split("/")[0] for path in paths if path.count("/") > 1}
-    splits = sorted(tops) if tops <= SPLITS and all(path.split("/")[0] in tops for path in paths) else []
+    splits = sorted(tops) if all(top.lower() in SPLITS for top in tops) else []
+    if splits:
+        for stray in (path for path in paths if path.split("/")[0] not in tops):
+            message = f"the image lies beside {', '.join(splits)}, so that it belongs to no part: move it into one"
+            report.warn("image_without_category", message, Place(file=stray, image=PurePosixPath(stray).name))
     if split:
-        prefix = f"{split.strip('/')}/"
+        wanted = split.strip("/").lower()
+        prefix = next((f"{top}/" for top in splits if top.lower() == wanted), f"{split.strip('/')}/")
         chosen = [path for path in paths if path.startswith(prefix)]
         if not chosen:
             raise _wrong_split(f"is {split!r}", splits)
         return chosen, prefix
     if len(splits) > 1:
         raise _wrong_split("is empty, but the source has several", splits)
-    return list(paths), f"{splits[0]}/" if splits else ""
+    prefix = f"{splits[0]}/" if splits else ""
+    return [path for path in paths if path.startswith(prefix)], prefix
+
+
+def _report_alike(names: Sequence[str], report: Report) -> None:
+    """Folders of the same names under every folder above are perhaps parts of the dataset, and no categories."""
+    below: dict[str, set[str]] = {}
+    for name in names:
+        top, slash, rest = name.partition("/")
+        below.setdefault(top, set()).update([rest] if slash else [])
+    if len(below) > 1 and len(set(map(frozenset, below.values()))) == 1 and all(below.values()):
+        message = (
+            f"the folders {', '.join(sorted(below)[:NAMED_MAX])} all hold folders of the same names, and each of those "
+            "is a category of its own: if they are parts of the dataset, import each with its own source"
+        )
+        report.warn("folders_alike", message, Place(file=f"{min(below)}/"), value=", ".join(sorted(below)))
 
 
 def _wrong_split(found: str, splits: Sequence[str]) -> InvalidArgument:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, Reason, Violation
-from services.conversion.chunk import RawRecord, Recipe
-from services.conversion.conveyor import Freight
+from services.conversion.conveyor.chunk import Recipe
+from services.conversion.conveyor.conveyor import Freight
+from services.conversion.conveyor.sink import NormalisedWriter
+from services.conversion.dataset.record import RawRecord
 from services.conversion.finding import Place, Report
-from services.conversion.foreign.foreign_format import ForeignDataset, ForeignImage
-from services.conversion.foreign.foreign_source import ForeignSource
+from services.conversion.foreign.format import ForeignDataset, ForeignImage
 from services.conversion.foreign.image_names import common_folder, images_beside
+from services.conversion.foreign.source import ForeignSource
 from services.conversion.formats import FORMATS
 from services.conversion.index import Index
-from services.conversion.sink import NormalisedWriter
 
 
 def chosen_images(

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from services.conversion.document import Mapping, Value, shown
+from services.conversion.file.document import Mapping, Value, shown
 from services.conversion.finding import Place, Report
 from services.conversion.formats.format import Json, MapFile
 from services.conversion.formats.raw_map import open_map

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from services.conversion.document import List, Value
+from services.conversion.file.document import List, Value
 from services.conversion.formats.format import Json
-from services.conversion.formats.number import NumberError, is_plain, read_number, shown_numbers, written
+from services.conversion.formats.number import NumberError, is_plain, read_number, shown_numbers
 from services.conversion.formats.object_list import RawObject
 from services.conversion.index import ImageSize
 
@@ -61,7 +61,7 @@ def bounds(points: Sequence[tuple[float, float]]) -> Bbox:
 
 def write_bbox(box: Bbox) -> Json:
     """As people write it."""
-    return [written(each) for each in box]
+    return [each if (whole := int(each)) != each else whole for each in box]  # as `written` does, without its call
 
 
 def overhangs(box: Bbox, size: ImageSize) -> bool:
@@ -82,7 +82,8 @@ def check_overhang(each: RawObject, box: Bbox, key: str, value: Value, *, outsid
 
 def check_fractions(each: RawObject, box: Bbox, key: str, value: Value) -> bool:
     """Warn where all coordinates are between 0 and 1, which are pixels of the very corner; says whether they are."""
-    fractions = max(box) <= 1 and min(box) >= 0 and min(each.size.width, each.size.height) > 1
+    small = max(box) <= 1 and min(box) >= 0 and min(each.size.width, each.size.height) > 1
+    fractions = small and any(number != int(number) for number in box)  # whole numbers are a box of one pixel
     if fractions:
         message = f"{key!r} looks like fractions of the image: coordinates are in pixels"
         each.warn("looks_like_fractions", message, key, value=shown_numbers(value))

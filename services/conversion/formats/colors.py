@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from services.conversion.document import List, Mapping, Value, kind, shown
+from services.conversion.file.document import List, Mapping, Value, kind, shown
 from services.conversion.finding import Place, Report
 from services.conversion.formats.format import Json
 from services.conversion.formats.names import RESERVED_NAMES, Names, check_declared, read_names

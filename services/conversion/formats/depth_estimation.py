@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.conversion.document import Mapping
+from services.conversion.file.document import Mapping
 from services.conversion.finding import Place, Report
 from services.conversion.formats.format import Json, MapFile
 from services.conversion.formats.interval import KEY, Interval, read_interval, write_interval

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from services.conversion.document import Mapping
+from services.conversion.file.document import Mapping
 from services.conversion.finding import Place, Report
 from services.conversion.index import ImageSize
 from services.conversion.task import Task

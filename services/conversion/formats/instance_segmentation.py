@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.conversion.document import Mapping, Value
+from services.conversion.file.document import Mapping, Value
 from services.conversion.finding import Action, Place, Report
 from services.conversion.formats.colors import Colors, classes_of_colors, hexadecimal, read_colors, write_colors
 from services.conversion.formats.format import Json, MapFile

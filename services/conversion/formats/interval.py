@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from services.conversion.document import List, Mapping
+from services.conversion.file.document import List, Mapping
 from services.conversion.finding import Place, Report
 from services.conversion.formats.format import Json
 from services.conversion.formats.number import NumberError, read_number, shown_numbers, written

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from services.conversion.document import List, Mapping, Value, shown
+from services.conversion.file.document import List, Mapping, Value, shown
 from services.conversion.finding import Place, Report
 from services.conversion.formats.bounding_box import (
     Bbox,

@@ -8,7 +8,7 @@ from collections.abc import Mapping as AnyMapping
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.conversion.document import Mapping, Value
+from services.conversion.file.document import Mapping, Value
 from services.conversion.finding import Place, Report
 from services.conversion.formats.format import Json
 from services.conversion.formats.names import Names, read_flag, read_names, read_one

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Set as AnySet
 from dataclasses import dataclass, field, replace
 
-from services.conversion.document import List, Mapping, Value, kind, shown
+from services.conversion.file.document import List, Mapping, Value, kind, shown
 from services.conversion.finding import Action, Place, Report
 
 NAMES_MAX = 200_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TypeAlias
 
-from services.conversion.document import List, Value, kind, shown
+from services.conversion.file.document import List, Value, kind, shown
 
 NUMBER_MAX = 1e9
 """No coordinate, area or measure is larger: what is would overflow where it is multiplied."""

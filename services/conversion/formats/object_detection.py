@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from services.conversion.document import Mapping, Value
+from services.conversion.file.document import Mapping, Value
 from services.conversion.finding import Place, Report
 from services.conversion.formats.bounding_box import Bbox, read_bbox, write_bbox
 from services.conversion.formats.format import Json

@@ -8,7 +8,7 @@ from collections.abc import Set as AnySet
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from services.conversion.document import List, Mapping, Value, kind, shown
+from services.conversion.file.document import List, Mapping, Value, kind, shown
 from services.conversion.finding import Place, Report
 from services.conversion.formats.format import Json
 from services.conversion.formats.names import FALSE_WORDS, TRUE_WORDS, Names, check_declared

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.conversion.document import List, Mapping, Value, shown
+from services.conversion.file.document import List, Mapping, Value, shown
 from services.conversion.finding import Place, Report
 from services.conversion.formats.colors import Colors, colors_of_classes, paint, read_colors, write_colors
 from services.conversion.formats.format import Json, MapFile

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from services.conversion.document import List, Mapping, Value
+from services.conversion.file.document import List, Mapping, Value
 from services.conversion.finding import Place, Report
 from services.conversion.formats.bounding_box import bounds, check_fractions, check_overhang, clipped, has_area
 from services.conversion.formats.format import Json
 from services.conversion.formats.names import RESERVED_NAMES, Names, read_names
-from services.conversion.formats.number import NumberError, Point, is_plain, read_point, shown_numbers, written
+from services.conversion.formats.number import NumberError, Point, is_plain, read_point, shown_numbers
 from services.conversion.formats.object_list import RawObject, read_objects, written_flags
 from services.conversion.index import ImageSize
 from services.conversion.task import Task
@@ -63,7 +63,11 @@ class QuadrilateralDetection:
         return [
             {
                 "category": each.category,
-                "quad": [[written(x), written(y)] for x, y in each.quad],
+                # As `written` does, without its call: these are most of what a conversion to quadrilaterals does.
+                "quad": [
+                    [x if (whole := int(x)) != x else whole, y if (whole := int(y)) != y else whole]
+                    for x, y in each.quad
+                ],
                 **written_flags(crowd=each.crowd, ignore=each.ignore),
             }
             for each in annotation

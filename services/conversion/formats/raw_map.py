@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.conversion.document import shown
+from services.conversion.file.document import shown
+from services.conversion.file.header import HeaderError, ImageFormat, Pieces, read_header
 from services.conversion.finding import Place, Report
 from services.conversion.formats.colors import UNKNOWN_COLORS_MAX, Colors, classes_of_colors, hexadecimal
 from services.conversion.formats.format import MapFile
 from services.conversion.formats.map_size import MapSizeError, check_map_size
-from services.conversion.header import HeaderError, ImageFormat, Pieces, read_header
 from services.conversion.index import ImageSize
 from services.conversion.raster.error import RasterError, RasterLimits
 from services.conversion.raster.png import Pixels, decode_png

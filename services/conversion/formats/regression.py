@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping as AnyMapping
 from collections.abc import Sequence
 
-from services.conversion.document import List, Mapping, Value
+from services.conversion.file.document import List, Mapping, Value
 from services.conversion.finding import Place, Report
 from services.conversion.formats.format import Json
 from services.conversion.formats.interval import KEY, Interval, read_interval, write_interval

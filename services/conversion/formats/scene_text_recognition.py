@@ -8,7 +8,7 @@ from collections.abc import Mapping as AnyMapping
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.conversion.document import List, Mapping, Value, kind, shown
+from services.conversion.file.document import List, Mapping, Value, kind, shown
 from services.conversion.finding import Place, Report
 from services.conversion.formats.format import Json
 from services.conversion.formats.names import Names, check_declared, read_names

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.conversion.document import Mapping
+from services.conversion.file.document import Mapping
 from services.conversion.finding import Place, Report
 from services.conversion.formats.colors import Colors, colors_of_classes, paint, read_colors, write_colors
 from services.conversion.formats.format import Json, MapFile

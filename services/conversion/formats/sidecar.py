@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from services.conversion import document
-from services.conversion.document import Value, kind, shown
+from services.conversion.file import document
+from services.conversion.file.document import Value, kind, shown
 from services.conversion.finding import Action, Place, Report
 from services.conversion.formats.format import Json
 from services.conversion.formats.number import shown_numbers

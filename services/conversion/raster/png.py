@@ -1,7 +1,7 @@
 """PNG in and out, as numbers: what is decoded is exactly what the file says, whatever gamma or profile it carries.
 
-Chunks are read here, so that a size is known before anything is made and no more is inflated than it needs; libdeflate
-inflates, libpng undoes the filters of a small file made from that. Source: W3C PNG, third edition.
+Chunks are read here, so that a size is known before anything is made, and only what says pixels reaches libpng, which
+decodes them. Source: W3C PNG, third edition.
 """
 
 from __future__ import annotations
@@ -30,14 +30,9 @@ DEFLATE_RATIO_MAX = 1_040
 _GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _SAMPLES = {_GRAY: 1, _RGB: 3, _PALETTE: 1, _GRAY_ALPHA: 2, _RGBA: 4}
 _BITS = {_GRAY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GRAY_ALPHA: (8, 16), _RGBA: (8, 16)}
-_NONE, _UP, _PAETH = 0, 2, 4
-"""Filters of a row: itself, what it differs from the one above, and the last of the five."""
-ROW_BYTES_MIN = 64
-"""Rows as long as this are worth a step of Python each."""
-_KIND_BY_PIXEL_BYTES = {1: (_GRAY, 8), 2: (_GRAY_ALPHA, 8), 3: (_RGB, 8), 4: (_RGBA, 8), 6: (_RGB, 16), 8: (_RGBA, 16)}
+_UP = 2
+"""A row as what it differs from the one above."""
 _HEADER = ">IIBBBBB"
-_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""x and y of each pass's first pixel, and the steps to the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,26 +85,24 @@ def decode_png(content: bytes, limits: RasterLimits) -> Pixels:
     """
     png = _read(content, limits)
     header = png.header
-    samples = _SAMPLES[header.kind]
-    raw = _inflate(png.data, header)
-    if not header.interlaced:
-        pixels, _ = _samples(raw, 0, header, header.width, header.height)
-    else:
-        pixels = np.empty((header.height, header.width, samples), np.uint16 if header.bits == 16 else np.uint8)
-        position = 0
-        for x, y, across, down in _ADAM7:
-            part = pixels[y::down, x::across]
-            if part.size:
-                part[...], position = _samples(raw, position, header, part.shape[1], part.shape[0])
+    pixels = _decode(png)
     if header.kind == _PALETTE:
-        return _expand(pixels[..., 0], png.palette, png.transparency)
-    if header.bits < 8:
-        pixels = pixels * np.uint8(255 // ((1 << header.bits) - 1))
+        return _expand(_unspread(pixels, header), png.palette, png.transparency)
     if header.kind in (_GRAY_ALPHA, _RGBA):
         pixels = without_alpha(pixels)
     elif png.transparency:
-        _refuse_color(pixels, png)
-    return pixels[..., 0] if header.gray else pixels
+        _refuse_color(np.atleast_3d(pixels), png)
+    return pixels.reshape(header.height, header.width) if header.gray else pixels
+
+
+def decode_png_numbers(content: bytes, limits: RasterLimits) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """(height, width): the numbers that the pixels of a palette or of a gray picture are written as, whatever colours
+    they stand for. Raises RasterError, also for a picture that has more than one number a pixel.
+    """
+    png = _read(content, limits)
+    if _SAMPLES[png.header.kind] != 1:
+        raise RasterError("unreadable_map", "has colours, where one number a pixel was wanted: a palette, or gray")
+    return _unspread(_decode(png), png.header)
 
 
 def encode_png(pixels: Pixels, *, level: int = LEVEL) -> bytes:
@@ -167,69 +160,24 @@ def _read(content: bytes, limits: RasterLimits) -> _Png:
     return _Png(header=header, palette=palette, transparency=transparency, data=b"".join(data))
 
 
-def _row_bytes(header: PngHeader, width: int) -> int:
-    return (width * _SAMPLES[header.kind] * header.bits + 7) // 8
-
-
-def _inflate(data: bytes, header: PngHeader) -> NDArray[np.uint8]:
-    """The filtered rows, as many bytes as the header claims."""
-    sizes = [(header.width, header.height)]
-    if header.interlaced:
-        sizes = [
-            (-((x - header.width) // across), -((y - header.height) // down))
-            for x, y, across, down in _ADAM7
-            if x < header.width and y < header.height
-        ]
-    size = sum(height * (1 + _row_bytes(header, width)) for width, height in sizes)
-    if size > len(data) * DEFLATE_RATIO_MAX:
-        raise RasterError("truncated_map", f"has {len(data)} bytes of picture, too few for the size that it claims")
+def _decode(png: _Png) -> Pixels:
+    """The samples (height, width) or (height, width, samples); those of a palette as if they were gray."""
+    header = png.header
+    rows = header.height * (1 + (header.width * _SAMPLES[header.kind] * header.bits + 7) // 8)
+    if rows > len(png.data) * DEFLATE_RATIO_MAX:
+        raise RasterError("truncated_map", f"has {len(png.data)} bytes of picture, too few for the size that it claims")
+    kind = _GRAY if header.kind == _PALETTE else header.kind
+    fields = (header.width, header.height, header.bits, kind, 0, 0, int(header.interlaced))
     try:
-        raw = imagecodecs.deflate_decode(data, out=size)
-    except imagecodecs.DeflateError as error:
-        raise RasterError("unreadable_map", "has a picture that is damaged, or larger than claimed") from error
-    if len(raw) != size:
-        raise RasterError("truncated_map", f"has a picture of {len(raw)} bytes, where {size} were wanted")
-    return np.frombuffer(raw, np.uint8)
-
-
-def _samples(raw: NDArray[np.uint8], position: int, header: PngHeader, width: int, height: int) -> tuple[Pixels, int]:
-    """The pixels (height, width, samples) whose rows begin there, and the end of their rows."""
-    row_bytes = _row_bytes(header, width)
-    end = position + height * (1 + row_bytes)
-    samples = _SAMPLES[header.kind]
-    rows: Pixels = _unfilter(raw[position:end].reshape(height, -1), max(1, samples * header.bits // 8))
-    if header.bits == 16:
-        rows = np.ascontiguousarray(rows).view(">u2").astype(np.uint16)
-    elif header.bits < 8:
-        bits = np.unpackbits(rows[..., None], axis=2).reshape(height, -1, header.bits)[:, :width]
-        rows = np.packbits(bits, axis=2) >> (8 - header.bits)
-    return rows.reshape(height, width, samples), end
-
-
-def _unfilter(rows: NDArray[np.uint8], pixel_bytes: int) -> NDArray[np.uint8]:
-    """The bytes of rows that begin with their filter."""
-    filters, plain = rows[:, 0], rows[:, 1:]
-    if filters.max() > _PAETH:
-        raise RasterError("unreadable_map", f"has a row with filter {filters.max()}, where 0 to {_PAETH} were wanted")
-    if not filters.any():
-        return plain
-    if plain.shape[1] >= ROW_BYTES_MIN and not (filters & ~np.uint8(_UP)).any():
-        plain = np.ascontiguousarray(plain)
-        above = plain[0]
-        for row, filtered in zip(plain[1:], filters[1:].tolist(), strict=True):
-            if filtered:
-                row += above
-            above = row
-        return plain
-    # Filters work on bytes, and all they know of a pixel is how many it has: any kind that has as many will do.
-    kind, bits = _KIND_BY_PIXEL_BYTES[pixel_bytes]
-    fields = (plain.shape[1] // pixel_bytes, len(rows), bits, kind, 0, 0, 0)
-    file = _file(struct.pack(_HEADER, *fields), imagecodecs.deflate_encode(rows.tobytes(), 0))
-    try:
-        pixels = imagecodecs.png_decode(file)
+        return imagecodecs.png_decode(_file(struct.pack(_HEADER, *fields), png.data))
     except (imagecodecs.PngError, ValueError) as error:
-        raise RasterError("unreadable_map", f"cannot be decoded: {error}") from error
-    return pixels.astype(f">u{bits // 8}", copy=False).view(np.uint8).reshape(len(rows), -1)
+        raise RasterError("unreadable_map", f"has a picture that is damaged, or too short: {error}") from error
+
+
+def _unspread(pixels: Pixels, header: PngHeader) -> Pixels:
+    """Numbers of fewer than 8 bits as they were before they were spread over 0 to 255."""
+    pixels = pixels.reshape(header.height, header.width)
+    return pixels // np.uint8(255 // ((1 << header.bits) - 1)) if header.bits < 8 else pixels
 
 
 def _file(header: bytes, data: bytes | bytearray) -> bytes:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from services.conversion.raster import tiff_directory as tag
 from services.conversion.raster.alpha import without_alpha
 from services.conversion.raster.error import RasterError, RasterLimits
+from services.conversion.raster.lzw import LzwError, decode_lzw
 from services.conversion.raster.palette import Color
 from services.conversion.raster.runs import Runs, bounds_of_many, window_of_runs
 from services.conversion.raster.tiff_directory import Layout, read_layouts
@@ -30,14 +31,14 @@ LEVEL = 2
 STRIP_BYTES = 2**15
 """A strip has as many rows as fit, and at least one: small enough that most of a page is black strips."""
 _DECODERS = {
-    tag.LZW: (imagecodecs.lzw_decode, 4_096),
-    tag.DEFLATE: (imagecodecs.deflate_decode, 1_040),
-    tag.DEFLATE_OLD: (imagecodecs.deflate_decode, 1_040),
-    tag.PACKBITS: (imagecodecs.packbits_decode, 128),
-    tag.ZSTD: (imagecodecs.zstd_decode, 2**17),
+    tag.DEFLATE: imagecodecs.deflate_decode,
+    tag.DEFLATE_OLD: imagecodecs.deflate_decode,
+    tag.PACKBITS: imagecodecs.packbits_decode,
+    tag.ZSTD: imagecodecs.zstd_decode,
 }
+_RATIOS = {tag.LZW: 4_096, tag.DEFLATE: 1_040, tag.DEFLATE_OLD: 1_040, tag.PACKBITS: 128, tag.ZSTD: 2**17}
 """With how many bytes one becomes at most."""
-_ERRORS = (imagecodecs.DeflateError, imagecodecs.ZstdError, imagecodecs.LzwError, imagecodecs.PackbitsError, ValueError)
+_ERRORS = (imagecodecs.DeflateError, imagecodecs.ZstdError, LzwError, imagecodecs.PackbitsError, ValueError)
 
 _Piece: TypeAlias = tuple[int, int, int, int]
 """Offset, bytes, compression, bytes decoded: equal ones decode to the same."""
@@ -144,13 +145,17 @@ def read_pages(content: bytes, limits: RasterLimits) -> Sequence[Page]:
 
 def _decompress(content: bytes, compression: int, size: int, size_max: int) -> bytes:
     """`size` bytes at least, or fewer where the content has no more, and `size_max` at most."""
-    decode, ratio = _DECODERS[compression]
+    ratio = _RATIOS[compression]
     if size > len(content) * ratio:
         raise RasterError("truncated_map", f"has a piece of {len(content)} bytes, too few for the size that it claims")
     try:
-        return bytes(decode(content, out=min(size_max, len(content) * ratio)))
+        if compression == tag.LZW:
+            return decode_lzw(content, size)
+        return bytes(_DECODERS[compression](content, out=min(size_max, len(content) * ratio)))
     except _ERRORS as error:
-        raise RasterError("unreadable_map", f"has a piece that is damaged, or larger than claimed: {error}") from error
+        raise RasterError(
+            "unreadable_map", f"has a piece that is damaged, or not as large as claimed: {error}"
+        ) from error
 
 
 def write_instances(height: int, width: int, masks: Sequence[tuple[Runs, Color]]) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.conversion.header import HeaderError, TiffEntry, TiffReader
+from services.conversion.file.header import HeaderError, TiffEntry, TiffReader
 from services.conversion.raster.error import RasterError, RasterLimits
 
 PIECES_MAX = 10_000_000

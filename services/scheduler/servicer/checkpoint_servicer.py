@@ -11,8 +11,8 @@ from sihlai.scheduler.v1 import checkpoint_service_pb2 as messages
 from sihlai.scheduler.v1 import checkpoint_service_pb2_grpc, job_pb2
 
 from services.chassis.errors import NotFound, OutOfRange, Reason
-from services.scheduler.checkpoints import CheckpointStore
-from services.scheduler.job import Checkpoint, CheckpointFile
+from services.scheduler.domain.job import Checkpoint, CheckpointFile
+from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.store.checkpoints import CheckpointRows
 from services.scheduler.wire.checkpoint import checkpoint_to_proto
 from services.scheduler.wire.names import (
@@ -22,6 +22,7 @@ from services.scheduler.wire.names import (
     page_token,
     page_token_after,
 )
+from services.scheduler.wire.page import page_of
 
 MODEL_FILE = "model.safetensors"
 CHUNK_BYTES_MAX = 2**20
@@ -42,11 +43,14 @@ class CheckpointServicer(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
         epoch, _, iteration = after.partition("-")
         before = (int(epoch), int(iteration)) if after else None
         found = await self._rows.page(*job_ids_of(request.parent, "parent"), before=before, limit=limit + 1)
-        last = found[:limit][-1].key if found else None
-        more = len(found) > limit and last is not None
+        page = page_of(
+            found,
+            lambda checkpoint: checkpoint_to_proto(checkpoint, request.parent),
+            limit=limit,
+            place=lambda checkpoint: f"{checkpoint.key.epoch}-{checkpoint.key.iteration}",
+        )
         return messages.ListCheckpointsResponse(
-            checkpoints=[checkpoint_to_proto(checkpoint, request.parent) for checkpoint in found[:limit]],
-            next_page_token=page_token(f"{last.epoch}-{last.iteration}", request.parent) if more and last else "",
+            checkpoints=page.items, next_page_token=page_token(page.last, request.parent) if page.last else ""
         )
 
     async def GetCheckpoint(

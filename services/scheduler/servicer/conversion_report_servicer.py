@@ -11,14 +11,16 @@ from sihlai.scheduler.v1 import conversion_report_service_pb2_grpc
 
 from services.chassis.errors import NotFound, Reason
 from services.chassis.log import get_logger
-from services.scheduler.conversion_reports import ConversionReportStore, ReportKey
-from services.scheduler.store.jobs import JobStore, JobView
+from services.scheduler.domain.view import JobView
+from services.scheduler.objects.conversion_reports import ConversionReportStore, ReportKey
+from services.scheduler.store.jobs import JobStore
 from services.scheduler.wire.conversion_report import media_type_of, report_from_json, report_ids_of, report_name
 from services.scheduler.wire.names import job_ids_of, page_size_of, page_token, page_token_after
+from services.scheduler.wire.page import PAGE_BYTES_MAX
 
 log = get_logger(__name__)
 
-KEY_FORM = "[0-9]+-[a-z]+-[a-z0-9-]+"
+KEY_FORM = "[0-9]{1,18}-[a-z]+-[a-z0-9-]+"
 
 
 class ConversionReportServicer(conversion_report_service_pb2_grpc.ConversionReportServiceServicer):
@@ -36,12 +38,18 @@ class ConversionReportServicer(conversion_report_service_pb2_grpc.ConversionRepo
         view, _ = await self._jobs.get(*job_ids_of(request.parent, "parent"))
         keys = await self._store.keys(view.job.uid, [attempt.epoch for attempt in view.attempts])
         keys = [key for key in keys if after is None or key.order > after.order]
+        response = messages.ListConversionReportsResponse()
+        bytes_left = PAGE_BYTES_MAX
         # One after the other: with their findings they are too large to be in memory all at once.
-        reports = [await self._listed(view, key) for key in keys[:limit]]
-        return messages.ListConversionReportsResponse(
-            conversion_reports=[report for report in reports if report is not None],
-            next_page_token=page_token(keys[limit - 1].report_id, request.parent) if len(keys) > limit else "",
-        )
+        for index, key in enumerate(keys):
+            report = await self._listed(view, key) if index < limit else None
+            bytes_left -= report.ByteSize() if report is not None else 0
+            if index == limit or (bytes_left < 0 and response.conversion_reports):
+                response.next_page_token = page_token(keys[index - 1].report_id, request.parent)
+                break
+            if report is not None:
+                response.conversion_reports.append(report)
+        return response
 
     async def GetConversionReport(
         self, request: messages.GetConversionReportRequest, context: Any

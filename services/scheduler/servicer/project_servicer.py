@@ -10,7 +10,10 @@ from typing import Any
 from sihlai.scheduler.v1 import project_service_pb2 as messages
 from sihlai.scheduler.v1 import project_service_pb2_grpc
 
-from services.scheduler.project import Project
+from services.chassis.auth.principal import Principal, current_principal
+from services.chassis.log import get_logger
+from services.scheduler.deletion import Deletion
+from services.scheduler.domain.project import Project
 from services.scheduler.seal import Seal
 from services.scheduler.store.projects import ProjectStore
 from services.scheduler.wire.names import (
@@ -23,6 +26,7 @@ from services.scheduler.wire.names import (
     request_id_violations,
     request_of,
 )
+from services.scheduler.wire.page import page_of
 from services.scheduler.wire.project import (
     SourceBounds,
     new_source_from_proto,
@@ -31,16 +35,30 @@ from services.scheduler.wire.project import (
     project_violations,
 )
 
+log = get_logger(__name__)
+
 LIST_SCOPE = "projects"
 
 
 class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
-    """Projects. `new_project_id` makes the id where the caller gives none."""
+    """Projects. `new_project_id` makes the id where the caller gives none.
+
+    `deletion_seconds`: how long a deletion waits until `deletion` has taken everything out.
+    """
 
     def __init__(
-        self, projects: ProjectStore, *, seal: Seal, bounds: SourceBounds, new_project_id: Callable[[], str]
+        self,
+        projects: ProjectStore,
+        deletion: Deletion,
+        *,
+        seal: Seal,
+        bounds: SourceBounds,
+        deletion_seconds: float,
+        new_project_id: Callable[[], str],
     ) -> None:
         self._projects = projects
+        self._deletion = deletion
+        self._deletion_seconds = deletion_seconds
         self._seal = seal
         self._bounds = bounds
         self._new_project_id = new_project_id
@@ -63,7 +81,9 @@ class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
             training=new_source_from_proto(proto.training_dataset, self._seal),
             validation=new_source_from_proto(validation, self._seal) if validation is not None else None,
         )
-        return messages.CreateProjectResponse.FromString(answer)
+        response = messages.CreateProjectResponse.FromString(answer)
+        log.info("project_created", project=response.project.name)
+        return response
 
     async def GetProject(self, request: messages.GetProjectRequest, context: Any) -> messages.GetProjectResponse:
         project = await self._projects.get(project_id_of(request.name))
@@ -72,10 +92,10 @@ class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
     async def ListProjects(self, request: messages.ListProjectsRequest, context: Any) -> messages.ListProjectsResponse:
         limit = page_size_of(request.page_size)
         after = page_token_after(request.page_token, LIST_SCOPE)
-        found = await self._projects.page(after=after, limit=limit + 1)
+        found = await self._projects.page(after=after, limit=limit + 1, among=_visible_ids(current_principal()))
+        page = page_of(found, project_to_proto, limit=limit, place=lambda project: project.project_id)
         return messages.ListProjectsResponse(
-            projects=[project_to_proto(project) for project in found[:limit]],
-            next_page_token=page_token(found[limit - 1].project_id, LIST_SCOPE) if len(found) > limit else "",
+            projects=page.items, next_page_token=page_token(page.last, LIST_SCOPE) if page.last else ""
         )
 
     async def UpdateProject(
@@ -86,6 +106,7 @@ class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
         answer = await self._projects.update(
             request_of("UpdateProject", request), _encode_updated, project_id=project_id, change=change
         )
+        log.info("project_updated", project=request.project.name, fields=list(request.update_mask.paths))
         return messages.UpdateProjectResponse.FromString(answer)
 
     async def DeleteProject(
@@ -95,7 +116,16 @@ class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
         answer = await self._projects.delete(
             request_of("DeleteProject", request), _encode_deleted, project_id=project_id
         )
-        return messages.DeleteProjectResponse.FromString(answer)
+        log.info("project_deleted", project=request.name)
+        response = messages.DeleteProjectResponse.FromString(answer)
+        response.done = await self._deletion.is_done(response.uid, seconds=self._deletion_seconds)
+        return response
+
+
+def _visible_ids(principal: Principal) -> frozenset[str] | None:
+    """The ids of the projects that the caller may see; None for all."""
+    names = principal.visible_projects()
+    return None if names is None else frozenset(name.removeprefix("projects/") for name in names)
 
 
 def _encode_created(project: Project) -> bytes:
@@ -106,5 +136,5 @@ def _encode_updated(project: Project) -> bytes:
     return messages.UpdateProjectResponse(project=project_to_proto(project)).SerializeToString()
 
 
-def _encode_deleted(_project: Project) -> bytes:
-    return messages.DeleteProjectResponse().SerializeToString()
+def _encode_deleted(project: Project) -> bytes:
+    return messages.DeleteProjectResponse(uid=project.uid).SerializeToString()

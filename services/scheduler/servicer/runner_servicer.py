@@ -15,36 +15,34 @@ from sihlai.runner.v1 import (
     runner_service_pb2,
     runner_service_pb2_grpc,
 )
-from sihlai.scheduler.v1 import job_pb2
-from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
-from services.chassis.errors import FailedPrecondition, NotFound, Reason
+from services.chassis.auth.principal import current_principal
+from services.chassis.errors import FailedPrecondition, Reason
 from services.chassis.log import get_logger
-from services.scheduler.checkpoints import CheckpointStore
+from services.scheduler.assignment import Assignments, UnassignableError
 from services.scheduler.desk import Answer, RunnerDesk
-from services.scheduler.job import SECOND_US, Attempt, Checkpoint
-from services.scheduler.lease import AttemptKey, Report, RunAttempt, SpoolReport, key_of
-from services.scheduler.seal import Seal
-from services.scheduler.store.checkpoints import CheckpointRows
-from services.scheduler.store.projects import ProjectStore
-from services.scheduler.store.runners import RunnerStore, RunnerView, Standing
+from services.scheduler.domain.job import SECOND_US, Attempt, Checkpoint
+from services.scheduler.domain.lease import AttemptKey, BeIdle, Report, RunAttempt, SpoolReport, key_of
+from services.scheduler.domain.view import RunnerView
+from services.scheduler.objects.checkpoints import CheckpointStore
+from services.scheduler.store.runners import RunnerStore, Standing
 from services.scheduler.tokens import SignedToken, TokenMint
-from services.scheduler.wire.checkpoint import checkpoint_to_proto
 from services.scheduler.wire.names import (
-    checkpoint_ids_of,
     page_size_of,
     page_token,
     page_token_after,
     request_of,
     runner_id_of,
 )
-from services.scheduler.wire.project import source_with_credentials
+from services.scheduler.wire.page import page_of
 from services.scheduler.wire.runner import key_to_proto, report_from_proto, runner_to_proto, set_desired
 from services.scheduler.wire.times import duration, timestamp
 
 log = get_logger(__name__)
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION_MIN = 1
+PROTOCOL_VERSION_MAX = 1
+"""Of runners that are served: a scheduler is updated first, and still serves those that are updated later."""
 LIST_SCOPE = "runners"
 _UID = re.compile("[a-z0-9-]+")
 
@@ -53,9 +51,10 @@ _UID = re.compile("[a-z0-9-]+")
 class RunnerLimits:
     """What runners are told and allowed."""
 
-    lease_seconds: float
     log_drain_hours_max: float
     """How long after its end an attempt's points and lines are still taken."""
+    progress_reports_max: int
+    """Reports of progress alone that all runners together send a second."""
 
 
 class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
@@ -65,22 +64,18 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
         self,
         desk: RunnerDesk,
         runners: RunnerStore,
-        projects: ProjectStore,
-        rows: CheckpointRows,
+        assignments: Assignments,
         *,
         checkpoints: CheckpointStore,
         mint: TokenMint,
-        seal: Seal,
         limits: RunnerLimits,
         now_us: Callable[[], int],
     ) -> None:
         self._desk = desk
         self._runners = runners
-        self._projects = projects
-        self._rows = rows
+        self._assignments = assignments
         self._checkpoints = checkpoints
         self._mint = mint
-        self._seal = seal
         self._limits = limits
         self._now_us = now_us
 
@@ -92,13 +87,17 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
         answer = await self._desk.synchronize(self._with_own_checkpoints(report))
         response = runner_service_pb2.SynchronizeResponse(
             sequence=request.sequence,
-            acknowledged_closed=[key_to_proto(closed.key) for closed in report.closed],
-            acknowledged_checkpoints=[checkpoint.uri for checkpoint in _reported(report)],
-            lease=duration(self._limits.lease_seconds),
             call_again_after=duration(answer.call_again_seconds),
+            progress_every=duration(self._desk.present / self._limits.progress_reports_max),
         )
+        if answer.standing.applied:
+            response.acknowledged_closed.extend(key_to_proto(closed.key) for closed in report.closed)
+            response.acknowledged_checkpoints.extend(checkpoint.uri for checkpoint in _reported(report))
+        assignment = None
+        if self._needs_assignment(report, answer):
+            assignment, answer = await self._assigned(answer)
         set_desired(response, answer.desired)
-        for closed in report.closed:
+        for closed in report.closed if answer.standing.applied else ():
             log.info(
                 "attempt_closed",
                 job_uid=closed.key.job_uid,
@@ -106,12 +105,22 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
                 outcome=closed.outcome.value,
                 runner=request.runner,
             )
-        if self._needs_assignment(report, answer):
-            assignment = await self._assignment(answer.standing)
+        if assignment is not None:
             response.run.assignment.CopyFrom(assignment)
             log.info("attempt_assigned", job=assignment.job, attempt=assignment.attempt, runner=request.runner)
         await self._add_tokens(response, report, answer.standing)
         return response
+
+    async def _assigned(self, answer: Answer) -> tuple[runner_service_pb2.Assignment | None, Answer]:
+        """The assignment; where it cannot be made the attempt has failed with the reason, and the runner is idle."""
+        standing = answer.standing
+        assert standing.attempt is not None, "who should run has an attempt"
+        try:
+            return await self._assignments.build(standing), answer
+        except UnassignableError as error:
+            await self._runners.fail(key_of(standing.attempt), reason=error.reason, message=str(error))
+            idle = replace(standing, attempt=None, job=None, resume=None)
+            return None, replace(answer, desired=BeIdle(), standing=idle)
 
     def _with_own_checkpoints(self, report: Report) -> Report:
         """The report without checkpoints that do not lie where their attempt's checkpoints belong."""
@@ -137,39 +146,6 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
         held = report.active is not None and report.active.key == _key(answer.standing)
         return isinstance(answer.desired, RunAttempt) and not held
 
-    async def _assignment(self, standing: Standing) -> runner_service_pb2.Assignment:
-        job, attempt, resume = standing.job, standing.attempt, standing.resume
-        assert job is not None, "who should run has a job"
-        assert attempt is not None, "who should run has an attempt"
-        validation = job.validation_dataset
-        sealed = await self._projects.sealed_credentials([job.training_dataset, validation])
-        resume_job = job.source.job_name if job.source and resume and resume.key.job_uid != job.uid else job.name
-        spec = JobSpec.FromString(job.spec)
-        return runner_service_pb2.Assignment(
-            job=job.name,
-            job_uid=job.uid,
-            attempt=attempt.number,
-            epoch=attempt.epoch,
-            spec=spec,
-            training_dataset=source_with_credentials(job.training_dataset, sealed, self._seal),
-            validation_dataset=source_with_credentials(validation, sealed, self._seal) if validation else None,
-            dataset_fingerprint=job.dataset_fingerprint,
-            resume_from=checkpoint_to_proto(resume, resume_job) if resume is not None else None,
-            checkpoint_uri=self._checkpoints.prefix(job.uid, attempt.epoch),
-            initialization=await self._initialization(spec) if resume is None else None,
-        )
-
-    async def _initialization(self, spec: JobSpec) -> job_pb2.Checkpoint | None:
-        """The checkpoint that a fresh start takes its weights from. The trainer names one that was deleted since."""
-        if spec.model.initialization.WhichOneof("source") != "checkpoint":
-            return None
-        project_id, job_id, checkpoint_id = checkpoint_ids_of(spec.model.initialization.checkpoint.checkpoint)
-        try:
-            checkpoint = await self._rows.get(project_id, job_id, checkpoint_id)
-        except NotFound:
-            return None
-        return checkpoint_to_proto(checkpoint, f"projects/{project_id}/jobs/{job_id}")
-
     async def _add_tokens(
         self, response: runner_service_pb2.SynchronizeResponse, report: Report, standing: Standing
     ) -> None:
@@ -181,6 +157,9 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
             attempt, project_id = found.get(spool.key, (None, ""))
             if attempt is None or not self._is_wanted(spool, attempt):
                 response.dropped_spools.append(key_to_proto(spool.key))
+            elif attempt.runner_id != report.runner_id:
+                # Neither a right to write into somebody else's log, nor a reason to delete what may be its only copy.
+                log.warning("spool_of_another_runner", runner=report.runner_id, wanted=attempt.runner_id)
             else:
                 response.write_tokens.append(_token_to_proto(self._mint.token(attempt, project_id, drain_only=True)))
 
@@ -202,27 +181,51 @@ class RunnerAdminServicer(runner_admin_service_pb2_grpc.RunnerAdminServiceServic
         limit = page_size_of(request.page_size)
         after = page_token_after(request.page_token, LIST_SCOPE)
         found = await self._runners.page(after=after, limit=limit + 1)
-        more = len(found) > limit
+        page = page_of(found, _as_visible, limit=limit, place=lambda view: view.runner.runner_id)
         return runner_admin_service_pb2.ListRunnersResponse(
-            runners=[runner_to_proto(view) for view in found[:limit]],
-            next_page_token=page_token(found[limit - 1].runner.runner_id, LIST_SCOPE) if more else "",
+            runners=page.items, next_page_token=page_token(page.last, LIST_SCOPE) if page.last else ""
         )
+
+    async def GetRunner(
+        self, request: runner_admin_service_pb2.GetRunnerRequest, context: Any
+    ) -> runner_admin_service_pb2.GetRunnerResponse:
+        view = await self._runners.get(runner_id_of(request.name))
+        return runner_admin_service_pb2.GetRunnerResponse(runner=_as_visible(view))
 
     async def DrainRunner(
         self, request: runner_admin_service_pb2.DrainRunnerRequest, context: Any
     ) -> runner_admin_service_pb2.DrainRunnerResponse:
         runner_id = runner_id_of(request.name)
         answer = await self._runners.drain(request_of("DrainRunner", request), _encode_drained, runner_id=runner_id)
+        log.info("runner_drain_asked", runner=request.name)
         return runner_admin_service_pb2.DrainRunnerResponse.FromString(answer)
+
+    async def UndrainRunner(
+        self, request: runner_admin_service_pb2.UndrainRunnerRequest, context: Any
+    ) -> runner_admin_service_pb2.UndrainRunnerResponse:
+        runner_id = runner_id_of(request.name)
+        identity = request_of("UndrainRunner", request)
+        answer = await self._runners.undrain(identity, _encode_undrained, runner_id=runner_id)
+        log.info("runner_undrain_asked", runner=request.name)
+        return runner_admin_service_pb2.UndrainRunnerResponse.FromString(answer)
+
+
+def _as_visible(view: RunnerView) -> runner_admin_service_pb2.Runner:
+    """A runner as the caller may see it: what it works on may be another project's."""
+    proto = runner_to_proto(view)
+    if proto.job and not current_principal().sees("/".join(proto.job.split("/")[:2])):
+        proto.ClearField("job")
+    return proto
 
 
 def _check_version(found: int) -> None:
-    if found == PROTOCOL_VERSION:
+    if PROTOCOL_VERSION_MIN <= found <= PROTOCOL_VERSION_MAX:
         return
+    wanted = f"{PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION_MAX}"
     raise FailedPrecondition(
         Reason.PROTOCOL_VERSION,
-        f"the runner speaks version {found} of the protocol, this server {PROTOCOL_VERSION}: update the older",
-        {"found": str(found), "wanted": str(PROTOCOL_VERSION)},
+        f"the runner speaks version {found} of the protocol, this server {wanted}: update the older",
+        {"found": str(found), "wanted": wanted},
     )
 
 
@@ -243,3 +246,7 @@ def _token_to_proto(token: SignedToken) -> runner_service_pb2.WriteToken:
 
 def _encode_drained(view: RunnerView) -> bytes:
     return runner_admin_service_pb2.DrainRunnerResponse(runner=runner_to_proto(view)).SerializeToString()
+
+
+def _encode_undrained(view: RunnerView) -> bytes:
+    return runner_admin_service_pb2.UndrainRunnerResponse(runner=runner_to_proto(view)).SerializeToString()

@@ -1,20 +1,25 @@
 """WatchJobs: jobs in the order of their revisions, first all that there are, then each change.
 
 The snapshot is what changed since the beginning, so a broken stream goes on from any cursor, also in the middle of it.
-A job that changes twice between two looks is sent once, as it is then.
+A job that changes twice between two looks is sent once, as it is then. Who is caught up is given what changes from a
+window in memory: the database is read once after a commit, however many watch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from sihlai.scheduler.v1 import job_service_pb2 as messages
 
+from services.chassis.errors import Reason, ResourceExhausted
 from services.chassis.rpc import until_stopping
-from services.scheduler.store.jobs import Changes, JobFilter, JobStore, Removal
+from services.scheduler.domain.view import Damaged, JobFilter, JobView
+from services.scheduler.store.jobs import Changes, JobStore, Removal
 from services.scheduler.store.projects import ProjectStore
 from services.scheduler.store.transaction import Committed
 from services.scheduler.wire.job import job_filter_from_proto, job_to_proto
@@ -24,54 +29,162 @@ from services.scheduler.wire.names import (
     revision_from_cursor,
     unknown_cursor,
 )
+from services.scheduler.wire.page import whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchLimits:
-    """How a watch is served."""
+    """How watches are served."""
 
     page_max: int
     """Jobs that are read at once."""
     progress_seconds: float
     """How long a watch is silent before it says so."""
+    watches_max: int
+    """Watches that are served at once."""
+    window_max: int
+    """Changes that are kept for those who are caught up."""
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A change, with the message of it that all watches share."""
+
+    item: JobView | Removal
+
+    @property
+    def revision(self) -> int:
+        return self.item.revision if isinstance(self.item, Removal) else self.item.job.revision
+
+    @property
+    def uid(self) -> str:
+        return self.item.uid if isinstance(self.item, Removal) else self.item.job.uid
+
+    @property
+    def project_uid(self) -> str:
+        return self.item.project_uid if isinstance(self.item, Removal) else self.item.job.project_uid
+
+    @cached_property
+    def as_job(self) -> messages.WatchJobsResponse | None:
+        """None where what is stored cannot be told."""
+        assert isinstance(self.item, JobView), "a job that is there"
+        proto = whole(self.item, job_to_proto, lambda view: view.job.name)
+        if proto is None:
+            return None
+        return messages.WatchJobsResponse(cursor=cursor_from_revision(self.revision), job=proto)
+
+    @cached_property
+    def as_removed(self) -> messages.WatchJobsResponse:
+        name = self.item.name if isinstance(self.item, Removal) else self.item.job.name
+        removed = messages.RemovedJob(name=name, uid=self.uid)
+        return messages.WatchJobsResponse(cursor=cursor_from_revision(self.revision), removed=removed)
+
+
+class _Window:
+    """The changes of all jobs above `floor` and up to `head`, in their order."""
+
+    def __init__(self, revision: int) -> None:
+        self.floor = self.head = revision
+        self._changes: list[_Change] = []
+
+    def add(self, changes: Iterable[_Change], *, head: int, window_max: int) -> None:
+        self._changes += changes
+        self.head = head
+        surplus = len(self._changes) - window_max
+        if surplus > 0:
+            self.floor = self._changes[surplus - 1].revision
+            del self._changes[:surplus]
+
+    def after(self, revision: int) -> list[_Change]:
+        """Each job that changed after the revision once, as it was last."""
+        found = self._changes[bisect_right(self._changes, revision, key=lambda change: change.revision) :]
+        last = {change.uid: change for change in found}
+        return [change for change in found if last[change.uid] is change]
 
 
 class JobWatch:
-    """All watches of this process; a commit wakes them."""
+    """All watches of this process. `turn` is to be taken again and again; a commit makes it read."""
 
     def __init__(self, jobs: JobStore, projects: ProjectStore, *, limits: WatchLimits, stopping: asyncio.Event) -> None:
         self._jobs = jobs
         self._projects = projects
         self._limits = limits
         self._stopping = stopping
+        self._watches = 0
+        self._window: _Window | None = None
+        """None while nobody is caught up."""
+        self._committed = asyncio.Event()
         self._changed = asyncio.Event()
 
     def on_committed(self, committed: Committed) -> None:
-        """Wake the watches if something has changed."""
+        """Something has changed."""
         if committed.revision is not None:
-            self._changed.set()
-            self._changed = asyncio.Event()
+            self._committed.set()
+
+    async def turn(self) -> None:
+        """Wait for a commit, read what it changed, and wake the watches."""
+        await self._committed.wait()
+        self._committed.clear()
+        window = self._window
+        if window is None:
+            return
+        complete = False
+        while not complete:
+            try:
+                found = await self._jobs.changes(project_uid=None, after=window.head, limit=self._limits.page_max)
+            except BaseException:
+                self._committed.set()  # the next turn reads it
+                raise
+            window.add(_changes_of(found), head=found.revision, window_max=self._limits.window_max)
+            complete = found.complete
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def follow(self, request: messages.WatchJobsRequest) -> AsyncIterator[messages.WatchJobsResponse]:
         """The answers to one watch; Unavailable ends it when the server stops."""
-        return until_stopping(self._follow(request), self._stopping)
+        return until_stopping(self._counted(request), self._stopping)
+
+    async def _counted(self, request: messages.WatchJobsRequest) -> AsyncIterator[messages.WatchJobsResponse]:
+        """Watches stay for hours: without a limit of their own they would take every call that the server has."""
+        limit = self._limits.watches_max
+        if self._watches >= limit:
+            message = f"{limit} watches are served at once, and so many are: end one, or come back in a moment"
+            raise ResourceExhausted(Reason.LIMIT_REACHED, message, {"what": "watches_max", "limit": str(limit)})
+        self._watches += 1
+        try:
+            async for response in self._follow(request):
+                yield response
+        finally:
+            self._watches -= 1
+            if not self._watches:
+                self._window = None
 
     async def _follow(self, request: messages.WatchJobsRequest) -> AsyncIterator[messages.WatchJobsResponse]:
         job_filter = job_filter_from_proto(request.parent, request.filter)
-        revision = revision_from_cursor(request.cursor)
         # By uid: what is deleted with its project is still told.
         project_uid = None
         if job_filter.project_id is not None:
             project_uid = (await self._projects.get(job_filter.project_id)).uid
-        is_caught_up = False
+        revision = revision_from_cursor(request.cursor)
+        if not request.cursor and request.changes_only:
+            revision = await self._jobs.revision()
+        is_new, is_caught_up = not request.cursor and not request.changes_only, False
         while True:
-            changed = self._changed
-            found = await self._jobs.changes(project_uid=project_uid, after=revision, limit=self._limits.page_max)
-            _check_cursor(revision, found)
-            for response in _responses(found, job_filter, is_new=not request.cursor and not is_caught_up):
+            changed, window = self._changed, self._window
+            if is_caught_up and window is not None and window.floor <= revision:
+                changes, complete = window.after(revision), True
+                revision = max(revision, window.head)
+            else:
+                found = await self._jobs.changes(
+                    project_uid=project_uid, after=revision, limit=self._limits.page_max, job_filter=job_filter
+                )
+                _check_cursor(revision, found)
+                changes, complete, revision = _changes_of(found), found.complete, found.revision
+                if complete:
+                    self._begin_window(revision)
+            for response in _responses(changes, job_filter, project_uid, is_new=is_new and not is_caught_up):
                 yield response
-            revision = found.revision
-            if not found.complete:
+            if not complete:
                 continue
             if not is_caught_up:
                 is_caught_up = True
@@ -84,6 +197,15 @@ class JobWatch:
             cursor = cursor_from_revision(revision)
             yield messages.WatchJobsResponse(cursor=cursor, progress=messages.WatchProgress())
 
+    def _begin_window(self, revision: int) -> None:
+        if self._window is None:
+            self._window = _Window(revision)
+            self._committed.set()  # for what was committed since the revision was read
+
+
+def _changes_of(found: Changes) -> list[_Change]:
+    return [_Change(item) for item in found.items if not isinstance(item, Damaged)]
+
 
 def _check_cursor(revision: int, found: Changes) -> None:
     if 0 < revision < found.oldest:
@@ -92,19 +214,21 @@ def _check_cursor(revision: int, found: Changes) -> None:
         raise unknown_cursor()  # of a database that was replaced since
 
 
-def _responses(found: Changes, job_filter: JobFilter, *, is_new: bool) -> list[messages.WatchJobsResponse]:
+def _responses(
+    changes: Iterable[_Change], job_filter: JobFilter, project_uid: str | None, *, is_new: bool
+) -> list[messages.WatchJobsResponse]:
     """A message for each change that the filter lets through. Who `is_new` has nothing that could be removed."""
     responses = []
-    for item in found.items:
-        if isinstance(item, Removal):
-            removed = messages.RemovedJob(name=item.name, uid=item.uid)
-            cursor = cursor_from_revision(item.revision)
-            responses.append(messages.WatchJobsResponse(cursor=cursor, removed=removed))
+    for change in changes:
+        item = change.item
+        if project_uid is not None and change.project_uid != project_uid:
             continue
-        cursor = cursor_from_revision(item.job.revision)
-        if job_filter.matches(item.job):
-            responses.append(messages.WatchJobsResponse(cursor=cursor, job=job_to_proto(item)))
+        if isinstance(item, Removal):
+            if not job_filter.uids or change.uid in job_filter.uids:
+                responses.append(change.as_removed)
+        elif job_filter.matches(item.job):
+            if change.as_job is not None:
+                responses.append(change.as_job)
         elif job_filter.could_match(item.job) and not is_new:
-            removed = messages.RemovedJob(name=item.job.name, uid=item.job.uid)
-            responses.append(messages.WatchJobsResponse(cursor=cursor, removed=removed))
+            responses.append(change.as_removed)
     return responses

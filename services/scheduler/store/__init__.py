@@ -1,4 +1,5 @@
-"""The scheduler's rows: `database` (engines, one writer, readers), `tables`, `rows` (rows ↔ values), a file a noun.
+"""The scheduler's rows: `database` (engines, one writer, readers), `leader` (which process may write), `transaction`,
+`tables`, `rows` (rows ↔ values), `placing` (carries out what the dispatcher proposes), a file a noun.
 
 Rows stop here, and no proto comes in.
 """

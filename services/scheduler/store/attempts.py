@@ -1,19 +1,24 @@
 """Jobs, attempts and checkpoints inside a transaction: loaded, changed by the domain, saved with their events.
 
-Each save is guarded by what was read; nothing here decides what happens, that is `services.scheduler.job`.
+Each save is guarded by what was read; nothing here decides what happens, that is `services.scheduler.domain.job`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from services.chassis.errors import NotFound, Reason, Unavailable
-from services.scheduler import job as domain
-from services.scheduler.fact import AttemptLost, CheckpointSaved, JobEnded, JobRunning, JobStarted, JobStopping
-from services.scheduler.job import (
+from services.chassis.errors import AlreadyExists, NotFound, Reason, Unavailable
+from services.chassis.log import get_logger
+from services.scheduler.domain import ending
+from services.scheduler.domain import job as domain
+from services.scheduler.domain.ending import RetryLimits
+from services.scheduler.domain.fact import AttemptLost, CheckpointSaved, JobEnded, JobRunning, JobStarted, JobStopping
+from services.scheduler.domain.job import (
     FINAL,
     Attempt,
     AttemptOutcome,
@@ -24,9 +29,9 @@ from services.scheduler.job import (
     JobState,
     StopMode,
 )
-from services.scheduler.lease import AttemptKey, Runner, key_of
+from services.scheduler.domain.lease import AttemptKey, Report, key_of
 from services.scheduler.store import tables
-from services.scheduler.store.queue import enter_queue, leave_queue, refresh_queue
+from services.scheduler.store.queue import enter_queue, leave_queue, reload_project, served_of
 from services.scheduler.store.rows import (
     attempt_from_row,
     attempt_to_row,
@@ -36,15 +41,30 @@ from services.scheduler.store.rows import (
     job_from_row,
     job_to_row,
 )
+from services.scheduler.store.statement import Statement, Values
 from services.scheduler.store.transaction import Transaction
 
-# Built once: see `queue`.
-_INSERT_JOB = insert(tables.jobs)
-_INSERT_ATTEMPT = insert(tables.attempts)
-_SERVE = update(tables.projects).where(tables.projects.c.uid == bindparam("id")).values(served=bindparam("at"))
-_JOB_BY_UID = select(tables.jobs).where(tables.jobs.c.uid == bindparam("id"))
-_ACTIVE_OF_RUNNER = select(tables.attempts).where(
-    tables.attempts.c.runner_id == bindparam("id"), tables.attempts.c.active
+log = get_logger(__name__)
+
+UPDATES_MAX = 256
+"""Statements that are kept, one for each set of columns that change together."""
+_INSERT_JOB = Statement(insert(tables.jobs))
+_INSERT_LABEL = Statement(insert(tables.job_labels))
+JOB_BY_UID = Statement(select(tables.jobs).where(tables.jobs.c.uid == bindparam("id")))
+ACTIVE_OF_RUNNER = Statement(
+    select(tables.attempts).where(tables.attempts.c.runner_id == bindparam("id"), tables.attempts.c.active)
+)
+_BY_EPOCH = Statement(
+    select(tables.attempts).where(
+        tables.attempts.c.job_uid == bindparam("job_uid"), tables.attempts.c.epoch == bindparam("epoch")
+    )
+)
+_CHECKPOINT = Statement(
+    select(tables.checkpoints).where(
+        tables.checkpoints.c.job_uid == bindparam("job_uid"),
+        tables.checkpoints.c.epoch == bindparam("epoch"),
+        tables.checkpoints.c.iteration == bindparam("iteration"),
+    )
 )
 
 
@@ -59,22 +79,30 @@ def find_job(connection: Connection, project_id: str, job_id: str) -> Job:
     if row is None:
         name = f"projects/{project_id}/jobs/{job_id}"
         raise NotFound(Reason.JOB_NOT_FOUND, f"{name} does not exist", {"name": name})
-    return job_from_row(row)
+    return job_from_row(row._mapping)
 
 
 def load_job(connection: Connection, uid: str) -> Job | None:
     """The job with this uid; None where there is none (any more)."""
-    row = connection.execute(_JOB_BY_UID, {"id": uid}).one_or_none()
+    row = JOB_BY_UID.one(connection, {"id": uid})
     return job_from_row(row) if row is not None else None
 
 
-def insert_job(transaction: Transaction, job: Job, *, served: int) -> None:
-    """Write a new job and put it into the queue. `served`: its project's. IntegrityError where the name is taken."""
-    transaction.connection.execute(_INSERT_JOB, job_to_row(job))
-    if job.labels:
-        rows = [{"job_uid": job.uid, "key": key, "value": value} for key, value in job.labels.items()]
-        transaction.connection.execute(insert(tables.job_labels), rows)
-    enter_queue(transaction, job, served)
+def insert_job(transaction: Transaction, job: Job) -> None:
+    """Write a new job and put it into the queue. The unit's caller gets AlreadyExists where the name is taken."""
+
+    def refused(error: DBAPIError) -> Exception:
+        transaction.doubts.append(lambda: reload_project(transaction, job.project_uid))
+        if not isinstance(error, IntegrityError):
+            return error
+        return AlreadyExists(
+            Reason.JOB_ALREADY_EXISTS, f"{job.name} exists already: take another id", {"name": job.name}
+        )
+
+    transaction.write(_INSERT_JOB, job_to_row(job), refused)
+    for key, value in job.labels.items():
+        transaction.write(_INSERT_LABEL, {"job_uid": job.uid, "key": key, "value": value})
+    enter_queue(transaction, job)
 
 
 def save_job(transaction: Transaction, before: Job, after: Job) -> Job:
@@ -82,58 +110,37 @@ def save_job(transaction: Transaction, before: Job, after: Job) -> Job:
     if after == before:
         return before
     after = replace(after, revision=transaction.next_revision())
-    jobs = tables.jobs
-    query = update(jobs).where(jobs.c.uid == before.uid, jobs.c.revision == before.revision)
-    result = transaction.connection.execute(query.values(changes(job_to_row(before), job_to_row(after))))
-    if result.rowcount != 1:
-        raise Unavailable(Reason.DATABASE_UNAVAILABLE, f"{before.name} was changed by another: send the call again")
-    if before.ready != after.ready and after.state is not JobState.STARTING:
-        refresh_queue(transaction, after.project_uid)
+    update_jobs(transaction.connection, [(before, after)])
+    if before.ready and not after.ready:
+        leave_queue(transaction, before)
+    if after.ready and not before.ready:
+        enter_queue(transaction, after)
     _emit_changes(transaction, before, after)
     return after
 
 
-def claim_job(transaction: Transaction, job_uid: str, runner: Runner, *, lease_seconds: float) -> Attempt:
-    """Give a ready job to a runner: attempt and lease in one. Raises IntegrityError where a slot is taken."""
-    job = load_job(transaction.connection, job_uid)
-    assert job is not None, "the job was chosen in this transaction"
-    claimed, attempt = domain.claim(
-        job,
-        runner_id=runner.runner_id,
-        session=runner.session,
-        software_version=runner.capabilities.software_version,
-        now_us=transaction.now_us,
-        lease_seconds=lease_seconds,
-    )
-    row = {**attempt_to_row(attempt), "project_uid": job.project_uid, "adopted": False}
-    transaction.connection.execute(_INSERT_ATTEMPT, row)
-    claimed = save_job(transaction, job, claimed)
-    transaction.connection.execute(_SERVE, {"id": job.project_uid, "at": claimed.revision})
-    leave_queue(transaction, job.project_uid)
-    transaction.emit(
-        JobStarted(
-            job_name=job.name,
-            job_uid=job.uid,
-            attempt=attempt.number,
-            epoch=attempt.epoch,
-            runner_id=runner.runner_id,
-        )
-    )
-    transaction.wake_runner(runner.runner_id)
-    return attempt
+def update_jobs(connection: Connection, changed: Sequence[tuple[Job, Job]]) -> None:
+    """Write what changed in each of the jobs, those in which the same has changed together."""
+    alike: dict[frozenset[str], list[Values]] = {}
+    for before, after in changed:
+        values = changes(job_to_row(before), job_to_row(after))
+        is_it = {"is_uid": before.uid, "is_revision": before.revision}
+        alike.setdefault(frozenset(values), []).append({**values, **is_it})
+    for columns, rows in alike.items():
+        if _update_job(columns).run_each(connection, rows) != len(rows):
+            names = ", ".join(before.name for before, _ in changed)
+            raise Unavailable(Reason.DATABASE_UNAVAILABLE, f"{names} was changed by another: send the call again")
 
 
 def find_attempt(connection: Connection, key: AttemptKey) -> Attempt | None:
     """The attempt; None where there is none (any more)."""
-    attempts = tables.attempts
-    query = select(attempts).where(attempts.c.job_uid == key.job_uid, attempts.c.epoch == key.epoch)
-    row = connection.execute(query).one_or_none()
+    row = _BY_EPOCH.one(connection, {"job_uid": key.job_uid, "epoch": key.epoch})
     return attempt_from_row(row) if row is not None else None
 
 
 def active_attempt(connection: Connection, runner_id: str) -> Attempt | None:
     """The attempt that a runner should hold."""
-    row = connection.execute(_ACTIVE_OF_RUNNER, {"id": runner_id}).one_or_none()
+    row = ACTIVE_OF_RUNNER.one(connection, {"id": runner_id})
     return attempt_from_row(row) if row is not None else None
 
 
@@ -141,12 +148,9 @@ def save_attempt(transaction: Transaction, before: Attempt, after: Attempt) -> N
     """Write what changed in an active attempt."""
     if after == before:
         return
-    attempts = tables.attempts
-    query = update(attempts).where(
-        attempts.c.job_uid == before.job_uid, attempts.c.epoch == before.epoch, attempts.c.active
-    )
-    result = transaction.connection.execute(query.values(changes(attempt_to_row(before), attempt_to_row(after))))
-    if result.rowcount != 1:
+    values = changes(attempt_to_row(before), attempt_to_row(after))
+    is_it = {"is_uid": before.job_uid, "is_epoch": before.epoch}
+    if _update_attempt(frozenset(values)).run(transaction.connection, {**values, **is_it}) != 1:
         raise Unavailable(Reason.DATABASE_UNAVAILABLE, "the attempt was closed by another: send the call again")
 
 
@@ -157,7 +161,7 @@ def close_attempt(
     outcome: AttemptOutcome,
     reason: JobReason,
     message: str,
-    lost_attempts_max: int,
+    limits: RetryLimits,
     iteration: int = 0,
 ) -> Job:
     """End an active attempt; what that means for its job is the domain's. The slots of project and runner are free.
@@ -166,20 +170,20 @@ def close_attempt(
     """
     job = load_job(transaction.connection, attempt.job_uid)
     assert job is not None, "a job with an active attempt is never deleted"
-    after, over = domain.close(
+    after, over = ending.close(
         job,
         attempt,
         outcome=outcome,
         reason=reason,
         message=message,
         now_us=transaction.now_us,
-        lost_attempts_max=lost_attempts_max,
+        limits=limits,
     )
     after = replace(after, progress=replace(after.progress, iteration=max(iteration, after.progress.iteration)))
     save_attempt(transaction, attempt, over)
     saved = save_job(transaction, job, after)
-    refresh_queue(transaction, saved.project_uid)
-    if outcome in (AttemptOutcome.LOST, AttemptOutcome.HANDED_BACK):
+    transaction.dispatcher.vacate(job.project_uid, served=served_of(transaction, job.project_uid))
+    if outcome in (AttemptOutcome.LOST, AttemptOutcome.HANDED_BACK) or saved.state is JobState.QUEUED:
         transaction.emit(
             AttemptLost(
                 job_name=job.name,
@@ -192,6 +196,37 @@ def close_attempt(
     transaction.wake_runner(attempt.runner_id)
     transaction.adopt(key_of(attempt))
     return saved
+
+
+def reattach_attempt(transaction: Transaction, attempt: Attempt, report: Report, *, lease_seconds: float) -> None:
+    """Take a lost attempt up again, where nobody else has its job or its project's slot since; else change nothing."""
+    job = load_job(transaction.connection, attempt.job_uid)
+    who = {"runner_id": report.runner_id, "session": report.session}
+    if job is None or not domain.may_reattach(job, attempt, **who):
+        return
+    taken, again = domain.reattach(job, attempt, now_us=transaction.now_us, lease_seconds=lease_seconds)
+    try:
+        with transaction.savepoint():
+            attempts = tables.attempts
+            is_it = (attempts.c.job_uid == attempt.job_uid) & (attempts.c.epoch == attempt.epoch) & ~attempts.c.active
+            values = changes(attempt_to_row(attempt), attempt_to_row(again))
+            result = transaction.connection.execute(update(attempts).where(is_it).values(**values, adopted=False))
+            assert result.rowcount == 1, "it was read in this transaction"
+            save_job(transaction, job, taken)
+            transaction.dispatcher.occupy(job.project_uid, served=served_of(transaction, job.project_uid))
+            transaction.emit(
+                JobStarted(
+                    job_name=job.name,
+                    job_uid=job.uid,
+                    attempt=again.number,
+                    epoch=again.epoch,
+                    runner_id=again.runner_id,
+                )
+            )
+    except IntegrityError:
+        log.warning("lost_attempt_too_late", job=job.name, attempt=attempt.number)
+        return
+    log.warning("lost_attempt_taken_up_again", job=job.name, attempt=attempt.number, runner=report.runner_id)
 
 
 def record_checkpoints(transaction: Transaction, job: Job, checkpoints: Iterable[Checkpoint]) -> Job:
@@ -211,13 +246,23 @@ def record_checkpoints(transaction: Transaction, job: Job, checkpoints: Iterable
 
 def find_checkpoint(connection: Connection, key: CheckpointKey) -> Checkpoint | None:
     """The checkpoint; None where none is recorded."""
-    table = tables.checkpoints
-    row = connection.execute(
-        select(table).where(
-            table.c.job_uid == key.job_uid, table.c.epoch == key.epoch, table.c.iteration == key.iteration
-        )
-    ).one_or_none()
+    row = _CHECKPOINT.one(connection, {"job_uid": key.job_uid, "epoch": key.epoch, "iteration": key.iteration})
     return checkpoint_from_row(row) if row is not None else None
+
+
+@lru_cache(maxsize=UPDATES_MAX)
+def _update_job(columns: frozenset[str]) -> Statement:
+    jobs = tables.jobs
+    is_it = (jobs.c.uid == bindparam("is_uid")) & (jobs.c.revision == bindparam("is_revision"))
+    return Statement(update(jobs).where(is_it).values({name: bindparam(name) for name in columns}))
+
+
+@lru_cache(maxsize=UPDATES_MAX)
+def _update_attempt(columns: frozenset[str]) -> Statement:
+    attempts = tables.attempts
+    is_it = (attempts.c.job_uid == bindparam("is_uid")) & (attempts.c.epoch == bindparam("is_epoch"))
+    query = update(attempts).where(is_it, attempts.c.active)
+    return Statement(query.values({name: bindparam(name) for name in columns}))
 
 
 def _emit_changes(transaction: Transaction, before: Job, after: Job) -> None:

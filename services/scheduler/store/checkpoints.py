@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select, tuple_
 
-from services.scheduler.job import Checkpoint
+from services.scheduler.domain.job import Checkpoint
+from services.scheduler.domain.view import Damaged
 from services.scheduler.store import tables
 from services.scheduler.store.attempts import find_job
 from services.scheduler.store.database import Database
 from services.scheduler.store.jobs import resolve_checkpoint
-from services.scheduler.store.rows import checkpoint_from_row
+from services.scheduler.store.rows import checkpoint_from_row, readable
 
 
 class CheckpointRows:
@@ -28,16 +29,18 @@ class CheckpointRows:
 
     async def page(
         self, project_id: str, job_id: str, *, before: tuple[int, int] | None, limit: int
-    ) -> list[Checkpoint]:
+    ) -> list[Checkpoint | Damaged]:
         """Checkpoints of a job, newest first, those before (epoch, iteration)."""
 
-        def read(connection: Connection) -> list[Checkpoint]:
+        def read(connection: Connection) -> list[Checkpoint | Damaged]:
             table = tables.checkpoints
             job = find_job(connection, project_id, job_id)
             query = select(table).where(table.c.job_uid == job.uid)
             if before is not None:
                 query = query.where(tuple_(table.c.epoch, table.c.iteration) < tuple_(*before))
             query = query.order_by(table.c.epoch.desc(), table.c.iteration.desc()).limit(limit)
-            return [checkpoint_from_row(row) for row in connection.execute(query)]
+            return readable(
+                connection.execute(query), checkpoint_from_row, place=lambda row: f"{row.epoch}-{row.iteration}"
+            )
 
-        return await self._database.read(read)
+        return await self._database.list(read)

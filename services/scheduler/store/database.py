@@ -1,30 +1,38 @@
-"""The database: one writer thread with group commit, and a few readers. Only here SQLite is known from PostgreSQL.
+"""The database: one writer thread with group commit, and a few readers. Here and in `leader` alone SQLite is known from
+PostgreSQL.
 
-`write(work)` runs `work` in the writer's thread, together with whatever else waits, in one transaction: each in a
-savepoint of its own, so that one that fails takes nothing with it. It returns when the transaction is on disk. Nothing
-may wait for the network in there. `read(work)` runs in a reader's thread and sees one snapshot.
+`write(work)` runs `work` in the writer's thread, together with whatever else waits, in one transaction: each as a part
+of its own, so that one that fails takes nothing with it (see `transaction`). It returns when the transaction is on
+disk. Nothing may wait for the network in there. `read(work)` runs in a reader's thread and sees one snapshot.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from services.chassis.errors import ConfigurationError, Reason, ResourceExhausted, SihlaiError, Unavailable
+from services.chassis.errors import Reason, ResourceExhausted, SihlaiError, Unavailable
 from services.chassis.log import get_contextvars, get_logger
-from services.scheduler.store.transaction import Committed, EncodeFact, Transaction
+from services.scheduler.domain.dispatcher import Dispatcher
+from services.scheduler.store.leader import Leader, checked_url
+from services.scheduler.store.transaction import (
+    Committed,
+    EncodeFact,
+    Part,
+    Question,
+    Transaction,
+    is_trouble,
+)
 
 log = get_logger(__name__)
 
@@ -32,7 +40,6 @@ Result = TypeVar("Result")
 Clock = Callable[[Connection], int]
 """Microseconds since 1970. On PostgreSQL the database's own clock, on SQLite the machine's, which is the same."""
 
-SCHEDULER_LOCK = 0x5149_4841  # any number that no other program of this database uses
 READ_CACHE_KIB = 16 * 1024
 WRITE_CACHE_KIB = 64 * 1024
 
@@ -45,23 +52,85 @@ class DatabaseLimits:
     """Requests that one transaction serves at most."""
     queue_max: int = 20_000
     """Requests that may wait for the writer."""
+    control_queue_max: int = 20_000
+    """Requests of runners, stops and upkeep that may wait for the writer, in a queue of their own."""
+    ordinary_min: int = 16
+    """Other requests that a transaction takes however many of the former wait."""
     readers: int = 4
+    """Threads for what runners and stops ask."""
+    list_readers: int = 2
+    """Threads for lists and watches, which may be slow, and delay nothing but one another."""
+    list_queue_max: int = 1_000
+    """Lists that may wait for a thread."""
     busy_seconds: float = 10.0
     """How long a statement waits for a lock that another process holds (a backup, a shell)."""
+
+
+class _Waiting:
+    """The writer's two queues: what keeps runners alive goes before everything else."""
+
+    def __init__(self, limits: DatabaseLimits) -> None:
+        self._limits = limits
+        self._control: deque[_Unit] = deque()
+        self._ordinary: deque[_Unit] = deque()
+        self._filled = threading.Condition()
+        self._closed = False
+
+    def put(self, unit: _Unit, *, control: bool) -> None:
+        """Raises ResourceExhausted where the queue is full."""
+        queue, name = (self._control, "control_queue_max") if control else (self._ordinary, "write_queue_max")
+        limit = self._limits.control_queue_max if control else self._limits.queue_max
+        with self._filled:
+            if len(queue) >= limit:
+                raise ResourceExhausted(
+                    Reason.LIMIT_REACHED,
+                    f"more than {limit} requests wait for the database: come back in a moment",
+                    {"what": name, "limit": str(limit)},
+                )
+            queue.append(unit)
+            self._filled.notify()
+
+    def close(self) -> None:
+        """Nothing more comes; what waits is still served."""
+        with self._filled:
+            self._closed = True
+            self._filled.notify()
+
+    def take(self) -> tuple[list[_Unit], list[_Unit]]:
+        """What the next transaction serves, as soon as there is anything; nothing once it is closed and empty.
+
+        What goes first, and the rest.
+        """
+        with self._filled:
+            while not (self._control or self._ordinary or self._closed):
+                self._filled.wait()
+            control = _taken(self._control, self._limits.batch_max)
+            room = max(self._limits.batch_max - len(control), self._limits.ordinary_min)
+            return control, _taken(self._ordinary, room)
+
+
+def _taken(queue: deque[_Unit], number: int) -> list[_Unit]:
+    return [queue.popleft() for _ in range(min(number, len(queue)))]
 
 
 @dataclass(kw_only=True)
 class _Unit:
     work: Callable[[Transaction], Any]
+    then: Callable[[Transaction, Any], Any] | None
+    ahead: Sequence[Question]
     trace_parent: str
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    part: Part = field(default_factory=Part)
     result: Any = None
     error: BaseException | None = None
 
 
 class Database:
-    """Make it, `migrate` (see migrations), `start`, use it, `close`. `read` and `write` belong to one event loop."""
+    """Make it, lead (see `leader`), `migrate` (see migrations), `start`, use it, `close`.
+
+    `read` and `write` belong to one event loop. `dispatcher` mirrors what is committed, and belongs to the writer.
+    """
 
     def __init__(
         self,
@@ -69,40 +138,38 @@ class Database:
         *,
         encode_fact: EncodeFact,
         new_id: Callable[[], str],
+        dispatcher: Dispatcher,
         clock: Clock | None = None,
         limits: DatabaseLimits | None = None,
     ) -> None:
         self._limits = limits or DatabaseLimits()
-        self._url = _checked_url(url)
+        self._url = checked_url(url)
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         self._clock = clock or (_machine_clock if self._is_sqlite else _postgresql_clock)
         self._encode_fact = encode_fact
         self._new_id = new_id
+        self._dispatcher = dispatcher
+        self._is_told = False
+        """Whether the dispatcher knows what the rows say."""
+        self._unsure: Committed | None = None
+        """What a transaction changed of which nobody knows whether it is on disk: it is told with the next one."""
+        self._transactions = 0
+        self.leader = Leader(self._url)
         self.writing = self._engine(readers=None)
         self._reading = self._engine(readers=self._limits.readers)
-        self._queue: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
+        self._driver_error: type[Exception] = self.writing.dialect.loaded_dbapi.Error
+        self._listing = self._engine(readers=self._limits.list_readers)
+        self._waiting = _Waiting(self._limits)
         self._writer = threading.Thread(target=self._write_for_ever, name="database-writer", daemon=True)
         self._readers = ThreadPoolExecutor(self._limits.readers, thread_name_prefix="database-reader")
-        self._lock: Any = None
+        self._list_readers = ThreadPoolExecutor(self._limits.list_readers, thread_name_prefix="database-lister")
+        self._lists = 0
+        self.on_reload: list[Callable[[Transaction], None]] = []
+        """Called in the writer's thread where the dispatcher is to be told anew what the rows say."""
         self.before_commit: list[Callable[[Transaction], None]] = []
         """Called in the writer's thread at the end of each transaction, in a savepoint of their own."""
         self.after_commit: list[Callable[[Committed], None]] = []
         """Called in the event loop after each transaction that changed something, before its callers go on."""
-
-    def hold_alone(self) -> None:
-        """Take the database for this process, or raise ConfigurationError where another scheduler has it."""
-        problem = f"another scheduler works on {self._url.render_as_string(hide_password=True)}: end it first"
-        if self._is_sqlite:
-            path = Path(str(self._url.database) + ".lock")
-            self._lock = path.open("w")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigurationError([problem]) from error
-            return
-        self._lock = self._reading.connect().execution_options(isolation_level="AUTOCOMMIT")
-        if not self._lock.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": SCHEDULER_LOCK}).scalar():
-            raise ConfigurationError([problem])
 
     def start(self) -> None:
         """Start the writer."""
@@ -111,95 +178,138 @@ class Database:
     def close(self) -> None:
         """Serve what waits, then end. Blocks; nothing may be sent any more."""
         if self._writer.is_alive():
-            self._queue.put(None)
+            self._waiting.close()
             self._writer.join()
         self._readers.shutdown()
-        if self._lock is not None:
-            self._lock.close()
+        self._list_readers.shutdown()
+        self.leader.close()
         self.writing.dispose()
         self._reading.dispose()
+        self._listing.dispose()
 
-    async def write(self, work: Callable[[Transaction], Result]) -> Result:
-        """Run `work` in the writer's transaction and wait until it is on disk. Raises what `work` raises."""
-        if self._queue.qsize() >= self._limits.queue_max:
-            raise ResourceExhausted(
-                Reason.LIMIT_REACHED,
-                f"more than {self._limits.queue_max} requests wait for the database: come back in a moment",
-                {"what": "write_queue_max", "limit": str(self._limits.queue_max)},
-            )
+    async def write(
+        self,
+        work: Callable[[Transaction], Result],
+        *,
+        then: Callable[[Transaction, Result], Result] | None = None,
+        ahead: Sequence[Question] = (),
+        control: bool = False,
+    ) -> Result:
+        """Run `work` in the writer's transaction and wait until it is on disk. Raises what `work` raises.
+
+        `then` makes the result of what `work` returned, once the transaction has done all else. `ahead`: what `work`
+        will ask first, so that it is asked for all who wait at once. `control`: runners, stops and upkeep, which go
+        before all that waits otherwise.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         trace_parent = str(get_contextvars().get("trace_parent", ""))
-        self._queue.put(_Unit(work=work, trace_parent=trace_parent, loop=loop, future=future))
+        unit = _Unit(work=work, then=then, ahead=ahead, trace_parent=trace_parent, loop=loop, future=future)
+        self._waiting.put(unit, control=control)
         return await future
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in a transaction of a reader. Raises what `work` raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, _read, self._reading, work)
+
+    async def list(self, work: Callable[[Connection], Result]) -> Result:
+        """As `read`, for what may be slow: with threads of its own, and ResourceExhausted where too many wait."""
+        limit = self._limits.list_queue_max
+        if self._lists >= limit:
+            raise ResourceExhausted(
+                Reason.LIMIT_REACHED,
+                f"more than {limit} lists wait for the database: come back in a moment",
+                {"what": "list_queue_max", "limit": str(limit)},
+            )
+        self._lists += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._list_readers, _read, self._listing, work)
+        finally:
+            self._lists -= 1
 
     def now_us(self, connection: Connection) -> int:
         """The time."""
         return self._clock(connection)
 
-    def _read(self, work: Callable[[Connection], Result]) -> Result:
-        try:
-            with self._reading.begin() as connection:
-                return work(connection)
-        except SQLAlchemyError as error:
-            raise _away(error) from error
-
     def _write_for_ever(self) -> None:
-        while (first := self._queue.get()) is not None:
-            units, is_last = [first], False
-            while len(units) < self._limits.batch_max and not is_last:
-                try:
-                    unit = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                is_last = unit is None
-                if unit is not None:
-                    units.append(unit)
-            committed = self._write_batch(units)
+        while any(queues := self._waiting.take()):
+            units = [unit for queue in queues for unit in queue]
+            committed = self._write_batch(units, queues)
             units[0].loop.call_soon_threadsafe(self._finish, units, committed)
-            if is_last:
-                return
 
-    def _write_batch(self, units: Sequence[_Unit]) -> Committed | None:
+    def _write_batch(self, units: Sequence[_Unit], queues: Sequence[Sequence[_Unit]]) -> Committed | None:
         """One transaction. Where it fails as a whole, every unit gets that error and there is nothing to tell."""
+        commits = False
         try:
             with self.writing.connect() as connection, connection.begin():
-                transaction = Transaction(connection, self._clock(connection), self._encode_fact, self._new_id)
-                for unit in units:
-                    self._run(unit, transaction)
+                transaction = self._begin(connection)
+                for queue in queues:
+                    transaction.read_ahead(question for unit in queue for question in unit.ahead)
+                    for unit in queue:
+                        self._run(unit, transaction, unit.work)
+                transaction.settle()
                 for hook in self.before_commit:
                     self._run_hook(hook, transaction)
+                transaction.settle()
+                for unit in units:
+                    unit.error = unit.error or unit.part.error
+                    if unit.then is not None and unit.error is None:
+                        self._run(unit, transaction, partial(_then, unit))
                 transaction.flush()
+                commits = True
+            self._dispatcher.keep()
+            self._unsure = None
             return transaction.committed
         except Exception as error:  # noqa: BLE001  # each caller gets it; the writer must live on
+            self._dispatcher.undo()
+            if commits:  # it may be on disk all the same
+                self._is_told, self._unsure = False, transaction.committed
+                self._unsure.given.clear()
             for unit in units:
-                unit.error = _away(error) if isinstance(error, SQLAlchemyError) else error
+                unit.error = _away(error) if isinstance(error, (SQLAlchemyError, self._driver_error)) else error
             return None
 
-    def _run(self, unit: _Unit, transaction: Transaction) -> None:
+    def _begin(self, connection: Connection) -> Transaction:
+        self._transactions += 1
+        revision = self.leader.fence(connection)
+        transaction = Transaction(
+            connection,
+            self._clock(connection),
+            dispatcher=self._dispatcher,
+            encode_fact=self._encode_fact,
+            new_id=self._new_id,
+            revision=revision,
+            unsure=self._unsure,
+            number=self._transactions,
+        )
+        if not self._is_told:
+            for hook in self.on_reload:
+                hook(transaction)
+            self._is_told = True
+        return transaction
+
+    def _run(self, unit: _Unit, transaction: Transaction, work: Callable[[Transaction], Any]) -> None:
         transaction.trace_parent = unit.trace_parent
         try:
-            with transaction.savepoint():
-                unit.result = unit.work(transaction)
+            with transaction.part() as unit.part:
+                unit.result = work(transaction)
         except SihlaiError as error:
             unit.error = error
         except DBAPIError as error:
-            if error.connection_invalidated or _is_operational(error):
+            if is_trouble(error):
                 raise
             unit.error = error
-        except Exception as error:  # noqa: BLE001  # its caller gets it; the others in the batch must not
-            unit.error = error
+        except Exception as error:
+            if isinstance(error, self._driver_error):
+                raise  # a savepoint failed, which goes past SQLAlchemy: the connection is in trouble
+            unit.error = error  # its caller gets it; the others in the batch must not
 
     def _run_hook(self, hook: Callable[[Transaction], None], transaction: Transaction) -> None:
         try:
-            with transaction.savepoint():
+            with transaction.part():
                 hook(transaction)
         except DBAPIError as error:
-            if error.connection_invalidated or _is_operational(error):
+            if is_trouble(error):
                 raise
             log.exception("before_commit_failed")
         except Exception:
@@ -222,7 +332,7 @@ class Database:
         if not self._is_sqlite:
             size: dict[str, Any] = {"pool_size": readers or 1, "max_overflow": 1, "pool_pre_ping": True}
             level = "READ COMMITTED" if readers is None else "REPEATABLE READ"
-            return create_engine(self._url, isolation_level=level, **size)
+            return create_engine(self._url, isolation_level=level, connect_args=self.leader.connect_args(), **size)
         options: dict[str, Any] = {"connect_args": {"timeout": self._limits.busy_seconds, "check_same_thread": False}}
         if readers is not None:
             options |= {"pool_size": readers, "max_overflow": 0}
@@ -230,6 +340,19 @@ class Database:
         begin = "BEGIN IMMEDIATE" if readers is None else "BEGIN"
         _prepare_sqlite(engine, begin=begin, cache_kib=WRITE_CACHE_KIB if readers is None else READ_CACHE_KIB)
         return engine
+
+
+def _read(engine: Engine, work: Callable[[Connection], Result]) -> Result:
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    except SQLAlchemyError as error:
+        raise _away(error) from error
+
+
+def _then(unit: _Unit, transaction: Transaction) -> Any:
+    assert unit.then is not None, "it is asked before"
+    return unit.then(transaction, unit.result)
 
 
 def _prepare_sqlite(engine: Engine, *, begin: str, cache_kib: int) -> None:
@@ -259,27 +382,7 @@ def _postgresql_clock(connection: Connection) -> int:
     return int(row.scalar_one())
 
 
-def _checked_url(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigurationError([f"database_url {url!r} is no address of a database"]) from error
-    if parsed.get_backend_name() == "sqlite":
-        if not parsed.database or parsed.database == ":memory:":
-            raise ConfigurationError(["database_url names no file: sqlite:////folder/scheduler.sqlite"])
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        return parsed
-    if parsed.get_backend_name() == "postgresql":
-        return parsed.set(drivername="postgresql+psycopg")
-    raise ConfigurationError([f"database_url is for {parsed.get_backend_name()}, but must be for sqlite or postgresql"])
-
-
-def _is_operational(error: DBAPIError) -> bool:
-    """Whether the database itself is in trouble (disk full, locked, gone), rather than the statement."""
-    return type(error).__name__ in {"OperationalError", "InterfaceError", "InternalError"}
-
-
-def _away(error: SQLAlchemyError) -> SihlaiError:
+def _away(error: Exception) -> SihlaiError:
     log.error("database_failed", problem=f"{type(error).__name__}: {str(error).splitlines()[0]}")
     return Unavailable(
         Reason.DATABASE_UNAVAILABLE, "the database does not answer: send the call again", retry_after_seconds=1.0

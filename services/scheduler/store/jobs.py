@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, exists, func, select, tuple_
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, Row, Select, exists, func, select, tuple_
+from sqlalchemy.sql.elements import ColumnElement
 
-from services.chassis.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
-from services.scheduler import job as domain
-from services.scheduler.fact import JobSubmitted
-from services.scheduler.job import (
+from services.chassis.errors import FailedPrecondition, NotFound, Reason
+from services.scheduler.domain import job as domain
+from services.scheduler.domain.fact import JobSubmitted
+from services.scheduler.domain.job import (
     FINAL,
     Attempt,
     Checkpoint,
@@ -22,69 +22,29 @@ from services.scheduler.job import (
     ResumeSource,
     StopMode,
 )
-from services.scheduler.placement import Needs
+from services.scheduler.domain.request import Request
+from services.scheduler.domain.view import Damaged, JobFilter, JobView, QueueStanding, Submission
 from services.scheduler.store import tables
 from services.scheduler.store.attempts import find_checkpoint, find_job, insert_job, save_job
 from services.scheduler.store.database import Database
-from services.scheduler.store.projects import find_project
-from services.scheduler.store.queue import QueueLimits, QueueStanding, queue_standing
-from services.scheduler.store.requests import Request, answered, first_answer
-from services.scheduler.store.rows import attempt_from_row, checkpoint_from_row, job_from_row
+from services.scheduler.store.projects import (
+    bury_job,
+    find_project,
+    job_dataset,
+    known_project,
+    with_known_credentials,
+)
+from services.scheduler.store.queue import QueueLimits, queue_standing
+from services.scheduler.store.requests import answered, asked_first, first_answer
+from services.scheduler.store.rows import attempt_from_row, checkpoint_from_row, job_from_row, readable
 from services.scheduler.store.transaction import REVISION, Transaction
 
 ATTEMPTS_SHOWN_MAX = 20
 """The newest attempts that a job shows."""
 OLDEST_CURSOR = "oldest_cursor"
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobView:
-    """A job with what is shown beside it."""
-
-    job: Job
-    attempts: tuple[Attempt, ...] = ()
-    last_checkpoint: Checkpoint | None = None
-
+REMOVAL_COLUMNS = ("revision", "uid", "name", "project_uid")
 
 Encode = Callable[[JobView], bytes]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submission:
-    """A new job. `source` is set for one that goes on from another: it takes that one's datasets."""
-
-    project_id: str
-    job_id: str
-    creator: str
-    spec: bytes
-    labels: Mapping[str, str] = field(default_factory=dict)
-    priority: int = 0
-    needs: Needs = field(default_factory=Needs)
-    iterations_max: int = 0
-    source: ResumeSource | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobFilter:
-    """Which jobs are meant; conditions that are given must all hold. `project_id` None means every project."""
-
-    project_id: str | None = None
-    states: frozenset[JobState] = frozenset()
-    labels: Mapping[str, str] = field(default_factory=dict)
-    created_after_us: int | None = None
-    created_before_us: int | None = None
-
-    def could_match(self, job: Job) -> bool:
-        """Whether the job meets every condition that never changes for it."""
-        return (
-            all(job.labels.get(key) == value for key, value in self.labels.items())
-            and (self.created_after_us is None or job.create_time_us >= self.created_after_us)
-            and (self.created_before_us is None or job.create_time_us < self.created_before_us)
-        )
-
-    def matches(self, job: Job) -> bool:
-        """Whether the job meets every condition."""
-        return (not self.states or job.state in self.states) and self.could_match(job)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +54,7 @@ class Removal:
     revision: int
     uid: str
     name: str
+    project_uid: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +64,7 @@ class Changes:
     It goes up to `revision`; `complete` where that is the last there is. Nothing below `oldest` can be gone on from.
     """
 
-    items: tuple[JobView | Removal, ...]
+    items: tuple[JobView | Removal | Damaged, ...]
     revision: int
     complete: bool
     oldest: int
@@ -123,7 +84,7 @@ class JobStore:
     async def submit(self, request: Request, encode: Encode, submission: Submission) -> bytes:
         """Put a new job at the end of its project's queue."""
         return await self._database.write(
-            lambda tx: answered(tx, request, lambda: _submit(tx, submission), encode),
+            lambda tx: answered(tx, request, lambda: _submit(tx, submission), encode), ahead=asked_first(request)
         )
 
     async def get(self, project_id: str, job_id: str) -> tuple[JobView, QueueStanding | None]:
@@ -135,37 +96,43 @@ class JobStore:
             standing = queue_standing(connection, job, self._queue_limits) if waits else None
             return _views(connection, [job])[0], standing
 
-        return await self._database.read(read)
+        return await self._database.list(read)
 
-    async def batch(self, names: Sequence[tuple[str, str]], uids: Sequence[str]) -> list[JobView]:
-        """Those of the jobs that exist, in no particular order. Names are (project id, job id)."""
+    async def batch(self, names: Sequence[tuple[str, str]], uids: Sequence[str]) -> list[JobView | Damaged]:
+        """Those of the jobs that exist, in no particular order. Names are (project id, job id).
 
-        def read(connection: Connection) -> list[JobView]:
+        The place of one that cannot be read is its uid and its name.
+        """
+
+        def read(connection: Connection) -> list[JobView | Damaged]:
             jobs, projects = tables.jobs, tables.projects
-            found = {}
+            found: dict[str, Row[Any]] = {}
             if uids:
-                found = {
-                    row.uid: job_from_row(row) for row in connection.execute(select(jobs).where(jobs.c.uid.in_(uids)))
-                }
+                found = {row.uid: row for row in connection.execute(select(jobs).where(jobs.c.uid.in_(uids)))}
             if names:
                 query = select(jobs).join(projects, projects.c.uid == jobs.c.project_uid)
                 query = query.where(tuple_(projects.c.project_id, jobs.c.job_id).in_(names))
-                found |= {row.uid: job_from_row(row) for row in connection.execute(query)}
-            return _views(connection, list(found.values()))
+                found |= {row.uid: row for row in connection.execute(query)}
+            return _readable_views(
+                connection,
+                list(found.values()),
+                place=lambda row: f"{row.uid} projects/{row.project_id}/jobs/{row.job_id}",
+            )
 
-        return await self._database.read(read)
+        return await self._database.list(read)
 
-    async def page(self, job_filter: JobFilter, *, before: int | None, limit: int) -> list[JobView]:
+    async def page(self, job_filter: JobFilter, *, before: int | None, limit: int) -> list[JobView | Damaged]:
         """Jobs, newest first, those submitted before the one with sequence `before`."""
 
-        def read(connection: Connection) -> list[JobView]:
+        def read(connection: Connection) -> list[JobView | Damaged]:
             jobs = tables.jobs
             query = _filtered(select(jobs), connection, job_filter).order_by(jobs.c.sequence.desc()).limit(limit)
             if before is not None:
                 query = query.where(jobs.c.sequence < before)
-            return _views(connection, [job_from_row(row) for row in connection.execute(query)])
+            rows = connection.execute(query).all()
+            return _readable_views(connection, rows, place=lambda row: str(row.sequence))
 
-        return await self._database.read(read)
+        return await self._database.list(read)
 
     async def stop(
         self,
@@ -178,6 +145,7 @@ class JobStore:
         grace_seconds: float,
         margin_seconds: float,
         reason: str,
+        stopper: str = "",
     ) -> bytes:
         """Ask for a stop; the runner is told at once."""
 
@@ -189,6 +157,7 @@ class JobStore:
                 grace_seconds=grace_seconds,
                 margin_seconds=margin_seconds,
                 reason=reason,
+                stopper=stopper,
                 now_us=transaction.now_us,
             )
             saved = save_job(transaction, job, asked)
@@ -199,37 +168,85 @@ class JobStore:
                         transaction.wake_runner(attempt.runner_id)
             return view
 
-        return await self._database.write(lambda tx: answered(tx, request, lambda: stop(tx), encode))
+        return await self._database.write(lambda tx: answered(tx, request, lambda: stop(tx), encode), control=True)
+
+    async def delete(self, request: Request, encode: Callable[[Job], bytes], *, project_id: str, job_id: str) -> bytes:
+        """Delete an ended job. It is gone at once, and its name is free; what is left is taken out later.
+
+        FailedPrecondition while it has not ended, and while a job that goes on from it has not.
+        """
+
+        def delete_job(transaction: Transaction) -> Job:
+            job = find_job(transaction.connection, project_id, job_id)
+            _require_ended(job, "to be deleted")
+            _refuse_successors(transaction.connection, job)
+            bury_job(transaction, job)
+            return job
+
+        return await self._database.write(lambda tx: answered(tx, request, lambda: delete_job(tx), encode))
 
     async def resumable(self, project_id: str, job_id: str, checkpoint: str) -> tuple[Job, Checkpoint]:
         """An ended job and the checkpoint that is meant. FailedPrecondition while it has not ended or has none."""
 
         def read(connection: Connection) -> tuple[Job, Checkpoint]:
             job = find_job(connection, project_id, job_id)
-            if job.state not in FINAL:
-                wanted = ", ".join(sorted(FINAL))
-                raise FailedPrecondition(
-                    Reason.JOB_STATE,
-                    f"{job.name} is {job.state}, but must have ended to be resumed: stop it first",
-                    {"job": job.name, "state": job.state.value, "wanted": wanted},
-                )
+            _require_ended(job, "to be resumed")
             if job.last_checkpoint is None:
-                raise FailedPrecondition(
-                    Reason.NO_CHECKPOINT,
-                    f"{job.name} has no checkpoint to go on from: submit a new job instead",
-                    {"job": job.name},
-                )
+                raise _nothing_to_resume(job, "has no checkpoint to go on from: submit a new job instead")
+            if job.source is not None and job.evaluates:
+                raise _nothing_to_resume(job, f"is an evaluation, which trains nothing: resume {job.source.job_name}")
             return job, resolve_checkpoint(connection, job, checkpoint or "last")
 
         return await self._database.read(read)
 
-    async def changes(self, *, project_uid: str | None, after: int, limit: int) -> Changes:
-        """What changed after the revision `after`, in one project or in all, at most `limit` jobs."""
-        return await self._database.read(lambda connection: _changes(connection, project_uid, after, limit))
+    async def checkpoint(self, project_id: str, job_id: str, checkpoint: str) -> tuple[Job, Checkpoint]:
+        """A job, whatever its state, and one of its checkpoints. NotFound without them."""
+
+        def read(connection: Connection) -> tuple[Job, Checkpoint]:
+            job = find_job(connection, project_id, job_id)
+            return job, resolve_checkpoint(connection, job, checkpoint)
+
+        return await self._database.read(read)
+
+    async def changes(
+        self, *, project_uid: str | None, after: int, limit: int, job_filter: JobFilter | None = None
+    ) -> Changes:
+        """What changed after the revision `after`, in one project or in all, at most `limit` jobs.
+
+        Of `job_filter` (but for its project) only what never changes for a job is regarded; with `after` 0, where
+        nobody has seen a job that could leave it, all of it.
+        """
+        wanted = job_filter or JobFilter()
+        return await self._database.list(lambda connection: _changes(connection, project_uid, after, limit, wanted))
 
     async def revision(self) -> int:
         """The last revision that is visible."""
         return await self._database.read(_revision)
+
+
+def _require_ended(job: Job, purpose: str) -> None:
+    if job.state not in FINAL:
+        raise FailedPrecondition(
+            Reason.JOB_STATE,
+            f"{job.name} is {job.state}, but must have ended {purpose}: stop it first",
+            {"job": job.name, "state": job.state.value, "wanted": ", ".join(sorted(FINAL))},
+        )
+
+
+def _refuse_successors(connection: Connection, job: Job) -> None:
+    """What a job goes on from stays until that one has ended: it may have to begin there again."""
+    jobs = tables.jobs
+    query = select(jobs).where(jobs.c.project_uid == job.project_uid)
+    query = query.where(jobs.c.state.not_in(sorted(state.value for state in FINAL)))
+    query = query.where(jobs.c.source[("key", "job_uid")].as_string() == job.uid).limit(1)
+    row = connection.execute(query).one_or_none()
+    if row is not None:
+        successor = job_from_row(row._mapping)
+        raise FailedPrecondition(
+            Reason.JOB_STATE,
+            f"{successor.name} goes on from {job.name} and is {successor.state}: stop it first",
+            {"job": successor.name, "state": successor.state.value, "wanted": ", ".join(sorted(FINAL))},
+        )
 
 
 def resolve_checkpoint(connection: Connection, job: Job, checkpoint_id: str) -> Checkpoint:
@@ -244,7 +261,7 @@ def resolve_checkpoint(connection: Connection, job: Job, checkpoint_id: str) -> 
     }
     if checkpoint_id in queries:
         row = connection.execute(queries[checkpoint_id]).one_or_none()
-        found = checkpoint_from_row(row) if row is not None else None
+        found = checkpoint_from_row(row._mapping) if row is not None else None
     else:
         epoch, _, iteration = checkpoint_id.partition("-")
         found = None
@@ -259,16 +276,22 @@ def resolve_checkpoint(connection: Connection, job: Job, checkpoint_id: str) -> 
     return found
 
 
+def _nothing_to_resume(job: Job, why: str) -> FailedPrecondition:
+    return FailedPrecondition(Reason.NO_CHECKPOINT, f"{job.name} {why}", {"job": job.name})
+
+
 def _submit(transaction: Transaction, submission: Submission) -> JobView:
-    connection = transaction.connection
-    project = find_project(connection, submission.project_id)
+    project = known_project(transaction, submission.project_id)
     uid = transaction.new_id()
     revision = transaction.next_revision()
     training, validation, fingerprint = project.training_dataset, project.validation_dataset, ""
     if submission.source is not None:
-        origin = _source_job(connection, submission.source)
-        training, validation = origin.training_dataset, origin.validation_dataset
+        origin = _source_job(transaction.connection, submission.source)
+        training = with_known_credentials(project, origin.training_dataset)
+        validation = with_known_credentials(project, origin.validation_dataset) if origin.validation_dataset else None
         fingerprint = origin.dataset_fingerprint
+    if submission.dataset is not None:
+        validation = job_dataset(transaction, project, submission.dataset, submission.sealed)
     job = Job(
         uid=uid,
         project_uid=project.uid,
@@ -289,12 +312,7 @@ def _submit(transaction: Transaction, submission: Submission) -> JobView:
         source=submission.source,
         revision=revision,
     )
-    try:
-        insert_job(transaction, job, served=project.served)
-    except IntegrityError as error:
-        raise AlreadyExists(
-            Reason.JOB_ALREADY_EXISTS, f"{job.name} exists already: take another id", {"name": job.name}
-        ) from error
+    insert_job(transaction, job)
     transaction.emit(JobSubmitted(job_name=job.name, job_uid=job.uid, creator=job.creator))
     return JobView(job=job)
 
@@ -303,7 +321,16 @@ def _source_job(connection: Connection, source: ResumeSource) -> Job:
     row = connection.execute(select(tables.jobs).where(tables.jobs.c.uid == source.key.job_uid)).one_or_none()
     if row is None:
         raise NotFound(Reason.JOB_NOT_FOUND, f"{source.job_name} does not exist", {"name": source.job_name})
-    return job_from_row(row)
+    return job_from_row(row._mapping)
+
+
+def _readable_views(
+    connection: Connection, rows: Sequence[Row[Any]], *, place: Callable[[Row[Any]], str]
+) -> list[JobView | Damaged]:
+    """The jobs of the rows in their order, with what is shown beside them."""
+    jobs = readable(rows, job_from_row, place=place)
+    views = iter(_views(connection, [job for job in jobs if not isinstance(job, Damaged)]))
+    return [job if isinstance(job, Damaged) else next(views) for job in jobs]
 
 
 def _views(connection: Connection, jobs: Sequence[Job]) -> list[JobView]:
@@ -314,8 +341,10 @@ def _views(connection: Connection, jobs: Sequence[Job]) -> list[JobView]:
         table = tables.attempts
         query = select(table).join(tables.jobs, tables.jobs.c.uid == table.c.job_uid)
         query = query.where(table.c.job_uid.in_(tried), table.c.number > tables.jobs.c.attempts - ATTEMPTS_SHOWN_MAX)
-        for row in connection.execute(query.order_by(table.c.number)):
-            attempts[row.job_uid].append(attempt_from_row(row))
+        rows = connection.execute(query.order_by(table.c.number))
+        for attempt in readable(rows, attempt_from_row, place=lambda row: f"{row.job_uid}/{row.number}"):
+            if not isinstance(attempt, Damaged):
+                attempts[attempt.job_uid].append(attempt)
     checkpoints = _checkpoints(connection, [job.last_checkpoint for job in jobs if job.last_checkpoint is not None])
     return [
         JobView(
@@ -333,16 +362,24 @@ def _checkpoints(connection: Connection, keys: Sequence[CheckpointKey]) -> dict[
     table = tables.checkpoints
     columns = tuple_(table.c.job_uid, table.c.epoch, table.c.iteration)
     query = select(table).where(columns.in_([(key.job_uid, key.epoch, key.iteration) for key in keys]))
-    found = [checkpoint_from_row(row) for row in connection.execute(query)]
-    return {checkpoint.key: checkpoint for checkpoint in found}
+    found = readable(connection.execute(query), checkpoint_from_row, place=lambda row: f"{row.job_uid}/{row.epoch}")
+    return {checkpoint.key: checkpoint for checkpoint in found if not isinstance(checkpoint, Damaged)}
 
 
 def _filtered(query: Select[Any], connection: Connection, job_filter: JobFilter) -> Select[Any]:
-    jobs, labels = tables.jobs, tables.job_labels
+    jobs = tables.jobs
     if job_filter.project_id is not None:
         query = query.where(jobs.c.project_uid == find_project(connection, job_filter.project_id).uid)
     if job_filter.states:
         query = query.where(jobs.c.state.in_(sorted(state.value for state in job_filter.states)))
+    return _filtered_for_good(query, job_filter)
+
+
+def _filtered_for_good(query: Select[Any], job_filter: JobFilter) -> Select[Any]:
+    """By the conditions that never change for a job."""
+    jobs, labels = tables.jobs, tables.job_labels
+    if job_filter.uids:
+        query = query.where(jobs.c.uid.in_(sorted(job_filter.uids)))
     for key, value in job_filter.labels.items():
         same = (labels.c.job_uid == jobs.c.uid, labels.c.key == key, labels.c.value == value)
         query = query.where(exists().where(*same))
@@ -353,20 +390,35 @@ def _filtered(query: Select[Any], connection: Connection, job_filter: JobFilter)
     return query
 
 
-def _changes(connection: Connection, project_uid: str | None, after: int, limit: int) -> Changes:
+def _changes(connection: Connection, project_uid: str | None, after: int, limit: int, job_filter: JobFilter) -> Changes:
     jobs, removed = tables.jobs, tables.removed_jobs
-    changed = select(jobs).where(jobs.c.revision > after).order_by(jobs.c.revision).limit(limit)
+    revision: ColumnElement[int] = jobs.c.revision
+    states = job_filter.states if not after else frozenset()
+    if states or job_filter.uids:
+        # Few of all jobs are meant: SQLite would go through all of them in the order of the index.
+        revision = jobs.c.revision + 0
+    changed = select(jobs).where(revision > after).order_by(revision).limit(limit)
+    changed = _filtered_for_good(changed, job_filter)
+    if states:
+        changed = changed.where(jobs.c.state.in_(sorted(state.value for state in states)))
     gone = select(removed).where(removed.c.revision > after).order_by(removed.c.revision).limit(limit)
     if project_uid is not None:
         changed = changed.where(jobs.c.project_uid == project_uid)
         gone = gone.where(removed.c.project_uid == project_uid)
-    found_jobs = [job_from_row(row) for row in connection.execute(changed)]
+    if job_filter.uids:
+        gone = gone.where(removed.c.uid.in_(sorted(job_filter.uids)))
+    rows = connection.execute(changed).all()
+    found_jobs = _readable_views(connection, rows, place=lambda row: str(row.revision))
     # Who starts from nothing has nothing that could be removed.
     found_gone = (
-        [Removal(revision=r.revision, uid=r.uid, name=r.name) for r in connection.execute(gone)] if after else []
+        [Removal(**{name: getattr(row, name) for name in REMOVAL_COLUMNS}) for row in connection.execute(gone)]
+        if after
+        else []
     )
-    views = {view.job.revision: view for view in _views(connection, found_jobs)}
-    items: dict[int, JobView | Removal] = {**views, **{removal.revision: removal for removal in found_gone}}
+    items: dict[int, JobView | Removal | Damaged] = {
+        **{row.revision: view for row, view in zip(rows, found_jobs, strict=True)},
+        **{removal.revision: removal for removal in found_gone},
+    }
     revisions = sorted(items)[:limit]
     complete = len(revisions) < limit
     return Changes(

@@ -2,48 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Reason, Violation
-from services.scheduler.fact import JobDeleted
-from services.scheduler.job import FINAL
-from services.scheduler.project import DatasetSource, Project
+from services.scheduler.domain.fact import JobDeleted
+from services.scheduler.domain.job import FINAL, Job
+from services.scheduler.domain.project import (
+    CredentialsChange,
+    DatasetSource,
+    Project,
+    ProjectChange,
+    SourceChange,
+)
+from services.scheduler.domain.request import Request
+from services.scheduler.domain.view import Damaged
 from services.scheduler.store import tables
 from services.scheduler.store.database import Database
-from services.scheduler.store.requests import Request, answered
-from services.scheduler.store.rows import project_from_row, project_to_row
-from services.scheduler.store.transaction import Transaction
+from services.scheduler.store.requests import answered
+from services.scheduler.store.rows import project_from_row, project_to_row, readable
+from services.scheduler.store.statement import Statement, Values
+from services.scheduler.store.transaction import Committed, Transaction
 
 Encode = Callable[[Project], bytes]
 
-_BY_ID = select(tables.projects).where(tables.projects.c.project_id == bindparam("id"))  # built once: see `queue`
+SWEPT_TOGETHER_MAX = 500
+"""Projects whose credentials one statement looks at."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class SourceChange:
-    """A dataset source as a caller gives it. `sealed`: new credentials. `keep`: those that are stored stay."""
-
-    uri: str
-    endpoint_url: str = ""
-    region: str = ""
-    sealed: bytes | None = None
-    keep: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProjectChange:
-    """What an update changes; None leaves a field as it is."""
-
-    display_name: str | None = None
-    training_dataset: SourceChange | None = None
-    validation_dataset: SourceChange | None = None
-    drop_validation_dataset: bool = False
-    revision: int | None = None
-    """The state that the caller has seen; None changes whatever is there."""
+KNOWN_MAX = 1_000
+"""Projects that are kept in memory."""
+JOBS_PURGED_MAX = 500
+"""Jobs of a deleted project that one transaction takes out."""
+DELETED = "~"
+"""What the id of a deleted project begins with while its jobs are taken out; no caller's id does."""
+_IS_DELETED = tables.projects.c.project_id.like(f"{DELETED}%")
+_BY_ID = Statement(select(tables.projects).where(tables.projects.c.project_id == bindparam("id")))
 
 
 class ProjectStore:
@@ -51,6 +47,15 @@ class ProjectStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._known: dict[str, Project] = {}
+        """Those that callers ask for all the time: nobody but this process changes one."""
+        self._changes = 0
+        database.after_commit.append(self._forget_changed)
+
+    def _forget_changed(self, committed: Committed) -> None:
+        for project_id in committed.projects:
+            self._changes += 1
+            self._known.pop(project_id, None)
 
     async def create(
         self,
@@ -92,19 +97,32 @@ class ProjectStore:
 
     async def get(self, project_id: str) -> Project:
         """The project, or NotFound."""
-        return await self._database.read(lambda connection: find_project(connection, project_id))
+        known, changes = self._known.get(project_id), self._changes
+        if known is not None:
+            return known
+        project = await self._database.read(lambda connection: find_project(connection, project_id))
+        if changes == self._changes:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.clear()
+            self._known[project_id] = project
+        return project
 
-    async def page(self, *, after: str, limit: int) -> list[Project]:
-        """Projects by id, those after `after`."""
-        query = select(tables.projects).where(tables.projects.c.project_id > after)
+    async def page(self, *, after: str, limit: int, among: Set[str] | None = None) -> list[Project | Damaged]:
+        """Projects by id, those after `after`; of these ids alone where some are given."""
+        query = select(tables.projects).where(tables.projects.c.project_id > after, ~_IS_DELETED)
+        if among is not None:
+            query = query.where(tables.projects.c.project_id.in_(among))
         query = query.order_by(tables.projects.c.project_id).limit(limit)
-        return await self._database.read(lambda c: [project_from_row(row) for row in c.execute(query)])
+        return await self._database.list(
+            lambda c: readable(c.execute(query), project_from_row, place=lambda row: str(row.project_id))
+        )
 
     async def update(self, request: Request, encode: Encode, *, project_id: str, change: ProjectChange) -> bytes:
         """Change a project."""
 
         def update_project(transaction: Transaction) -> Project:
             project = find_project(transaction.connection, project_id)
+            transaction.change_project(project_id)
             if change.revision is not None and change.revision != project.revision:
                 raise FailedPrecondition(
                     Reason.ETAG_MISMATCH,
@@ -115,23 +133,44 @@ class ProjectStore:
             changed = replace(changed, update_time_us=transaction.now_us, revision=transaction.next_revision())
             query = update(tables.projects).where(tables.projects.c.uid == project.uid)
             transaction.connection.execute(query.values(project_to_row(changed)))
+            forget_credentials(transaction, [changed])
             return changed
 
         return await self._database.write(lambda tx: answered(tx, request, lambda: update_project(tx), encode))
 
     async def delete(self, request: Request, encode: Encode, *, project_id: str) -> bytes:
-        """Delete a project with its ended jobs; FailedPrecondition while one has not ended."""
+        """Delete a project with its ended jobs; FailedPrecondition while one has not ended.
+
+        It is gone at once, and its id is free; its jobs are taken out later, in pieces (`doomed`, `purge`).
+        """
 
         def delete_project(transaction: Transaction) -> Project:
             project = find_project(transaction.connection, project_id)
+            transaction.change_project(project_id)
             _refuse_living_jobs(transaction.connection, project)
-            _delete_jobs(transaction, project)
-            for table in (tables.credentials, tables.waiting):
-                transaction.connection.execute(delete(table).where(table.c.project_uid == project.uid))
-            transaction.connection.execute(delete(tables.projects).where(tables.projects.c.uid == project.uid))
+            credentials = delete(tables.credentials).where(tables.credentials.c.project_uid == project.uid)
+            transaction.connection.execute(credentials)
+            transaction.dispatcher.drop(project.uid)
+            renamed = update(tables.projects).where(tables.projects.c.uid == project.uid)
+            transaction.connection.execute(renamed.values(project_id=f"{DELETED}{project.uid}"))
             return project
 
         return await self._database.write(lambda tx: answered(tx, request, lambda: delete_project(tx), encode))
+
+    async def doomed(self) -> list[str]:
+        """The uids of jobs of deleted projects that are still there, at most JOBS_PURGED_MAX."""
+        jobs, projects = tables.jobs, tables.projects
+        query = select(jobs.c.uid).join(projects, projects.c.uid == jobs.c.project_uid).where(_IS_DELETED)
+        return await self._database.list(lambda c: list(c.execute(query.limit(JOBS_PURGED_MAX)).scalars()))
+
+    async def purge(self, job_uids: Sequence[str]) -> None:
+        """Take out these jobs of deleted projects, and the projects that have none left; who watches is told."""
+        await self._database.write(lambda tx: _purge(tx, job_uids))
+
+    async def is_gone(self, project_uid: str) -> bool:
+        """Whether nothing is left of the project."""
+        query = select(tables.projects.c.uid).where(tables.projects.c.uid == project_uid)
+        return await self._database.read(lambda c: c.execute(query).first() is None)
 
     async def sealed_credentials(self, sources: Sequence[DatasetSource | None]) -> dict[str, bytes]:
         """The sealed credentials of the sources, by id."""
@@ -141,10 +180,59 @@ class ProjectStore:
         query = select(tables.credentials.c.id, tables.credentials.c.sealed).where(tables.credentials.c.id.in_(ids))
         return await self._database.read(lambda c: {row.id: row.sealed for row in c.execute(query)})
 
+    async def reseal(self, sealed_anew: Callable[[Sequence[bytes]], Mapping[bytes, bytes]]) -> int:
+        """Replace credentials that an older key sealed; return how many. `sealed_anew` says by what."""
+
+        def reseal(transaction: Transaction) -> int:
+            credentials = tables.credentials
+            rows = transaction.connection.execute(select(credentials.c.id, credentials.c.sealed)).all()
+            replaced = sealed_anew([row.sealed for row in rows])
+            anew = [{"key": row.id, "by": replaced[row.sealed]} for row in rows if row.sealed in replaced]
+            if anew:
+                query = update(credentials).where(credentials.c.id == bindparam("key"))
+                transaction.connection.execute(query.values(sealed=bindparam("by")), anew)
+            return len(anew)
+
+        return await self._database.write(reseal)
+
+
+def bury_job(transaction: Transaction, job: Job) -> None:
+    """Move an ended job into a deleted project of its own, which has the job's uid: it is gone, and its name is free.
+
+    So it is taken out as the jobs of deleted projects are.
+    """
+    grave = Project(
+        uid=job.uid,
+        project_id=f"{DELETED}{job.uid}",
+        display_name="",
+        training_dataset=job.training_dataset,
+        validation_dataset=None,
+        create_time_us=transaction.now_us,
+        update_time_us=transaction.now_us,
+        revision=transaction.next_revision(),
+    )
+    connection, jobs = transaction.connection, tables.jobs
+    connection.execute(insert(tables.projects), project_to_row(grave))
+    connection.execute(update(jobs).where(jobs.c.uid == job.uid).values(project_uid=grave.uid))
+    connection.execute(
+        insert(tables.removed_jobs), _removal(transaction, uid=job.uid, project_uid=job.project_uid, name=job.name)
+    )
+
 
 def find_project(connection: Connection, project_id: str) -> Project:
     """The project, or NotFound."""
-    row = connection.execute(_BY_ID, {"id": project_id}).one_or_none()
+    return _found(_BY_ID.one(connection, {"id": project_id}), project_id)
+
+
+def known_project(transaction: Transaction, project_id: str) -> Project:
+    """The same, read once in a transaction."""
+    project = transaction.projects.get(project_id)
+    if project is None:
+        project = transaction.projects[project_id] = _found(transaction.look_up(_BY_ID, id=project_id), project_id)
+    return project
+
+
+def _found(row: Values | None, project_id: str) -> Project:
     if row is None:
         name = f"projects/{project_id}"
         raise NotFound(Reason.PROJECT_NOT_FOUND, f"{name} does not exist: create it first", {"name": name})
@@ -169,27 +257,90 @@ def _changed(transaction: Transaction, project: Project, change: ProjectChange) 
     return project
 
 
+def forget_credentials(transaction: Transaction, projects: Sequence[Project]) -> None:
+    """Delete the projects' credentials that neither their sources nor a job that has not ended can use any more."""
+    connection, credentials = transaction.connection, tables.credentials
+    query = select(credentials.c.id).where(credentials.c.project_uid.in_([project.uid for project in projects]))
+    sources = (source for project in projects for source in (project.training_dataset, project.validation_dataset))
+    used = {source.credentials_id for source in sources if source is not None}
+    unused = set(connection.execute(query).scalars()) - used
+    if unused:
+        unused -= _credentials_of_living_jobs(connection, [project.uid for project in projects])
+    if unused:
+        connection.execute(delete(credentials).where(credentials.c.id.in_(sorted(unused))))
+
+
+def sweep_credentials(transaction: Transaction) -> None:
+    """Delete what no project needs any more since a job has ended."""
+    query = select(tables.projects).where(tables.projects.c.uid.in_(select(tables.credentials.c.project_uid)))
+    projects = [project_from_row(row) for row in transaction.connection.execute(query).mappings()]
+    for start in range(0, len(projects), SWEPT_TOGETHER_MAX):
+        forget_credentials(transaction, projects[start : start + SWEPT_TOGETHER_MAX])
+
+
+def _credentials_of_living_jobs(connection: Connection, project_uids: Sequence[str]) -> set[str]:
+    jobs = tables.jobs
+    columns = [
+        dataset["credentials_id"].as_string() for dataset in (jobs.c.training_dataset, jobs.c.validation_dataset)
+    ]
+    living = jobs.c.state.not_in(sorted(state.value for state in FINAL))
+    query = select(*columns).where(jobs.c.project_uid.in_(project_uids), living).distinct()
+    return {credentials_id for row in connection.execute(query) for credentials_id in row if credentials_id}
+
+
 def _stored(
-    transaction: Transaction, project_uid: str, change: SourceChange, before: DatasetSource | None, field: str
+    transaction: Transaction,
+    project_uid: str,
+    change: SourceChange | CredentialsChange,
+    before: DatasetSource | None,
+    field: str,
 ) -> DatasetSource:
     """The source with its credentials stored.
 
     New credentials for the same place replace the old ones, so that jobs that were submitted before can be run after a
-    change of keys. Credentials never move to another place: who may edit a project could send them anywhere.
+    change of keys; where none are given those of the same place stay. Credentials never move to another place: who may
+    edit a project could send them anywhere.
     """
-    source = DatasetSource(uri=change.uri, endpoint_url=change.endpoint_url, region=change.region)
-    same_place = source.same_place(before)
-    known_id = before.credentials_id if before is not None and same_place else ""
-    if change.sealed is None:
-        if change.keep and not same_place:
-            description = "must be given again: those that are stored are for another uri or endpoint_url"
+    if isinstance(change, CredentialsChange):
+        if before is None:
+            description = "belong to a dataset that the project does not have: give the dataset"
             raise InvalidArgument([Violation(field=f"project.{field}.credentials", description=description)])
-        return replace(source, credentials_id=known_id if change.keep else "")
+        source, keeps = before, False
+    else:
+        source = DatasetSource(uri=change.uri, endpoint_url=change.endpoint_url, region=change.region)
+        keeps = not change.drop
+    known_id = before.credentials_id if before is not None and source.same_place(before) else ""
+    if change.sealed is None:
+        return replace(source, credentials_id=known_id if keeps else "")
     if known_id:
         query = update(tables.credentials).where(tables.credentials.c.id == known_id)
         transaction.connection.execute(query.values(sealed=change.sealed))
         return replace(source, credentials_id=known_id)
-    row = {"id": transaction.new_id(), "project_uid": project_uid, "sealed": change.sealed}
+    return _with_new_credentials(transaction, project_uid, source, change.sealed)
+
+
+def with_known_credentials(project: Project, source: DatasetSource) -> DatasetSource:
+    """A source with those of the project's same source: its own, if it had any, may be deleted since."""
+    for known in (project.training_dataset, project.validation_dataset):
+        if source.same_place(known):
+            assert known is not None, "nothing lies nowhere"
+            return replace(source, credentials_id=known.credentials_id)
+    return source
+
+
+def job_dataset(
+    transaction: Transaction, project: Project, source: DatasetSource, sealed: bytes | None
+) -> DatasetSource:
+    """The source of one job alone, with its credentials stored for as long as the job lives."""
+    if sealed is None:
+        return with_known_credentials(project, source)
+    return _with_new_credentials(transaction, project.uid, source, sealed)
+
+
+def _with_new_credentials(
+    transaction: Transaction, project_uid: str, source: DatasetSource, sealed: bytes
+) -> DatasetSource:
+    row = {"id": transaction.new_id(), "project_uid": project_uid, "sealed": sealed}
     transaction.connection.execute(insert(tables.credentials), row)
     return replace(source, credentials_id=str(row["id"]))
 
@@ -208,25 +359,38 @@ def _refuse_living_jobs(connection: Connection, project: Project) -> None:
         )
 
 
-def _delete_jobs(transaction: Transaction, project: Project) -> None:
-    jobs = tables.jobs
-    rows = transaction.connection.execute(select(jobs.c.uid, jobs.c.job_id).where(jobs.c.project_uid == project.uid))
-    removed = [
-        {
-            "revision": transaction.next_revision(),
-            "uid": row.uid,
-            "project_uid": project.uid,
-            "name": f"{project.name}/jobs/{row.job_id}",
-            "create_time_us": transaction.now_us,
-        }
-        for row in rows.all()
-    ]
-    if not removed:
-        return
-    transaction.connection.execute(insert(tables.removed_jobs), removed)
-    for row in removed:
-        transaction.emit(JobDeleted(job_name=str(row["name"]), job_uid=str(row["uid"])))
-    uids = select(jobs.c.uid).where(jobs.c.project_uid == project.uid)
+def _purge(transaction: Transaction, job_uids: Sequence[str]) -> None:
+    connection, projects, jobs = transaction.connection, tables.projects, tables.jobs
+    doomed = select(projects.c.uid).where(_IS_DELETED)
+    columns = (jobs.c.uid, jobs.c.project_uid, jobs.c.project_id, jobs.c.job_id)
+    query = select(*columns).where(jobs.c.uid.in_(job_uids), jobs.c.project_uid.in_(doomed))
+    names: dict[str, dict[str, str]] = {}
+    for row in connection.execute(query).all():
+        names.setdefault(row.project_uid, {})[row.uid] = f"projects/{row.project_id}/jobs/{row.job_id}"
+    for project_uid, of_project in names.items():
+        _remove_jobs(transaction, project_uid, of_project)
+    is_empty = ~exists().where(jobs.c.project_uid == projects.c.uid)
+    connection.execute(delete(projects).where(_IS_DELETED, is_empty))
+
+
+def _remove_jobs(transaction: Transaction, project_uid: str, names: Mapping[str, str]) -> None:
+    """Delete jobs, given by uid and name, with all that is theirs; who watches is told."""
+    connection, jobs = transaction.connection, tables.jobs
+    removed = [_removal(transaction, uid=uid, project_uid=project_uid, name=name) for uid, name in names.items()]
+    connection.execute(insert(tables.removed_jobs), removed)
+    for uid, name in names.items():
+        transaction.emit(JobDeleted(job_name=name, job_uid=uid))
     for table in (tables.job_labels, tables.attempts, tables.checkpoints):
-        transaction.connection.execute(delete(table).where(table.c.job_uid.in_(uids)))
-    transaction.connection.execute(delete(jobs).where(jobs.c.project_uid == project.uid))
+        connection.execute(delete(table).where(table.c.job_uid.in_(names)))
+    connection.execute(delete(jobs).where(jobs.c.uid.in_(names)))
+
+
+def _removal(transaction: Transaction, *, uid: str, project_uid: str, name: str) -> dict[str, str | int]:
+    """A row for those who watch."""
+    return {
+        "revision": transaction.next_revision(),
+        "uid": uid,
+        "project_uid": project_uid,
+        "name": name,
+        "create_time_us": transaction.now_us,
+    }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Row
 
-from services.scheduler.job import (
+from services.chassis.log import get_logger
+from services.scheduler.domain.job import (
     Attempt,
     AttemptOutcome,
     AttemptPhase,
@@ -21,11 +23,31 @@ from services.scheduler.job import (
     ResumeSource,
     StopMode,
 )
-from services.scheduler.lease import Runner
-from services.scheduler.placement import Capabilities, Gpu, needs_from_key
-from services.scheduler.project import DatasetSource, Project
+from services.scheduler.domain.lease import Runner
+from services.scheduler.domain.placement import Capabilities, Gpu, needs_from_key
+from services.scheduler.domain.project import DatasetSource, Project
+from services.scheduler.domain.view import DAMAGE, Damaged
+from services.scheduler.store.statement import Values
 
-Values = dict[str, Any]
+log = get_logger(__name__)
+
+Record: TypeAlias = Mapping[Any, Any]
+"""A row, by columns."""
+Value = TypeVar("Value")
+
+
+def readable(
+    rows: Iterable[Row[Any]], convert: Callable[[Record], Value], *, place: Callable[[Row[Any]], str]
+) -> list[Value | Damaged]:
+    """The values of the rows in their order. For one that cannot be read a line in the log, and its place."""
+    found: list[Value | Damaged] = []
+    for row in rows:
+        try:
+            found.append(convert(row._mapping))
+        except DAMAGE as error:
+            log.error("record_damaged", record=place(row), kind=convert.__name__, problem=f"{error!r}")
+            found.append(Damaged(place=place(row)))
+    return found
 
 
 def project_to_row(project: Project) -> Values:
@@ -36,9 +58,9 @@ def project_to_row(project: Project) -> Values:
     return values
 
 
-def project_from_row(row: Row[Any]) -> Project:
+def project_from_row(row: Record) -> Project:
     """The project of a row."""
-    values = dict(row._mapping)
+    values = dict(row)
     values["training_dataset"] = DatasetSource(**values["training_dataset"])
     values["validation_dataset"] = _source_from_json(values["validation_dataset"])
     return Project(**values)
@@ -55,15 +77,15 @@ def job_to_row(job: Job) -> Values:
     values["state"] = job.state.value
     values["reason"] = job.reason.value
     values["stop"] = int(job.stop)
-    values["progress"] = _shallow(job.progress)
+    values["progress"] = progress_to_json(job.progress)
     values["last_checkpoint"] = _optional(job.last_checkpoint)
     values["source"] = dataclasses.asdict(job.source) if job.source is not None else None
     return values
 
 
-def job_from_row(row: Row[Any]) -> Job:
+def job_from_row(row: Record) -> Job:
     """The job of a row."""
-    values = dict(row._mapping)
+    values = dict(row)
     del values["ready"]
     values["needs"] = needs_from_key(values.pop("needs_key"))
     values["training_dataset"] = DatasetSource(**values["training_dataset"])
@@ -89,10 +111,10 @@ def attempt_to_row(attempt: Attempt) -> Values:
     return values
 
 
-def attempt_from_row(row: Row[Any], *, besides: tuple[str, ...] = ()) -> Attempt:
+def attempt_from_row(row: Record, *, besides: tuple[str, ...] = ()) -> Attempt:
     """The attempt of a row, which may have columns besides."""
-    values = dict(row._mapping)
-    for own in ("project_uid", "active", "adopted", *besides):
+    values = dict(row)
+    for own in ("project_uid", "active", "adopted", "adopt_time_us", *besides):
         del values[own]
     values["phase"] = AttemptPhase(values["phase"])
     values["outcome"] = AttemptOutcome(values["outcome"]) if values["outcome"] is not None else None
@@ -109,9 +131,9 @@ def checkpoint_to_row(checkpoint: Checkpoint) -> Values:
     return values
 
 
-def checkpoint_from_row(row: Row[Any]) -> Checkpoint:
+def checkpoint_from_row(row: Record) -> Checkpoint:
     """The checkpoint of a row."""
-    values = dict(row._mapping)
+    values = dict(row)
     key = CheckpointKey(**{name: values.pop(name) for name in ("job_uid", "epoch", "iteration")})
     files = tuple(CheckpointFile(**file) for file in values.pop("files"))
     return Checkpoint(key=key, files=files, **values)
@@ -125,9 +147,9 @@ def runner_to_row(runner: Runner) -> Values:
     return values
 
 
-def runner_from_row(row: Row[Any]) -> Runner:
+def runner_from_row(row: Record) -> Runner:
     """The runner of a row."""
-    values = dict(row._mapping)
+    values = dict(row)
     values["capabilities"] = capabilities_from_json(values["capabilities"])
     values["replaced"] = tuple(values["replaced"])
     return Runner(**values)
@@ -138,13 +160,20 @@ def capabilities_to_json(capabilities: Capabilities) -> Values:
     values = _shallow(capabilities)
     values["gpus"] = [_shallow(gpu) for gpu in capabilities.gpus]
     values["tasks"] = sorted(capabilities.tasks)
+    values["extras"] = sorted(capabilities.extras)
     return values
 
 
 def capabilities_from_json(values: Values) -> Capabilities:
-    """The capabilities of their JSON."""
+    """The capabilities of their JSON, which an older version may have written."""
     gpus = tuple(Gpu(**gpu) for gpu in values["gpus"])
-    return Capabilities(**{**values, "gpus": gpus, "tasks": frozenset(values["tasks"])})
+    tasks, extras = frozenset(values["tasks"]), frozenset(values.get("extras", ()))
+    return Capabilities(**{**values, "gpus": gpus, "tasks": tasks, "extras": extras})
+
+
+def progress_to_json(progress: Progress) -> Values:
+    """The progress as JSON."""
+    return _shallow(progress)
 
 
 def checkpoint_key_from_json(values: Values | None) -> CheckpointKey | None:
@@ -159,7 +188,7 @@ def changes(before: Values, after: Values) -> Values:
 
 def _shallow(value: Any) -> Values:
     """The fields as they are: `dataclasses.asdict` copies deeply, which costs more than the insert."""
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return dict(vars(value))
 
 
 def _optional(value: Any) -> Values | None:

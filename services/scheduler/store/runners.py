@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, insert, select, tuple_, update
+from sqlalchemy import Connection, select, tuple_
 
-from services.chassis.errors import Aborted, NotFound, Reason
-from services.scheduler import job as domain
-from services.scheduler.fact import RunnerDrained, RunnerJoined
-from services.scheduler.job import (
+from services.chassis.log import get_logger
+from services.scheduler.domain import job as domain
+from services.scheduler.domain.ending import RetryLimits, blame_of
+from services.scheduler.domain.fact import RunnerJoined
+from services.scheduler.domain.job import (
     SECOND_US,
     Attempt,
     AttemptOutcome,
@@ -21,42 +22,64 @@ from services.scheduler.job import (
     JobState,
     Progress,
 )
-from services.scheduler.lease import ActiveReport, AttemptKey, ClosedReport, Grip, Report, Runner, grip
+from services.scheduler.domain.lease import (
+    ActiveReport,
+    AsideLimits,
+    AttemptKey,
+    ClosedReport,
+    Grip,
+    Report,
+    Runner,
+    after_attempt,
+    grip,
+)
+from services.scheduler.domain.request import Request
+from services.scheduler.domain.view import Damaged, RunnerView
 from services.scheduler.store import tables
 from services.scheduler.store.attempts import (
+    ACTIVE_OF_RUNNER,
     active_attempt,
     close_attempt,
     find_attempt,
     find_checkpoint,
     load_job,
+    reattach_attempt,
     record_checkpoints,
     save_attempt,
     save_job,
 )
-from services.scheduler.store.claims import Claims, WaitingCall
 from services.scheduler.store.database import Database
-from services.scheduler.store.requests import Request, answered
-from services.scheduler.store.rows import attempt_from_row, changes, runner_from_row, runner_to_row
+from services.scheduler.store.placing import Placing, WaitingCall
+from services.scheduler.store.registration import RUNNER_BY_ID, find_runner, known_runner, save_runner, taken_over
+from services.scheduler.store.requests import answered
+from services.scheduler.store.rows import attempt_from_row, readable, runner_from_row
 from services.scheduler.store.transaction import Transaction
 
-SESSIONS_KEPT = 16
-"""Sessions of a runner that are known to be over."""
+log = get_logger(__name__)
+
+
 LOST_BY_RUNNER = "the runner came without the attempt that it held"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A runner and what it should hold. `resume`: the checkpoint that the attempt begins at."""
+    """A runner and what it should hold. `resume`: the checkpoint that the attempt begins at.
+
+    `applied`: nothing of the report was where this is False, because its number was not above the highest one.
+    `as_of`: the number of the last transaction that it shows for certain.
+    """
 
     runner: Runner
     attempt: Attempt | None = None
     job: Job | None = None
     resume: Checkpoint | None = None
+    applied: bool = True
+    as_of: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Renewal:
-    """A call that said nothing new but that runner and attempt are alive, and how far they are: `age_us` ago."""
+    """A call that said nothing new but that runner and attempt are alive, `age_us` ago. `progress`: where it moved."""
 
     runner_id: str
     age_us: int
@@ -64,22 +87,18 @@ class Renewal:
     progress: Progress | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunnerView:
-    """A runner and the job that it works on."""
-
-    runner: Runner
-    job_name: str
-
-
 class RunnerStore:
-    """Runners. `claims` gives jobs to idle ones."""
+    """Runners. `placing` gives jobs to idle ones."""
 
-    def __init__(self, database: Database, claims: Claims, *, lease_seconds: float, lost_attempts_max: int) -> None:
+    def __init__(
+        self, database: Database, placing: Placing, *, lease_seconds: float, retry: RetryLimits, aside: AsideLimits
+    ) -> None:
         self._database = database
-        self._claims = claims
+        self._placing = placing
+        self._lease_seconds = lease_seconds
         self._lease_us = round(lease_seconds * SECOND_US)
-        self._lost_attempts_max = lost_attempts_max
+        self._retry = retry
+        self._aside = aside
 
     async def synchronize(self, report: Report, call: WaitingCall | None) -> Standing:
         """Apply a report, give an idle runner a job, and return how the runner stands after it.
@@ -87,7 +106,51 @@ class RunnerStore:
         Without a job the runner stays in the pool for as long as `call` waits (None: it does not wait). A sequence
         number that is not above the highest one changes nothing. Aborted (SESSION_REPLACED) for an old session.
         """
-        return await self._database.write(lambda tx: self._synchronize(tx, report, call))
+        return await self._database.write(
+            lambda tx: self._synchronize(tx, report, call),
+            then=_with_what_was_placed,
+            ahead=[(RUNNER_BY_ID, {"id": report.runner_id}), (ACTIVE_OF_RUNNER, {"id": report.runner_id})],
+            control=True,
+        )
+
+    async def wait_again(self, standing: Standing, report: Report, call: WaitingCall) -> Standing:
+        """An idle runner of which nothing has changed waits once more; costs no statement where there is no job.
+
+        Where it was drained, lost or taken back since it was known to stand so, its report is applied like any other.
+        """
+
+        def wait(transaction: Transaction) -> Standing:
+            runner = standing.runner
+            if transaction.dispatcher.is_registered(runner.runner_id) != runner.takes_jobs:
+                return self._synchronize(transaction, report, call)
+            self._placing.wait(transaction, runner, call)
+            return standing
+
+        return await self._database.write(wait, then=_with_what_was_placed, control=True)
+
+    async def take_up(self, report: Report) -> Standing:
+        """How the runner stands after the attempt that it works on was taken up again, if that could be."""
+
+        def take_up(transaction: Transaction) -> Standing:
+            runner = known_runner(transaction.connection, report.runner_id)
+            is_free = active_attempt(transaction.connection, report.runner_id) is None
+            if report.active is not None and is_free and runner.session == report.session:
+                attempt = self._reattached(transaction, report, report.active)
+                if attempt is not None:
+                    self._observe(transaction, runner, attempt, report)
+            return _standing_of(transaction.connection, runner)
+
+        return await self._database.write(take_up, control=True)
+
+    async def fail(self, key: AttemptKey, *, reason: JobReason, message: str) -> None:
+        """End an attempt that its runner cannot even be told of."""
+
+        def fail(transaction: Transaction) -> None:
+            attempt = find_attempt(transaction.connection, key)
+            if attempt is not None and attempt.active:
+                self._end(transaction, attempt, AttemptOutcome.FAILED, reason, message)
+
+        await self._database.write(fail, control=True)
 
     async def standing(self, runner_id: str) -> Standing | None:
         """How the runner stands; None where it is unknown."""
@@ -105,73 +168,123 @@ class RunnerStore:
             found = {}
             for row in connection.execute(query.where(columns.in_([(key.job_uid, key.epoch) for key in keys]))):
                 key = AttemptKey(job_uid=row.job_uid, epoch=row.epoch)
-                found[key] = (attempt_from_row(row, besides=("project_id",)), row.project_id)
+                found[key] = (attempt_from_row(row._mapping, besides=("project_id",)), row.project_id)
             return found
 
         return await self._database.read(read)
 
-    async def page(self, *, after: str, limit: int) -> list[RunnerView]:
+    async def page(self, *, after: str, limit: int) -> list[RunnerView | Damaged]:
         """Runners by id, those after `after`."""
 
-        def read(connection: Connection) -> list[RunnerView]:
+        def read(connection: Connection) -> list[RunnerView | Damaged]:
             runners = tables.runners
             query = select(runners).where(runners.c.runner_id > after).order_by(runners.c.runner_id).limit(limit)
-            return [_view(connection, runner_from_row(row)) for row in connection.execute(query).all()]
+            return readable(
+                connection.execute(query).all(),
+                lambda row: _view(connection, runner_from_row(row)),
+                place=lambda row: str(row.runner_id),
+            )
 
-        return await self._database.read(read)
+        return await self._database.list(read)
+
+    async def get(self, runner_id: str) -> RunnerView:
+        """The runner, or NotFound."""
+        return await self._database.read(lambda connection: _view(connection, known_runner(connection, runner_id)))
 
     async def drain(self, request: Request, encode: Callable[[RunnerView], bytes], *, runner_id: str) -> bytes:
         """Let a runner take no new job, and have its attempt handed back."""
 
         def drain(transaction: Transaction) -> RunnerView:
-            runner = _find_runner(transaction.connection, runner_id)
-            if runner is None:
-                name = f"runners/{runner_id}"
-                raise NotFound(Reason.RUNNER_NOT_FOUND, f"{name} does not exist: list the runners", {"name": name})
-            _save_runner(transaction, runner, replace(runner, drain_asked=True))
-            self._claims.forget(runner_id)
+            runner = known_runner(transaction.connection, runner_id)
+            save_runner(transaction, runner, replace(runner, drain_asked=True))
             transaction.wake_runner(runner_id)
             return _view(transaction.connection, replace(runner, drain_asked=True))
 
-        return await self._database.write(lambda tx: answered(tx, request, lambda: drain(tx), encode))
+        return await self._database.write(lambda tx: answered(tx, request, lambda: drain(tx), encode), control=True)
+
+    async def undrain(self, request: Request, encode: Callable[[RunnerView], bytes], *, runner_id: str) -> bytes:
+        """Let a runner take jobs again that was drained by an operator, or put aside."""
+
+        def undrain(transaction: Transaction) -> RunnerView:
+            runner = known_runner(transaction.connection, runner_id)
+            after = replace(runner, drain_asked=False, failures=0, put_aside_until_us=None, put_aside_reason="")
+            save_runner(transaction, runner, after)
+            if after.takes_jobs and not runner.takes_jobs:
+                transaction.emit(RunnerJoined(runner_id=runner_id))
+            self._placing.wait_anew(transaction, after)
+            transaction.wake_runner(runner_id)
+            return _view(transaction.connection, after)
+
+        return await self._database.write(lambda tx: answered(tx, request, lambda: undrain(tx), encode), control=True)
 
     def _synchronize(self, transaction: Transaction, report: Report, call: WaitingCall | None) -> Standing:
-        self._claims.forget(report.runner_id)
-        before = _find_runner(transaction.connection, report.runner_id)
+        transaction.dispatcher.leave(report.runner_id)
+        row = transaction.ask(RUNNER_BY_ID, id=report.runner_id)
+        before = runner_from_row(row) if row is not None else None
         if before is not None and report.session == before.session and report.sequence <= before.sequence:
-            return _standing_of(transaction.connection, before)
-        runner = _taken_over(transaction, before, report)
+            return replace(_standing_of(transaction.connection, before), applied=False)
+        runner = taken_over(transaction, before, report)
         for closed in report.closed:
-            self._close(transaction, closed)
-        attempt = active_attempt(transaction.connection, report.runner_id)
+            runner = self._close(transaction, runner, closed)
+        found = transaction.ask(ACTIVE_OF_RUNNER, id=report.runner_id)
+        attempt = attempt_from_row(found) if found is not None else None
+        if attempt is None and report.active is not None:
+            attempt = self._reattached(transaction, report, report.active)
         if attempt is not None:
             self._observe(transaction, runner, attempt, report)
         if report.active is not None and (attempt is None or report.active.key.epoch != attempt.epoch):
-            self._record_late(transaction, report.active.key, report.active.checkpoints)
-        if report.active is None and runner.takes_jobs and not _holds(transaction.connection, runner):
-            self._claims.claim(transaction, runner, call)
-        return _standing_of(transaction.connection, runner)
+            self._record_late(transaction, runner, report.active.key, report.active.checkpoints)
+        is_free = attempt is None and report.active is None
+        standing = Standing(runner=runner) if is_free else _standing_of(transaction.connection, runner)
+        if report.active is None and standing.attempt is None:
+            self._placing.wait(transaction, runner, call)
+        return standing
 
-    def _close(self, transaction: Transaction, closed: ClosedReport) -> None:
-        """Record the end of an attempt. A late one, of an attempt that is over already, may still bring checkpoints."""
-        self._record_late(transaction, closed.key, closed.checkpoints)
-        attempt = find_attempt(transaction.connection, closed.key)
+    def _reattached(self, transaction: Transaction, report: Report, active: ActiveReport) -> Attempt | None:
+        """The attempt that the runner works on, if it was lost and nobody else has taken its place since."""
+        lost = find_attempt(transaction.connection, active.key)
+        if lost is None or lost.active:
+            return None
+        reattach_attempt(transaction, lost, report, lease_seconds=self._lease_seconds)
+        return active_attempt(transaction.connection, report.runner_id)
+
+    def _close(self, transaction: Transaction, runner: Runner, closed: ClosedReport) -> Runner:
+        """Record the end of an attempt; return the runner after it. A late one may still bring checkpoints."""
+        attempt = self._record_late(transaction, runner, closed.key, closed.checkpoints)
         if attempt is None or not attempt.active:
-            return
+            return runner
         close_attempt(
             transaction,
             attempt,
             outcome=closed.outcome,
             reason=closed.reason,
             message=closed.message,
-            lost_attempts_max=self._lost_attempts_max,
+            limits=self._retry,
             iteration=closed.iteration,
         )
+        after = after_attempt(
+            runner,
+            blame=blame_of(closed.outcome, closed.reason),
+            seconds=(transaction.now_us - attempt.start_time_us) / SECOND_US,
+            reason=closed.message.partition("\n")[0],
+            now_us=transaction.now_us,
+            limits=self._aside,
+        )
+        save_runner(transaction, runner, after)
+        return after
 
-    def _record_late(self, transaction: Transaction, key: AttemptKey, checkpoints: Sequence[Checkpoint]) -> None:
-        job = load_job(transaction.connection, key.job_uid) if checkpoints else None
+    def _record_late(
+        self, transaction: Transaction, runner: Runner, key: AttemptKey, checkpoints: Sequence[Checkpoint]
+    ) -> Attempt | None:
+        """Record checkpoints of this runner's attempt, and return the attempt; another's changes nothing."""
+        attempt = find_attempt(transaction.connection, key)
+        if attempt is not None and attempt.runner_id != runner.runner_id:
+            log.warning("report_of_another_runner", runner=runner.name, job_uid=key.job_uid, of=attempt.runner_id)
+            return None
+        job = load_job(transaction.connection, key.job_uid) if attempt is not None and checkpoints else None
         if job is not None:
             record_checkpoints(transaction, job, checkpoints)
+        return attempt
 
     def _observe(self, transaction: Transaction, runner: Runner, attempt: Attempt, report: Report) -> None:
         """Hold the report against the attempt that the runner should have."""
@@ -182,17 +295,19 @@ class RunnerStore:
                 assert report.active is not None, "who holds an attempt names it"
                 self._hold(transaction, job, attempt, report.active)
             case Grip.UNACKNOWLEDGED if job.state is JobState.STOPPING:
-                self._end(transaction, attempt, AttemptOutcome.STOPPED, "stopped before the runner had it")
+                nobody = JobReason.UNSPECIFIED
+                self._end(transaction, attempt, AttemptOutcome.STOPPED, nobody, "stopped before the runner had it")
             case Grip.UNACKNOWLEDGED if not runner.takes_jobs:
-                self._end(transaction, attempt, AttemptOutcome.HANDED_BACK, "the runner was drained before it had it")
+                drained = "the runner was drained before it had it"
+                self._end(transaction, attempt, AttemptOutcome.HANDED_BACK, JobReason.UNSPECIFIED, drained)
             case Grip.UNACKNOWLEDGED:
                 lease = transaction.now_us + self._lease_us
                 save_attempt(transaction, attempt, replace(attempt, lease_expire_time_us=lease))
             case Grip.LOST:
-                self._end(transaction, attempt, AttemptOutcome.LOST, LOST_BY_RUNNER)
+                self._end(transaction, attempt, AttemptOutcome.LOST, JobReason.RUNNER_LOST, LOST_BY_RUNNER)
 
     def _hold(self, transaction: Transaction, job: Job, attempt: Attempt, active: ActiveReport) -> None:
-        after, seen = domain.observe(job, attempt, phase=active.phase, now_us=transaction.now_us)
+        after, seen = domain.observe(job, attempt, phase=active.phase or attempt.phase, now_us=transaction.now_us)
         moved_on = active.progress != job.progress
         seen = replace(
             seen,
@@ -207,78 +322,27 @@ class RunnerStore:
         )
         record_checkpoints(transaction, save_job(transaction, job, after), active.checkpoints)
 
-    def _end(self, transaction: Transaction, attempt: Attempt, outcome: AttemptOutcome, message: str) -> None:
-        reason = JobReason.RUNNER_LOST if outcome is AttemptOutcome.LOST else JobReason.UNSPECIFIED
-        close_attempt(
-            transaction,
-            attempt,
-            outcome=outcome,
-            reason=reason,
-            message=message,
-            lost_attempts_max=self._lost_attempts_max,
-        )
+    def _end(
+        self, transaction: Transaction, attempt: Attempt, outcome: AttemptOutcome, reason: JobReason, message: str
+    ) -> None:
+        close_attempt(transaction, attempt, outcome=outcome, reason=reason, message=message, limits=self._retry)
 
 
-def _taken_over(transaction: Transaction, before: Runner | None, report: Report) -> Runner:
-    """The runner after the call's own part: session, sequence, capabilities."""
-    if before is None:
-        runner = Runner(
-            runner_id=report.runner_id,
-            session=report.session,
-            sequence=report.sequence,
-            capabilities=report.capabilities,
-            draining=report.draining,
-            heartbeat_time_us=transaction.now_us,
-        )
-        transaction.connection.execute(insert(tables.runners), runner_to_row(runner))
-        transaction.emit(RunnerJoined(runner_id=runner.runner_id))
-        return runner
-    if report.session in before.replaced:
-        raise Aborted(
-            Reason.SESSION_REPLACED,
-            f"a newer session has taken over {before.name}: this one must end",
-            {"runner": before.name},
-        )
-    is_new = report.session != before.session
-    runner = replace(
-        before,
-        session=report.session,
-        sequence=report.sequence,
-        capabilities=report.capabilities,
-        draining=report.draining,
-        drain_asked=before.drain_asked and not is_new,
-        lost=False,
-        heartbeat_time_us=transaction.now_us,
-        replaced=(before.session, *before.replaced)[:SESSIONS_KEPT] if is_new else before.replaced,
-    )
-    _save_runner(transaction, before, runner)
-    if is_new:
-        transaction.wake_runner(runner.runner_id)
-    if is_new or before.lost:
-        transaction.emit(RunnerJoined(runner_id=runner.runner_id))
-    return runner
-
-
-def _save_runner(transaction: Transaction, before: Runner, after: Runner) -> None:
-    values = changes(runner_to_row(before), runner_to_row(after))
-    if values:
-        query = update(tables.runners).where(tables.runners.c.runner_id == after.runner_id)
-        transaction.connection.execute(query.values(values))
-    if before.takes_jobs and not after.takes_jobs:
-        transaction.emit(RunnerDrained(runner_id=after.runner_id))
-
-
-def _find_runner(connection: Connection, runner_id: str) -> Runner | None:
-    row = connection.execute(select(tables.runners).where(tables.runners.c.runner_id == runner_id)).one_or_none()
-    return runner_from_row(row) if row is not None else None
-
-
-def _holds(connection: Connection, runner: Runner) -> bool:
-    return active_attempt(connection, runner.runner_id) is not None
+def _with_what_was_placed(transaction: Transaction, standing: Standing) -> Standing:
+    """The standing after the transaction has given out what there was."""
+    runner_id, number = standing.runner.runner_id, transaction.number
+    given = transaction.given.get(runner_id)
+    if given is None:
+        # Another unit may have changed something after this one has looked.
+        return replace(standing, as_of=number - 1 if runner_id in transaction.woken else number)
+    placed = Standing(runner=given.runner, attempt=given.attempt, job=given.job, as_of=number)
+    if given.attempt.resume is None:
+        return placed
+    return replace(placed, resume=find_checkpoint(transaction.connection, given.attempt.resume))
 
 
 def _standing(connection: Connection, runner_id: str) -> Standing | None:
-    runner = _find_runner(connection, runner_id)
+    runner = find_runner(connection, runner_id)
     return _standing_of(connection, runner) if runner is not None else None
 
 
@@ -286,13 +350,13 @@ def _standing_of(connection: Connection, runner: Runner) -> Standing:
     attempt = active_attempt(connection, runner.runner_id)
     if attempt is None:
         return Standing(runner=runner)
+    return _with_resume(connection, runner, attempt, load_job(connection, attempt.job_uid))
+
+
+def _with_resume(connection: Connection, runner: Runner, attempt: Attempt, job: Job | None) -> Standing:
     key: CheckpointKey | None = attempt.resume
-    return Standing(
-        runner=runner,
-        attempt=attempt,
-        job=load_job(connection, attempt.job_uid),
-        resume=find_checkpoint(connection, key) if key is not None else None,
-    )
+    resume = find_checkpoint(connection, key) if key is not None else None
+    return Standing(runner=runner, attempt=attempt, job=job, resume=resume)
 
 
 def _view(connection: Connection, runner: Runner) -> RunnerView:

@@ -83,6 +83,10 @@ jobs = Table(
     Column("last_checkpoint", JSON(none_as_null=True)),
     Column("source", JSON(none_as_null=True)),
     Column("revision", BigInteger, nullable=False),
+    Column("faults", Integer, nullable=False, server_default="0"),
+    Column("hand_backs", Integer, nullable=False, server_default="0"),
+    Column("retry_time_us", BigInteger),
+    Column("stopper", Text, nullable=False, server_default=""),
 )
 
 
@@ -94,6 +98,8 @@ def _only_where(*, sqlite: str, postgresql: str) -> dict[str, Any]:
 _READY = _only_where(sqlite="ready = 1", postgresql="ready")
 _ACTIVE = _only_where(sqlite="active = 1", postgresql="active")
 _HAS_STOP_DEADLINE = _only_where(sqlite="stop_deadline_us IS NOT NULL", postgresql="stop_deadline_us IS NOT NULL")
+_WAITS_TO_RETRY = _only_where(sqlite="retry_time_us IS NOT NULL", postgresql="retry_time_us IS NOT NULL")
+_IS_PUT_ASIDE = _only_where(sqlite="put_aside_until_us IS NOT NULL", postgresql="put_aside_until_us IS NOT NULL")
 _TO_ADOPT = _only_where(sqlite="active = 0 AND adopted = 0", postgresql="NOT active AND NOT adopted")
 _NOT_LOST = _only_where(sqlite="lost = 0", postgresql="NOT lost")
 
@@ -114,6 +120,7 @@ Index(
     **_READY,
 )
 Index("jobs_by_stop_deadline", jobs.c.stop_deadline_us, **_HAS_STOP_DEADLINE)
+Index("jobs_by_retry_time", jobs.c.retry_time_us, **_WAITS_TO_RETRY)
 
 job_labels = Table(
     "job_labels",
@@ -122,17 +129,6 @@ job_labels = Table(
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
-
-# A row for each project without an active attempt and each kind of needs among its ready jobs, with the project's
-# `served`.
-waiting = Table(
-    "waiting",
-    metadata,
-    Column("project_uid", Text, primary_key=True),
-    Column("needs_key", Text, primary_key=True),
-    Column("served", BigInteger, nullable=False),
-)
-Index("waiting_by_needs", waiting.c.needs_key, waiting.c.served, waiting.c.project_uid)
 
 attempts = Table(
     "attempts",
@@ -158,12 +154,14 @@ attempts = Table(
     Column("outcome", Text),
     Column("reason", Text, nullable=False),
     Column("message", Text, nullable=False),
+    # When its checkpoints are looked for next.
+    Column("adopt_time_us", BigInteger, nullable=False, server_default="0"),
 )
 Index("one_active_attempt_per_project", attempts.c.project_uid, unique=True, **_ACTIVE)
 Index("one_active_attempt_per_runner", attempts.c.runner_id, unique=True, **_ACTIVE)
 Index("attempts_by_epoch", attempts.c.job_uid, attempts.c.epoch, unique=True)
 Index("active_attempts_by_lease", attempts.c.lease_expire_time_us, **_ACTIVE)
-Index("attempts_to_adopt", attempts.c.end_time_us, **_TO_ADOPT)
+Index("attempts_to_adopt", attempts.c.adopt_time_us, **_TO_ADOPT)
 
 checkpoints = Table(
     "checkpoints",
@@ -191,7 +189,11 @@ runners = Table(
     Column("lost", Boolean, nullable=False),
     Column("heartbeat_time_us", BigInteger, nullable=False),
     Column("replaced", JSON, nullable=False),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("put_aside_until_us", BigInteger),
+    Column("put_aside_reason", Text, nullable=False, server_default=""),
 )
+Index("runners_put_aside", runners.c.put_aside_until_us, **_IS_PUT_ASIDE)
 Index("runners_by_heartbeat", runners.c.heartbeat_time_us, **_NOT_LOST)
 
 request_ids = Table(
@@ -214,6 +216,24 @@ removed_jobs = Table(
     Column("create_time_us", BigInteger, nullable=False, index=True),
 )
 
+# Tokens that were given, and those that were taken back, known or not; never a token's text.
+access_tokens = Table(
+    "access_tokens",
+    metadata,
+    Column("token_id", Text, primary_key=True),
+    Column("subject", Text, nullable=False),
+    Column("is_admin", Boolean, nullable=False),
+    Column("roles", JSON, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("creator", Text, nullable=False),
+    Column("create_time_us", BigInteger, nullable=False),
+    Column("expire_time_us", BigInteger, nullable=False),
+    Column("revoke_time_us", BigInteger),
+    Column("revoker", Text, nullable=False),
+)
+Index("access_tokens_by_time", access_tokens.c.create_time_us, access_tokens.c.token_id)
+Index("access_tokens_by_end", access_tokens.c.expire_time_us)
+
 # SQLite counts by itself only in an INTEGER key.
 _Position = BigInteger().with_variant(Integer, "sqlite")
 
@@ -227,7 +247,8 @@ outbox = Table(
     Column("create_time_us", BigInteger, nullable=False, index=True),
 )
 
-# `revision`: the last one that was given. `oldest_cursor`: the lowest revision that a watch can go on from.
+# `revision`: the last one that was given. `oldest_cursor`: the lowest revision that a watch can go on from. `leader`:
+# how often a scheduler has begun to write; only the one that has this number may.
 counters = Table(
     "counters",
     metadata,

@@ -1,70 +1,193 @@
 """One transaction of the writer: what the units in it share.
 
-Events, revisions and wake-ups are collected here and written once at its end; a unit that fails takes back its own. The
-revision is read under a lock of its row, so that revisions become visible in their order, whoever commits.
+A unit that only asks by `ask` and adds rows by `write` costs no savepoint: its rows are written together with those of
+the other units, and where that fails, unit by unit, so that each bears what is its own. Whoever takes `connection` gets
+a savepoint, behind all that was added before. Events, answers, wake-ups and the revision are written once, at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, update
+from sqlalchemy.exc import DBAPIError
 
-from services.scheduler.fact import Fact
-from services.scheduler.lease import AttemptKey
-from services.scheduler.store.tables import counters, outbox
+from services.chassis.log import get_logger
+from services.scheduler.domain.dispatcher import Dispatcher
+from services.scheduler.domain.fact import EncodedFact, Fact
+from services.scheduler.domain.job import Attempt, Job
+from services.scheduler.domain.lease import AttemptKey, Runner
+from services.scheduler.domain.project import Project
+from services.scheduler.store.statement import Statement, Values
+from services.scheduler.store.tables import counters, outbox, request_ids
+
+log = get_logger(__name__)
 
 REVISION = "revision"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedFact:
-    """An event as it goes to the bus."""
-
-    subject: str
-    payload: bytes
+_EMIT = Statement(insert(outbox), columns=("event_id", "subject", "payload", "create_time_us"))
+_REMEMBER = Statement(insert(request_ids))
+_COUNT = Statement(update(counters).where(counters.c.name == REVISION).values(value=bindparam("last")))
 
 
 EncodeFact = Callable[..., EncodedFact]
 """encode(fact, event_id=…, time_us=…, trace_parent=…)."""
+Refused = Callable[[DBAPIError], Exception]
+"""What the unit's caller gets where its row could not be written."""
+Question = tuple[Statement, Values]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """An attempt that a transaction has given to a runner, which is as it is after that."""
+
+    runner: Runner
+    job: Job
+    attempt: Attempt
 
 
 @dataclass(kw_only=True)
 class Committed:
     """What a transaction changed, for those who wait. `adoptions`: attempts whose checkpoints are to be looked for."""
 
+    number: int = 0
+    """Of the transaction: later ones have higher numbers."""
     revision: int | None = None
     runners: list[str] = field(default_factory=list)
     events: int = 0
     adoptions: list[AttemptKey] = field(default_factory=list)
+    given: list[Given] = field(default_factory=list)
+    projects: set[str] = field(default_factory=set)
+    """Ids of projects that were changed or deleted."""
+
+
+@dataclass(kw_only=True)
+class Part:
+    """What one unit of a transaction has done: nothing, where `error` is set."""
+
+    rows: list[tuple[Statement, Values, Refused | None]] = field(default_factory=list)
+    """To be written."""
+    events: list[Values] = field(default_factory=list)
+    answers: list[Values] = field(default_factory=list)
+    runners: list[str] = field(default_factory=list)
+    adoptions: list[AttemptKey] = field(default_factory=list)
+    given: list[Given] = field(default_factory=list)
+    writes_at_once: bool = False
+    """It has a savepoint of its own."""
+    error: BaseException | None = None
+
+    @property
+    def lists(self) -> tuple[list[Any], ...]:
+        """All that is collected."""
+        return self.rows, self.events, self.answers, self.runners, self.adoptions, self.given
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing of it holds."""
+        self.error = error
+        for each in self.lists:
+            each.clear()
 
 
 class Transaction:
-    """Passed to each unit. `now_us` is one time for all of them."""
+    """Passed to each unit. `now_us` is one time for all of them. `revision`: the last one that was given.
 
-    def __init__(self, connection: Connection, now_us: int, encode_fact: EncodeFact, new_id: Callable[[], str]) -> None:
-        self.connection = connection
+    `unsure`: what the transaction before this one may have changed; it is told with what this one changes.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        now_us: int,
+        *,
+        dispatcher: Dispatcher,
+        encode_fact: EncodeFact,
+        new_id: Callable[[], str],
+        revision: int,
+        number: int = 0,
+        unsure: Committed | None = None,
+    ) -> None:
         self.now_us = now_us
         self.new_id = new_id
+        self.number = number
         self.trace_parent = ""
-        self.touched_projects: list[str] = []
-        """Projects that may have become servable; placement looks at them before the commit."""
-        self.place_everywhere = False
-        """Every idle runner is to be looked at again."""
-        self.committed = Committed()
+        self.dispatcher = dispatcher
+        """Told of each change; what is rolled back is taken back there too."""
+        self.idle_for_now: list[str] = []
+        """Runners that take a job in this transaction or not at all."""
+        self.projects: dict[str, Project] = {}
+        """Projects that were read, by id."""
+        self.doubts: list[Callable[[], None]] = []
+        """To be called before anything is given out: the dispatcher was told what did not come to be."""
+        self.committed = unsure or Committed()
+        self.committed.number = number
+        self._connection = connection
         self._encode_fact = encode_fact
-        self._revision: int | None = None
-        self._stored_revision: int | None = None
-        self._events: list[dict[str, object]] = []
+        self._revision = self._stored_revision = revision
+        self._part = Part(writes_at_once=True)
+        self._parts = [self._part]
+        self._answered: dict[str, tuple[Part, Values]] = {}
+        self._ahead: dict[tuple[Statement, tuple[Any, ...]], Values | None] = {}
+        self._is_ahead_old = False
+        # Savepoints go past SQLAlchemy, which would take longer for them than the database.
+        self._savepoints = connection.connection.cursor()
+
+    @property
+    def connection(self) -> Connection:
+        """For any statement. What was added before is written; from here on the unit has a savepoint."""
+        self._is_ahead_old = True
+        if not self._part.writes_at_once:
+            self.settle()
+            self._savepoints.execute("SAVEPOINT unit")
+            self._part.writes_at_once = True
+            self._write([self._part])
+        return self._connection
+
+    def read_ahead(self, questions: Iterable[Question]) -> None:
+        """Ask for what units will `ask` first, all at once."""
+        self._ahead.clear()
+        self._is_ahead_old = False
+        by_statement: dict[Statement, dict[tuple[Any, ...], Values]] = {}
+        for statement, values in questions:
+            by_statement.setdefault(statement, {})[tuple(values.values())] = values
+        for statement, asked in by_statement.items():
+            found = statement.each(self._connection, list(asked.values()))
+            self._ahead |= {(statement, key): rows[0] if rows else None for key, rows in zip(asked, found, strict=True)}
+
+    def ask(self, statement: Statement, **values: Any) -> Values | None:
+        """The only row, or None, as it is after all that was added before."""
+        key = statement, tuple(values.values())
+        if key in self._ahead and not self._is_ahead_old:
+            return self._ahead.pop(key)
+        if self._part.rows:
+            return statement.one(self.connection, values)
+        self.settle()
+        return statement.one(self._connection, values)
+
+    def look_up(self, statement: Statement, **values: Any) -> Values | None:
+        """The only row, or None, of a table that no unit adds to by `write`; read ahead, of one that none changes."""
+        key = statement, tuple(values.values())
+        return self._ahead[key] if key in self._ahead else statement.one(self._connection, values)
+
+    def write(self, statement: Statement, values: Values, refused: Refused | None = None) -> None:
+        """Write a row, with those of the other units or at once. No two units may write the same unless they ask.
+
+        `refused` makes the error of the unit's caller where the row cannot be written; by itself it is the database's.
+        """
+        if not self._part.writes_at_once:
+            self._part.rows.append((statement, values, refused))
+            return
+        try:
+            statement.run(self._connection, values)
+        except DBAPIError as error:
+            if refused is None or is_trouble(error):
+                raise
+            raise refused(error) from error
 
     def next_revision(self) -> int:
         """A number above every one that was given before, in any transaction that commits."""
-        if self._revision is None:
-            query = select(counters.c.value).where(counters.c.name == REVISION).with_for_update()
-            self._revision = self._stored_revision = int(self.connection.execute(query).scalar_one())
         self._revision += 1
         return self._revision
 
@@ -78,47 +201,166 @@ class Transaction:
             "payload": encoded.payload,
             "create_time_us": self.now_us,
         }
-        self._events.append(row)
+        self._part.events.append(row)
+
+    def answer(self, request_id: str, digest: bytes, answer: bytes) -> None:
+        """Remember the answer to a request, with this transaction."""
+        row = {"request_id": request_id, "digest": digest, "answer": answer, "create_time_us": self.now_us}
+        self._part.answers.append(row)
+        self._answered[request_id] = (self._part, row)
+
+    def answered(self, request_id: str) -> Values | None:
+        """What a request was answered in this transaction, with its digest."""
+        part, row = self._answered.get(request_id, (None, None))
+        if part is None:
+            return None
+        self.settle()
+        return row if part.error is None else None
 
     def wake_runner(self, runner_id: str) -> None:
         """What this runner should do may have changed."""
-        self.committed.runners.append(runner_id)
+        self._part.runners.append(runner_id)
+
+    def give(self, given: Given) -> None:
+        """The runner has a job."""
+        self._part.given.append(given)
+        self._part.runners.append(given.runner.runner_id)
+
+    def change_project(self, project_id: str) -> None:
+        """The project is not any more what it was read as."""
+        self.projects.pop(project_id, None)
+        self.committed.projects.add(project_id)
 
     def adopt(self, key: AttemptKey) -> None:
         """The attempt ended: its checkpoints are to be looked for."""
-        self.committed.adoptions.append(key)
+        self._part.adoptions.append(key)
 
-    def touch_project(self, project_uid: str) -> None:
-        """The project may have become servable."""
-        self.touched_projects.append(project_uid)
+    @contextlib.contextmanager
+    def part(self) -> Iterator[Part]:
+        """One unit: all or nothing of it, and whatever happens to it harms no other. Look at its `error` at the end."""
+        part = Part()
+        outer, self._part = self._part, part
+        mark = self.dispatcher.mark()
+        try:
+            yield part
+        except BaseException as error:
+            part.fail(error)
+            self.dispatcher.undo(mark)
+            self.projects.clear()
+            if part.writes_at_once:
+                self._roll_back()
+            raise
+        finally:
+            self._part = outer
+        if part.writes_at_once:
+            self._savepoints.execute("RELEASE SAVEPOINT unit")
+        self._parts.append(part)
 
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[None]:
         """All or nothing of what is done inside. Revisions that were given in it are lost, which harms nobody."""
-        lists: tuple[list[Any], ...] = (
-            self._events,
-            self.committed.runners,
-            self.committed.adoptions,
-            self.touched_projects,
-        )
-        lengths = [len(each) for each in lists]
-        self.connection.exec_driver_sql("SAVEPOINT unit")
+        assert self.connection is not None, "the unit's own savepoint comes first"
+        lists = self._part.lists
+        mark, lengths = self.dispatcher.mark(), [len(each) for each in lists]
+        self._savepoints.execute("SAVEPOINT unit")
         try:
             yield
         except BaseException:
             for each, length in zip(lists, lengths, strict=True):
                 del each[length:]
-            self.connection.exec_driver_sql("ROLLBACK TO SAVEPOINT unit")
-            self.connection.exec_driver_sql("RELEASE SAVEPOINT unit")
+            self.dispatcher.undo(mark)
+            self.projects.clear()
+            self._roll_back()
             raise
-        self.connection.exec_driver_sql("RELEASE SAVEPOINT unit")
+        self._savepoints.execute("RELEASE SAVEPOINT unit")
+
+    @contextlib.contextmanager
+    def apart(self, event: str, **ids: object) -> Iterator[None]:
+        """A savepoint whose failure is logged as `event` and harms nothing else: for one of many rows.
+
+        Trouble of the database itself is raised: nothing more can be done in this transaction.
+        """
+        try:
+            with self.savepoint():
+                yield
+        except DBAPIError as error:
+            if is_trouble(error):
+                raise
+            log.exception(event, **ids)
+        except Exception:
+            log.exception(event, **ids)
+
+    def settle(self) -> None:
+        """Write what units that have ended have added: all together, or where that fails one by one."""
+        parts = [part for part in self._parts if part.rows]
+        if not parts or self._settled(parts):
+            return
+        for part in parts:
+            self._settled([part])
 
     def flush(self) -> None:
         """Write what was collected; the last thing before the commit."""
+        self.settle()
         if self._revision != self._stored_revision:
-            query = update(counters).where(counters.c.name == REVISION).values(value=self._revision)
-            self.connection.execute(query)
+            _COUNT.run(self._connection, {"last": self._revision})
             self.committed.revision = self._revision
-        if self._events:
-            self.connection.execute(insert(outbox), self._events)
-            self.committed.events = len(self._events)
+        self._savepoints.close()
+        answers = [row for part in self._parts for row in part.answers]
+        if answers:
+            _REMEMBER.run_each(self._connection, answers)
+        events = [row for part in self._parts for row in part.events]
+        if events:
+            _EMIT.run_each(self._connection, events)
+        self.committed.events += len(events)
+        for part in self._parts:
+            self.committed.runners += part.runners
+            self.committed.adoptions += part.adoptions
+            self.committed.given += part.given
+
+    @cached_property
+    def given(self) -> dict[str, Given]:
+        """What this transaction has given out, by runner; to be asked once that is done."""
+        return {given.runner.runner_id: given for part in self._parts for given in part.given}
+
+    @cached_property
+    def woken(self) -> frozenset[str]:
+        """Runners for which something has changed; to be asked once all units are done."""
+        return frozenset(runner_id for part in self._parts for runner_id in part.runners)
+
+    def _settled(self, parts: Sequence[Part]) -> bool:
+        """Whether the rows of the parts are written; a part that fails alone has the error."""
+        self._savepoints.execute("SAVEPOINT rows")
+        try:
+            self._write(parts)
+        except DBAPIError as error:
+            if is_trouble(error):
+                raise
+            self._savepoints.execute("ROLLBACK TO SAVEPOINT rows")
+            self._savepoints.execute("RELEASE SAVEPOINT rows")
+            if len(parts) == 1:
+                refusals = [refused for _, _, refused in parts[0].rows if refused is not None]
+                parts[0].fail(refusals[0](error) if refusals else error)
+            return False
+        self._savepoints.execute("RELEASE SAVEPOINT rows")
+        return True
+
+    def _write(self, parts: Sequence[Part]) -> None:
+        """The rows in each part's order, those of parts that write by the same statements together."""
+        alike: dict[tuple[Statement, ...], list[Part]] = {}
+        for part in parts:
+            alike.setdefault(tuple(statement for statement, _, _ in part.rows), []).append(part)
+        for statements, group in alike.items():
+            for index, statement in enumerate(statements):
+                statement.run_each(self._connection, [part.rows[index][1] for part in group])
+        for part in parts:
+            part.rows.clear()
+
+    def _roll_back(self) -> None:
+        self._savepoints.execute("ROLLBACK TO SAVEPOINT unit")
+        self._savepoints.execute("RELEASE SAVEPOINT unit")
+
+
+def is_trouble(error: DBAPIError) -> bool:
+    """Whether the database itself is in trouble (disk full, locked, gone), rather than the statement."""
+    names = {"OperationalError", "InterfaceError", "InternalError"}
+    return error.connection_invalidated or type(error).__name__ in names

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import Connection, and_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
-from services.scheduler.fact import RunnerLost
-from services.scheduler.job import (
+from services.chassis.log import get_logger
+from services.scheduler.domain.ending import RetryLimits
+from services.scheduler.domain.fact import RunnerLost
+from services.scheduler.domain.job import (
     ACTIVE,
     SECOND_US,
     Attempt,
@@ -24,19 +26,49 @@ from services.scheduler.job import (
     JobReason,
     JobState,
 )
-from services.scheduler.lease import AttemptKey
+from services.scheduler.domain.lease import AttemptKey
+from services.scheduler.domain.timekeeping import ClockLimits, Guard, Look, SilenceLimits, outage
 from services.scheduler.store import tables
 from services.scheduler.store.attempts import close_attempt, load_job, record_checkpoints, save_job
 from services.scheduler.store.database import Database
 from services.scheduler.store.jobs import OLDEST_CURSOR
+from services.scheduler.store.placing import Placing
+from services.scheduler.store.projects import sweep_credentials
+from services.scheduler.store.registration import forget_lost_runners, save_runner
 from services.scheduler.store.requests import forget_requests
-from services.scheduler.store.rows import attempt_from_row
+from services.scheduler.store.rows import attempt_from_row, job_from_row, progress_to_json, runner_from_row
 from services.scheduler.store.runners import Renewal
+from services.scheduler.store.statement import Statement
 from services.scheduler.store.transaction import Transaction
+
+log = get_logger(__name__)
 
 EXPIRED_MAX = 500
 """Attempts that one transaction closes; the next second takes the rest."""
+FORGOTTEN_MAX = 5_000
+"""Rows of a kind that one transaction forgets."""
+SILENT_SHARE = 0.6
+"""Of a lease: a runner that was not heard of for longer has missed a call."""
 HOUR_US = 3_600 * SECOND_US
+
+_SET_PROGRESS = Statement(
+    update(tables.jobs)
+    .where(
+        tables.jobs.c.uid == bindparam("of_uid"),
+        tables.jobs.c.epoch == bindparam("of_epoch"),
+        or_(*(tables.jobs.c.state == state.value for state in sorted(ACTIVE))),
+    )
+    .values(progress=bindparam("how_far"), revision=bindparam("at_revision"))
+)
+_SET_PROGRESS_TIME = Statement(
+    update(tables.attempts)
+    .where(
+        tables.attempts.c.job_uid == bindparam("of_uid"),
+        tables.attempts.c.epoch == bindparam("of_epoch"),
+        tables.attempts.c.active,
+    )
+    .values(progress_time_us=bindparam("time_us"))
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,96 +77,188 @@ class UpkeepLimits:
 
     lease_seconds: float
     starting_minutes_max: float
+    stalled_minutes_max: float
     uploading_minutes_max: float
-    lost_attempts_max: int
+    retry: RetryLimits
+    clocks: ClockLimits
+    silence: SilenceLimits
     request_id_hours: float
     removed_job_hours: float
     outbox_days_max: float
+    lost_runner_days: float = 30.0
 
 
 class Upkeep:
-    """Called by `reconcile` alone."""
+    """Called by the loops alone. `monotonic` is in seconds."""
 
-    def __init__(self, database: Database, limits: UpkeepLimits) -> None:
+    def __init__(
+        self, database: Database, placing: Placing, limits: UpkeepLimits, *, monotonic: Callable[[], float]
+    ) -> None:
         self._database = database
+        self._placing = placing
         self._limits = limits
+        self._monotonic = monotonic
+        self._look: Look | None = None
+        self._guard = Guard()
 
     async def restart_clocks(self) -> None:
         """Nobody could renew while the scheduler was away: every lease and every deadline begins again."""
-
-        def restart(transaction: Transaction) -> None:
-            now_us, connection = transaction.now_us, transaction.connection
-            lease_us = now_us + self._lease_us
-            attempts, jobs, runners = tables.attempts, tables.jobs, tables.runners
-            connection.execute(
-                update(attempts).where(attempts.c.active).values(lease_expire_time_us=lease_us, progress_time_us=now_us)
-            )
-            # A runner that could not be reached must still have its grace period: it is counted from now on again.
-            grace_us = jobs.c.stop_grace_seconds * SECOND_US
-            connection.execute(
-                update(jobs)
-                .where(jobs.c.stop_deadline_us.is_not(None))
-                .values(stop_deadline_us=now_us + self._lease_us + grace_us)
-            )
-            connection.execute(update(runners).where(~runners.c.lost).values(heartbeat_time_us=now_us))
-
-        await self._database.write(restart)
+        await self._database.write(self._restart_clocks, control=True)
 
     async def renew_and_expire(self, renewals: Sequence[Renewal]) -> list[Attempt]:
-        """Write down who was heard of since the last time, then close what has run out; return what was closed."""
-        return await self._database.write(lambda tx: self._renew_and_expire(tx, renewals))
+        """Write down who was heard of since the last time, then close what has run out; return what was closed.
 
-    async def attempts_to_adopt(self, limit: int) -> list[Attempt]:
-        """Ended attempts whose checkpoints have not been looked for, the oldest first."""
-        attempts = tables.attempts
-        query = select(attempts).where(~attempts.c.active, ~attempts.c.adopted)
-        query = query.order_by(attempts.c.end_time_us).limit(limit)
-        return await self._database.read(lambda c: [attempt_from_row(row) for row in c.execute(query)])
+        Where the clocks do not agree, or the look came late, the clocks restart instead and nothing is closed.
+        """
+        asked_seconds = self._monotonic()
+        return await self._database.write(lambda tx: self._renew_and_expire(tx, renewals, asked_seconds), control=True)
+
+    async def attempts_to_adopt(self, limit: int) -> list[tuple[Attempt, bool]]:
+        """Ended attempts whose checkpoints are to be looked for now, and whether a job waits for them; those first."""
+
+        def read(connection: Connection) -> list[tuple[Attempt, bool]]:
+            attempts, jobs = tables.attempts, tables.jobs
+            waits = and_(jobs.c.held, jobs.c.epoch == attempts.c.epoch)
+            query = select(attempts, waits.label("waits")).join(jobs, jobs.c.uid == attempts.c.job_uid)
+            due = attempts.c.adopt_time_us <= self._database.now_us(connection)
+            query = query.where(~attempts.c.active, ~attempts.c.adopted, due)
+            query = query.order_by(attempts.c.adopt_time_us).limit(limit)
+            return [
+                (attempt_from_row(row._mapping, besides=("waits",)), row.waits) for row in connection.execute(query)
+            ]
+
+        return await self._database.read(read)
 
     async def adopt(self, key: AttemptKey, checkpoints: Sequence[Checkpoint]) -> None:
         """Record what was found of an ended attempt; its job, if it is queued again, may be claimed now."""
 
         def adopt(transaction: Transaction) -> None:
-            attempts = tables.attempts
-            query = update(attempts).where(attempts.c.job_uid == key.job_uid, attempts.c.epoch == key.epoch)
-            transaction.connection.execute(query.values(adopted=True))
+            _set_adoption(transaction, key, adopted=True)
             job = load_job(transaction.connection, key.job_uid)
-            if job is None:
-                return
-            job = record_checkpoints(transaction, job, checkpoints)
-            if job.held and job.epoch == key.epoch:
-                save_job(transaction, job, replace(job, held=False))
+            if job is not None:
+                _let_go(transaction, record_checkpoints(transaction, job, checkpoints), key)
 
-        await self._database.write(adopt)
+        await self._database.write(adopt, control=True)
+
+    async def look_later(self, key: AttemptKey, *, seconds: float, let_go: bool) -> None:
+        """Look for the attempt's checkpoints again later. `let_go`: its job need not wait for them any longer."""
+
+        def look_later(transaction: Transaction) -> None:
+            _set_adoption(transaction, key, adopt_time_us=transaction.now_us + round(seconds * SECOND_US))
+            job = load_job(transaction.connection, key.job_uid) if let_go else None
+            if job is not None:
+                _let_go(transaction, job, key)
+
+        await self._database.write(look_later, control=True)
+
+    async def give_up(self, key: AttemptKey) -> None:
+        """Nobody looks for the attempt's checkpoints any more."""
+
+        def give_up(transaction: Transaction) -> None:
+            _set_adoption(transaction, key, adopted=True)
+            job = load_job(transaction.connection, key.job_uid)
+            if job is not None:
+                _let_go(transaction, job, key)
+
+        await self._database.write(give_up, control=True)
 
     async def forget(self) -> None:
-        """Drop what has been kept long enough."""
-
-        def forget(transaction: Transaction) -> None:
-            now_us, limits = transaction.now_us, self._limits
-            forget_requests(transaction, before_us=now_us - round(limits.request_id_hours * HOUR_US))
-            _forget_removed(transaction, before_us=now_us - round(limits.removed_job_hours * HOUR_US))
-            oldest_us = now_us - round(limits.outbox_days_max * 24 * HOUR_US)
-            transaction.connection.execute(delete(tables.outbox).where(tables.outbox.c.create_time_us < oldest_us))
-
-        await self._database.write(forget)
+        """Drop what has been kept long enough, FORGOTTEN_MAX of each kind in a transaction."""
+        while max(await self._database.write(self._forget)) >= FORGOTTEN_MAX:
+            pass
 
     @property
     def _lease_us(self) -> int:
         return round(self._limits.lease_seconds * SECOND_US)
 
-    def _renew_and_expire(self, transaction: Transaction, renewals: Sequence[Renewal]) -> list[Attempt]:
+    def _forget(self, transaction: Transaction) -> tuple[int, int, int]:
+        """How many request ids, deletions and events went."""
+        now_us, limits, outbox = transaction.now_us, self._limits, tables.outbox
+        before_us = now_us - round(limits.request_id_hours * HOUR_US)
+        requests = forget_requests(transaction, before_us=before_us, limit=FORGOTTEN_MAX)
+        removed = _forget_removed(transaction, before_us=now_us - round(limits.removed_job_hours * HOUR_US))
+        oldest_us = now_us - round(limits.outbox_days_max * 24 * HOUR_US)
+        old = select(outbox.c.position).where(outbox.c.create_time_us < oldest_us).limit(FORGOTTEN_MAX)
+        events = transaction.connection.execute(delete(outbox).where(outbox.c.position.in_(old))).rowcount
+        sweep_credentials(transaction)
+        forget_lost_runners(transaction, before_us=now_us - round(limits.lost_runner_days * 24 * HOUR_US))
+        return requests, removed, events
+
+    def _restart_clocks(self, transaction: Transaction) -> None:
+        now_us, connection = transaction.now_us, transaction.connection
+        lease_us = now_us + self._lease_us
+        attempts, jobs, runners = tables.attempts, tables.jobs, tables.runners
+        connection.execute(
+            update(attempts).where(attempts.c.active).values(lease_expire_time_us=lease_us, progress_time_us=now_us)
+        )
+        # A runner that could not be reached must still have its grace period: it is counted from now on again.
+        grace_us = jobs.c.stop_grace_seconds * SECOND_US
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.stop_deadline_us.is_not(None))
+            .values(stop_deadline_us=now_us + self._lease_us + grace_us)
+        )
+        connection.execute(update(runners).where(~runners.c.lost).values(heartbeat_time_us=now_us))
+
+    def _renew_and_expire(
+        self, transaction: Transaction, renewals: Sequence[Renewal], asked_seconds: float
+    ) -> list[Attempt]:
+        look = Look(asked_seconds=asked_seconds, taken_seconds=self._monotonic(), now_us=transaction.now_us)
+        problem = outage(self._look, look, self._limits.clocks)
+        self._look = look
         self._renew(transaction, renewals)
-        closed = [
-            *self._close_where(transaction, tables.attempts.c.lease_expire_time_us <= transaction.now_us, _lost),
-            *self._close_where(transaction, self._starting_too_long(transaction.now_us), self._late_start),
-            *self._close_where(transaction, self._stopping_too_long(transaction.now_us), _late_stop),
-        ]
+        if problem:
+            log.warning("clocks_restarted", problem=problem)
+            self._restart_clocks(transaction)
+            return []
+        closed = self._close_silent(transaction)
+        closed += self._close_where(transaction, self._starting_too_long(transaction.now_us), self._late_start)
+        closed += self._close_where(transaction, self._stalled(transaction.now_us), self._standing_still)
+        closed += self._close_where(transaction, self._stopping_too_long(transaction.now_us), _late_stop)
+        self._let_retry(transaction)
+        self._take_back(transaction)
+        return closed
+
+    def _close_silent(self, transaction: Transaction) -> list[Attempt]:
+        """Close the attempts of silent runners, but not while so many are silent that it must be something else."""
+        now_us, runners = transaction.now_us, tables.runners
+        silent_us = now_us - round(SILENT_SHARE * self._lease_us)
+        counted = select(func.count(), func.sum(case((runners.c.heartbeat_time_us <= silent_us, 1), else_=0)))
+        registered, silent = transaction.connection.execute(counted.where(~runners.c.lost)).one()
+        before, limits = self._guard, self._limits.silence
+        self._guard = before.after(silent=silent or 0, registered=registered, now_us=now_us, limits=limits)
+        if self._guard.holds(now_us, limits):
+            if before.since_us is None:
+                log.warning("leases_held", silent=silent, registered=registered)
+            return []
+        closed = self._close_where(transaction, tables.attempts.c.lease_expire_time_us <= now_us, _lost)
         self._lose_runners(transaction)
         return closed
 
+    def _let_retry(self, transaction: Transaction) -> None:
+        """The pause after a fault is over: the jobs are ready again."""
+        jobs = tables.jobs
+        query = select(jobs).where(jobs.c.retry_time_us.is_not(None), jobs.c.retry_time_us <= transaction.now_us)
+        for row in transaction.connection.execute(query.limit(EXPIRED_MAX)).all():
+            with transaction.apart("retry_failed", job_uid=row.uid):
+                job = job_from_row(row._mapping)
+                save_job(transaction, job, replace(job, retry_time_us=None))
+
+    def _take_back(self, transaction: Transaction) -> None:
+        """Runners that were put aside for long enough take jobs again; one more failure puts them aside for longer."""
+        runners = tables.runners
+        over = runners.c.put_aside_until_us <= transaction.now_us
+        query = select(runners).where(runners.c.put_aside_until_us.is_not(None), over).limit(EXPIRED_MAX)
+        for row in transaction.connection.execute(query).all():
+            before = runner_from_row(row._mapping)
+            runner = replace(before, put_aside_until_us=None, put_aside_reason="")
+            save_runner(transaction, before, runner)
+            if not runner.lost:
+                self._placing.wait_anew(transaction, runner)
+            transaction.wake_runner(runner.runner_id)
+
     def _renew(self, transaction: Transaction, renewals: Sequence[Renewal]) -> None:
-        """Two statements, however many were heard of, and one for each job that has moved on."""
+        """Two statements, however many were heard of, and two for all that have moved on."""
         if not renewals:
             return
         attempts, runners, connection = tables.attempts, tables.runners, transaction.connection
@@ -157,25 +281,39 @@ class Upkeep:
                 attempts.c.job_uid == bindparam("uid"), attempts.c.epoch == bindparam("of_epoch"), attempts.c.active
             )
             connection.execute(lease.values(lease_expire_time_us=bindparam("expire_time_us")), held)
-        for renewal in renewals:
-            self._save_progress(transaction, renewal)
+        self._save_progress(transaction, renewals)
 
-    def _save_progress(self, transaction: Transaction, renewal: Renewal) -> None:
-        if renewal.key is None or renewal.progress is None:
-            return
-        job = load_job(transaction.connection, renewal.key.job_uid)
-        if job is None or job.epoch != renewal.key.epoch or job.state not in ACTIVE or job.progress == renewal.progress:
-            return
-        save_job(transaction, job, replace(job, progress=renewal.progress))
-        attempts = tables.attempts
-        attempt = update(attempts).where(attempts.c.job_uid == job.uid, attempts.c.epoch == job.epoch)
-        transaction.connection.execute(attempt.values(progress_time_us=transaction.now_us - renewal.age_us))
+    def _save_progress(self, transaction: Transaction, renewals: Sequence[Renewal]) -> None:
+        """Two statements, however many have moved on. An attempt that is over changes nothing."""
+        moved = [
+            {
+                "of_uid": renewal.key.job_uid,
+                "of_epoch": renewal.key.epoch,
+                "how_far": progress_to_json(renewal.progress),
+                "at_revision": transaction.next_revision(),
+                "time_us": transaction.now_us - renewal.age_us,
+            }
+            for renewal in renewals
+            if renewal.key is not None and renewal.progress is not None
+        ]
+        if moved:
+            _SET_PROGRESS.run_each(transaction.connection, moved)
+            _SET_PROGRESS_TIME.run_each(transaction.connection, moved)
 
     def _starting_too_long(self, now_us: int) -> ColumnElement[bool]:
         attempts = tables.attempts
         early = [AttemptPhase.ASSIGNED.value, AttemptPhase.DOWNLOADING.value, AttemptPhase.PREPARING.value]
         limit_us = now_us - round(self._limits.starting_minutes_max * 60 * SECOND_US)
         return attempts.c.phase.in_(early) & (attempts.c.progress_time_us <= limit_us)
+
+    def _stalled(self, now_us: int) -> ColumnElement[bool]:
+        """A trainer that runs, and says nothing new for too long. What is being stopped has deadlines of its own."""
+        attempts, jobs = tables.attempts, tables.jobs
+        limit_us = now_us - round(self._limits.stalled_minutes_max * 60 * SECOND_US)
+        stops = select(jobs.c.uid).where(jobs.c.stop_deadline_us.is_not(None))
+        late = [AttemptPhase.TRAINING.value, AttemptPhase.CHECKPOINTING.value, AttemptPhase.UPLOADING.value]
+        standing = attempts.c.phase.in_(late) & (attempts.c.progress_time_us <= limit_us)
+        return standing & attempts.c.job_uid.not_in(stops)
 
     def _stopping_too_long(self, now_us: int) -> ColumnElement[bool]:
         """The grace period is over before the checkpoint was written, or its upload stands still."""
@@ -190,22 +328,29 @@ class Upkeep:
         message = f"no progress for {self._limits.starting_minutes_max:g} minutes while {attempt.phase.lower()}"
         return _End(outcome=outcome, reason=JobReason.START_DEADLINE, message=message)
 
+    def _standing_still(self, _job: Job, attempt: Attempt) -> _End:
+        message = f"no progress for {self._limits.stalled_minutes_max:g} minutes while {attempt.phase.lower()}"
+        return _End(outcome=AttemptOutcome.FAILED, reason=JobReason.STALLED, message=message)
+
     def _close_where(self, transaction: Transaction, condition: ColumnElement[bool], end_of: _EndOf) -> list[Attempt]:
-        attempts = tables.attempts
-        query = select(attempts).where(attempts.c.active, condition).limit(EXPIRED_MAX)
-        closed = [attempt_from_row(row) for row in transaction.connection.execute(query).all()]
-        for attempt in closed:
-            job = load_job(transaction.connection, attempt.job_uid)
-            assert job is not None, "a job with an active attempt is never deleted"
-            end = end_of(job, attempt)
-            close_attempt(
-                transaction,
-                attempt,
-                outcome=end.outcome,
-                reason=end.reason,
-                message=end.message,
-                lost_attempts_max=self._limits.lost_attempts_max,
-            )
+        """Close what the condition names, each in a savepoint of its own: one that cannot be closed harms no other."""
+        attempts, closed = tables.attempts, []
+        query = select(attempts).where(attempts.c.active, condition).order_by(attempts.c.progress_time_us)
+        for row in transaction.connection.execute(query.limit(EXPIRED_MAX)).all():
+            with transaction.apart("attempt_not_closed", job_uid=row.job_uid, attempt=row.number):
+                attempt = attempt_from_row(row._mapping)
+                job = load_job(transaction.connection, attempt.job_uid)
+                assert job is not None, "a job with an active attempt is never deleted"
+                end = end_of(job, attempt)
+                close_attempt(
+                    transaction,
+                    attempt,
+                    outcome=end.outcome,
+                    reason=end.reason,
+                    message=end.message,
+                    limits=self._limits.retry,
+                )
+                closed.append(attempt)
         return closed
 
     def _lose_runners(self, transaction: Transaction) -> None:
@@ -214,8 +359,8 @@ class Upkeep:
         query = update(runners).where(silent).values(lost=True).returning(runners.c.runner_id)
         for runner_id in transaction.connection.execute(query).scalars().all():
             transaction.emit(RunnerLost(runner_id=runner_id))
-            # A slot may have been kept for a job that only this runner could serve.
-            transaction.place_everywhere = True
+            transaction.dispatcher.unregister(runner_id)
+            transaction.wake_runner(runner_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,13 +383,24 @@ def _late_stop(_job: Job, attempt: Attempt) -> _End:
     return _End(outcome=AttemptOutcome.STOPPED, reason=JobReason.USER_STOP, message=message)
 
 
-def _forget_removed(transaction: Transaction, *, before_us: int) -> None:
-    """Forget old deletions; watches can go on from the newest of them only."""
+def _set_adoption(transaction: Transaction, key: AttemptKey, **values: object) -> None:
+    attempts = tables.attempts
+    is_it = (attempts.c.job_uid == key.job_uid) & (attempts.c.epoch == key.epoch) & ~attempts.c.active
+    transaction.connection.execute(update(attempts).where(is_it).values(**values))
+
+
+def _let_go(transaction: Transaction, job: Job, key: AttemptKey) -> None:
+    """The job, if it waits for this attempt's checkpoints, may be claimed."""
+    if job.held and job.epoch == key.epoch:
+        save_job(transaction, job, replace(job, held=False))
+
+
+def _forget_removed(transaction: Transaction, *, before_us: int) -> int:
+    """Forget old deletions, and return how many; watches can go on from the newest of them only."""
     removed, counters, connection = tables.removed_jobs, tables.counters, transaction.connection
-    newest = connection.execute(
-        select(func.max(removed.c.revision)).where(removed.c.create_time_us < before_us)
-    ).scalar_one()
-    if newest is None:
-        return
-    connection.execute(delete(removed).where(removed.c.revision <= newest))
-    connection.execute(update(counters).where(counters.c.name == OLDEST_CURSOR).values(value=newest))
+    old = select(removed.c.revision).where(removed.c.create_time_us < before_us)
+    revisions = list(connection.execute(old.order_by(removed.c.revision).limit(FORGOTTEN_MAX)).scalars())
+    if revisions:
+        connection.execute(delete(removed).where(removed.c.revision <= revisions[-1]))
+        connection.execute(update(counters).where(counters.c.name == OLDEST_CURSOR).values(value=revisions[-1]))
+    return len(revisions)

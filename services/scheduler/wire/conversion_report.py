@@ -6,7 +6,7 @@ from google.protobuf import json_format
 from sihlai.scheduler.v1 import conversion_report_service_pb2 as messages
 
 from services.chassis.errors import NotFound, Reason
-from services.scheduler.conversion_reports import ReportKey
+from services.scheduler.objects.conversion_reports import ReportKey
 from services.scheduler.wire.names import job_ids_of, wrong_name
 
 COLLECTION = "conversionReports"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from sihlai.event.v1 import event_pb2
 from sihlai.scheduler.v1 import job_pb2
 
-from services.scheduler import fact as facts
-from services.scheduler.fact import Fact, JobFact
-from services.scheduler.store.transaction import EncodedFact
+from services.scheduler.domain import fact as facts
+from services.scheduler.domain.fact import EncodedFact, Fact, JobFact
 from services.scheduler.wire.checkpoint import checkpoint_to_proto
 from services.scheduler.wire.times import timestamp
 
@@ -82,6 +81,12 @@ def _fill(event: event_pb2.Event, fact: Fact) -> str:
         case facts.RunnerDrained():
             event.runner_drained.CopyFrom(event_pb2.RunnerDrained(runner=f"runners/{fact.runner_id}"))
             return "drained"
+        case facts.RunnerPutAside():
+            aside = event_pb2.RunnerPutAside(
+                runner=f"runners/{fact.runner_id}", reason=fact.reason, until_time=timestamp(fact.until_us)
+            )
+            event.runner_put_aside.CopyFrom(aside)
+            return "put-aside"
         case facts.RunnerLost():
             event.runner_lost.CopyFrom(event_pb2.RunnerLost(runner=f"runners/{fact.runner_id}"))
             return "lost"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 
 from google.protobuf.duration_pb2 import Duration
 from sihlai.conversion.v1 import task_pb2
@@ -10,16 +12,31 @@ from sihlai.scheduler.v1 import job_pb2, job_service_pb2
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
 from services.chassis.errors import Violation
-from services.scheduler.job import Attempt, JobState, Progress, ResumeSource, StopMode
-from services.scheduler.placement import Needs, lacking
-from services.scheduler.store.jobs import JobFilter, JobView, Submission
-from services.scheduler.store.queue import QueueStanding
-from services.scheduler.wire.checkpoint import checkpoint_to_proto
+from services.chassis.text import cleaned_text, text_violations
+from services.scheduler.backbone import extras_of
+from services.scheduler.domain.job import FINAL, SECOND_US, Attempt, JobState, Progress, ResumeSource, StopMode
+from services.scheduler.domain.lease import Runner
+from services.scheduler.domain.placement import Needs, lacking
+from services.scheduler.domain.project import DatasetSource
+from services.scheduler.domain.view import JobFilter, JobView, QueueStanding, Submission
+from services.scheduler.specification import LABEL_VALUE_CHARACTERS_MAX, LABELS_MAX
+from services.scheduler.wire.checkpoint import COUNT_MAX, checkpoint_to_proto
 from services.scheduler.wire.names import parent_of_jobs, refuse
 from services.scheduler.wire.project import etag_of, source_to_proto
-from services.scheduler.wire.times import duration, duration_us, time_us, timestamp
+from services.scheduler.wire.times import (
+    duration,
+    duration_us,
+    known_duration_us,
+    time_us,
+    time_violations,
+    timestamp,
+)
 
 REASON_CHARACTERS_MAX = 1_000
+PROBLEM_CHARACTERS_MAX = 1_000
+PHASE_CHARACTERS_MAX = 100
+STATES_SHOWN_MAX = 20
+FILTER_UIDS_MAX = 1_000
 LACKING_SHOWN_MAX = 3
 """Runners whose lack is told in `why_not_running`."""
 
@@ -45,12 +62,14 @@ def job_to_proto(view: JobView) -> job_pb2.Job:
         reason=job_pb2.JobReason.Value(f"JOB_REASON_{job.reason}"),
         reason_message=job.reason_message,
         stop_mode=job_pb2.StopMode.ValueType(job.stop),
+        stopper=job.stopper,
         attempts=[attempt_to_proto(attempt) for attempt in view.attempts],
-        progress=progress_to_proto(job.progress),
+        progress=progress_to_proto(job.progress if job.state not in FINAL else at_end(job.progress)),
         last_checkpoint=checkpoint_to_proto(last, job.name) if last is not None else None,
         source_job=job.source.job_name if job.source is not None else "",
         source_checkpoint=job.source.checkpoint_name if job.source is not None else "",
         revision=job.revision,
+        evaluation=job.evaluates,
     )
 
 
@@ -69,18 +88,29 @@ def why_not_running(needs: Needs, standing: QueueStanding) -> str:
     if not standing.runners:
         return "no runner is registered"
     if not able:
-        lacks = [f"{r.name} lacks {' and '.join(lacking(needs, r.capabilities))}" for r in standing.runners]
-        more = f" (and {len(lacks) - LACKING_SHOWN_MAX} more)" if len(lacks) > LACKING_SHOWN_MAX else ""
-        return "no registered runner can serve it: " + "; ".join(lacks[:LACKING_SHOWN_MAX]) + more
+        shown = standing.runners[:LACKING_SHOWN_MAX]
+        lacks = "; ".join(f"{each.name} lacks {' and '.join(lacking(needs, each.capabilities))}" for each in shown)
+        left = standing.registered - len(shown)
+        return f"no registered runner can serve it: {lacks}" + (f" (and {left} more)" if left else "")
     if standing.active_job:
         return f"{standing.active_job} has the project's slot"
     if standing.held:
-        return "checkpoints of its lost attempt are being looked for"
+        return "checkpoints of its last attempt are being looked for"
+    if standing.retry_time_us is not None:
+        at = datetime.fromtimestamp(standing.retry_time_us // SECOND_US, UTC).isoformat().replace("+00:00", "Z")
+        return f"it is tried again at {at}, after a fault that was not its own"
     if standing.ahead:
         return f"{standing.ahead} jobs of the project go first"
     if all(runner.runner_id in standing.busy or not runner.takes_jobs for runner in able):
-        return "every runner that can serve it is busy"
+        unable = [f"{r.name} cannot train: {problem}" for r in able if (problem := _problem(r))]
+        busy = ["every runner that can serve it is busy"] if len(unable) < len(able) else []
+        return "; ".join([*busy, *unable[:LACKING_SHOWN_MAX]])
     return "it is about to be given to a runner"
+
+
+def _problem(runner: Runner) -> str:
+    """Why a runner that is not busy takes no job, in words; empty where it would."""
+    return runner.capabilities.problem or runner.put_aside_reason
 
 
 def attempt_to_proto(attempt: Attempt) -> job_pb2.Attempt:
@@ -101,6 +131,11 @@ def attempt_to_proto(attempt: Attempt) -> job_pb2.Attempt:
     )
 
 
+def at_end(progress: Progress) -> Progress:
+    """How far an ended job came: nobody works on it, and nothing is left."""
+    return replace(progress, phase="", time_left_us=None, done=0, total=0, problem="")
+
+
 def progress_to_proto(progress: Progress) -> job_pb2.Progress:
     """How far a job is."""
     left = progress.time_left_us
@@ -111,23 +146,37 @@ def progress_to_proto(progress: Progress) -> job_pb2.Progress:
         time_left=duration(left / 1_000_000) if left is not None else None,
         done=progress.done,
         total=progress.total,
+        problem=progress.problem,
     )
 
 
 def progress_from_proto(proto: job_pb2.Progress) -> Progress:
-    """How far a runner says that it is."""
+    """How far a runner says that it is; numbers that nobody counts to are taken for the nearest."""
     return Progress(
-        phase=proto.phase,
-        iteration=proto.iteration,
-        iterations_max=proto.iterations_max,
-        time_left_us=duration_us(proto.time_left) if proto.HasField("time_left") else None,
-        done=proto.done,
-        total=proto.total,
+        phase=cleaned_text(proto.phase, characters_max=PHASE_CHARACTERS_MAX),
+        iteration=counted(proto.iteration),
+        iterations_max=counted(proto.iterations_max),
+        time_left_us=known_duration_us(proto.time_left) if proto.HasField("time_left") else None,
+        done=counted(proto.done),
+        total=counted(proto.total),
+        problem=cleaned_text(proto.problem, characters_max=PROBLEM_CHARACTERS_MAX, lines=True),
     )
 
 
+def counted(number: int) -> int:
+    """A count as a program gives it, within what every language and database holds."""
+    return min(max(number, 0), COUNT_MAX)
+
+
 def submission_from_spec(
-    spec: JobSpec, *, project_id: str, job_id: str, creator: str, source: ResumeSource | None = None
+    spec: JobSpec,
+    *,
+    project_id: str,
+    job_id: str,
+    creator: str,
+    source: ResumeSource | None = None,
+    dataset: DatasetSource | None = None,
+    sealed: bytes | None = None,
 ) -> Submission:
     """What the store keeps of a completed specification beside its bytes."""
     return Submission(
@@ -141,9 +190,12 @@ def submission_from_spec(
             gpus=spec.resources.gpus,
             gpu_memory_bytes=spec.resources.gpu_memory_bytes,
             tasks=frozenset(task_word(head.task) for head in spec.model.heads),
+            extras=extras_of(spec.model.backbone.name),
         ),
-        iterations_max=spec.trainer.iterations_max,
+        iterations_max=source.key.iteration if source is not None and source.evaluates else spec.trainer.iterations_max,
         source=source,
+        dataset=dataset,
+        sealed=sealed,
     )
 
 
@@ -157,15 +209,48 @@ def job_filter_from_proto(parent: str, proto: job_service_pb2.JobFilter) -> JobF
     """Which jobs are meant."""
     names = {number: job_pb2.JobState.Name(number).removeprefix("JOB_STATE_") for number in job_pb2.JobState.values()}
     wrong = [state for state in proto.states if names.get(state, "UNSPECIFIED") == "UNSPECIFIED"]
-    description = f"holds {', '.join(map(str, wrong))}, which is no state of a job"
-    refuse([Violation(field="filter.states", description=description)] if wrong else [])
+    project_id = parent_of_jobs(parent)
+    refuse(
+        [
+            *_state_violations(wrong),
+            *_label_violations(proto.labels),
+            *_uid_violations(proto.uids),
+            *time_violations(proto.created_after, "filter.created_after"),
+            *time_violations(proto.created_before, "filter.created_before"),
+        ]
+    )
     return JobFilter(
-        project_id=parent_of_jobs(parent),
+        project_id=project_id,
         states=frozenset(JobState(names[state]) for state in proto.states),
         labels=dict(proto.labels),
         created_after_us=time_us(proto.created_after) if proto.HasField("created_after") else None,
         created_before_us=time_us(proto.created_before) if proto.HasField("created_before") else None,
+        uids=frozenset(proto.uids),
     )
+
+
+def _state_violations(wrong: Sequence[int]) -> list[Violation]:
+    shown = ", ".join(map(str, wrong[:STATES_SHOWN_MAX]))
+    description = f"holds {shown}, which is no state of a job"
+    return [Violation(field="filter.states", description=description)] if wrong else []
+
+
+def _uid_violations(uids: Sequence[str]) -> list[Violation]:
+    if len(uids) <= FILTER_UIDS_MAX:
+        return []
+    description = f"holds {len(uids)} uids, but may hold {FILTER_UIDS_MAX}"
+    return [Violation(field="filter.uids", description=description)]
+
+
+def _label_violations(labels: Mapping[str, str]) -> list[Violation]:
+    if len(labels) > LABELS_MAX:
+        description = f"has {len(labels)} entries, but a job has at most {LABELS_MAX}"
+        return [Violation(field="filter.labels", description=description)]
+    found = []
+    for key, value in sorted(labels.items()):
+        found += text_violations(key, "filter.labels", characters_max=LABEL_VALUE_CHARACTERS_MAX)
+        found += text_violations(value, "filter.labels", characters_max=LABEL_VALUE_CHARACTERS_MAX)
+    return found
 
 
 def stop_mode_from_proto(request: job_service_pb2.StopJobRequest) -> StopMode:
@@ -180,9 +265,7 @@ def stop_violations(request: job_service_pb2.StopJobRequest, grace_seconds_max: 
     found = []
     if request.mode not in job_pb2.StopMode.values():
         found.append(Violation(field="mode", description=f"is {request.mode}, which is no way to stop"))
-    if len(request.reason) > REASON_CHARACTERS_MAX:
-        description = f"has {len(request.reason)} characters, but at most {REASON_CHARACTERS_MAX} may be"
-        found.append(Violation(field="reason", description=description))
+    found += text_violations(request.reason, "reason", characters_max=REASON_CHARACTERS_MAX, lines=True)
     if request.HasField("grace") and not 0 < seconds_of(request.grace) <= grace_seconds_max:
         description = f"is {seconds_of(request.grace):g} s, but must be above 0 and at most {grace_seconds_max:g} s"
         found.append(Violation(field="grace", description=description))
@@ -196,4 +279,7 @@ def seconds_of(proto: Duration) -> float:
 
 def prefixed(violations: Sequence[Violation], prefix: str) -> list[Violation]:
     """Violations of a part of the request, with the part's own path before theirs."""
-    return [Violation(field=f"{prefix}{v.field}", description=v.description, reason=v.reason) for v in violations]
+    return [
+        Violation(field=f"{prefix}{v.field}".rstrip("."), description=v.description, reason=v.reason)
+        for v in violations
+    ]

@@ -7,20 +7,30 @@ import binascii
 import hashlib
 import json
 import re
-import uuid
 from typing import Any
 
 from google.protobuf.message import Message
 
 from services.chassis.errors import InvalidArgument, OutOfRange, Reason, Violation
-from services.scheduler.store.requests import Request
+from services.scheduler.domain.request import Request
+from services.scheduler.specification import CHECKPOINT_ID
 
 ID_PATTERN = "[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
 _ID = re.compile(ID_PATTERN)
+_UUID = re.compile("[0-9a-fA-F]{8}(-?)([0-9a-fA-F]{4}\\1){3}[0-9a-fA-F]{12}")
+_UID = re.compile("[a-z0-9-]{1,64}")
+"""What the server keys jobs by. Callers may ask for others: there are none."""
 ALL_PROJECTS = "-"
 PAGE_SIZE_DEFAULT = 50
 PAGE_SIZE_MAX = 1_000
 SESSION_CHARACTERS_MAX = 64
+PARTS_MAX = 6
+"""Of a resource name, which are divided by slashes."""
+REVISION_MAX = 2**63 - 1
+OPAQUE_CHARACTERS_MAX = 1_000
+"""Of a page token or a cursor. Ours are shorter."""
+NAME_SHOWN_MAX = 300
+"""Characters of a wrong name that an error repeats."""
 
 
 def project_id_of(name: str, field: str = "name") -> str:
@@ -36,8 +46,8 @@ def job_ids_of(name: str, field: str = "name") -> tuple[str, str]:
 
 def checkpoint_ids_of(name: str, field: str = "name") -> tuple[str, str, str]:
     """The ids in `projects/{project}/jobs/{job}/checkpoints/{checkpoint}`."""
-    parts = name.split("/")
-    if len(parts) != 6 or parts[4] != "checkpoints" or not parts[5]:
+    parts = name.split("/", PARTS_MAX)
+    if len(parts) != 6 or parts[4] != "checkpoints" or not CHECKPOINT_ID.fullmatch(parts[5]):
         raise wrong_name(name, "projects/{project}/jobs/{job}/checkpoints/{checkpoint}", field)
     return *job_ids_of("/".join(parts[:4]), field), parts[5]
 
@@ -58,17 +68,19 @@ def id_violations(value: str, field: str) -> list[Violation]:
     """What is wrong with an id that a caller chose; an empty one is left to the server."""
     if not value or _ID.fullmatch(value):
         return []
-    return [Violation(field=field, description=f"is {value!r}, but must match {ID_PATTERN}")]
+    return [Violation(field=field, description=f"is {value[:NAME_SHOWN_MAX]!r}, but must match {ID_PATTERN}")]
 
 
 def request_id_violations(value: str) -> list[Violation]:
     """What is wrong with a request id; an empty one is allowed, and promises nothing."""
-    try:
-        if value:
-            uuid.UUID(value)
-    except ValueError:
-        return [Violation(field="request_id", description=f"is {value!r}, but must be a UUID")]
-    return []
+    if not value or _UUID.fullmatch(value):
+        return []
+    return [Violation(field="request_id", description=f"is {value[:NAME_SHOWN_MAX]!r}, but must be a UUID")]
+
+
+def is_uid(text: str) -> bool:
+    """Whether a job could have this uid."""
+    return _UID.fullmatch(text) is not None
 
 
 def refuse(violations: list[Violation]) -> None:
@@ -124,7 +136,7 @@ def revision_from_cursor(cursor: str) -> int:
         return 0
     values = _unpacked(cursor)
     revision = values.get("revision") if values is not None else None
-    if not isinstance(revision, int) or isinstance(revision, bool) or revision < 0:
+    if not isinstance(revision, int) or isinstance(revision, bool) or not 0 <= revision <= REVISION_MAX:
         raise unknown_cursor()
     return revision
 
@@ -145,7 +157,7 @@ def cursor_too_old(oldest_revision: int) -> OutOfRange:
 
 def _parts(name: str, pattern: str, field: str) -> list[str]:
     """The ids in `name` where `pattern` has its braces."""
-    words, wanted = name.split("/"), pattern.split("/")
+    words, wanted = name.split("/", PARTS_MAX), pattern.split("/")
     ids = [word for word, want in zip(words, wanted, strict=False) if want.startswith("{")]
     fixed_match = all(word == want for word, want in zip(words, wanted, strict=False) if not want.startswith("{"))
     if len(words) != len(wanted) or not fixed_match or not all(_ID.fullmatch(each) for each in ids):
@@ -155,7 +167,7 @@ def _parts(name: str, pattern: str, field: str) -> list[str]:
 
 def wrong_name(name: str, pattern: str, field: str) -> InvalidArgument:
     """A name that does not have this form."""
-    description = f"is {name!r}, but must be {pattern}, where ids match {ID_PATTERN}"
+    description = f"is {name[:NAME_SHOWN_MAX]!r}, but must be {pattern}, where ids match {ID_PATTERN}"
     return InvalidArgument([Violation(field=field, description=description)])
 
 
@@ -169,8 +181,10 @@ def _packed(values: dict[str, Any]) -> str:
 
 def _unpacked(text: str) -> dict[str, Any] | None:
     """The values of an opaque text; None where it is none of ours."""
+    if len(text) > OPAQUE_CHARACTERS_MAX:
+        return None
     try:
         values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None

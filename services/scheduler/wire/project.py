@@ -6,25 +6,35 @@ them opened.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sihlai.conversion.v1 import dataset_pb2
 from sihlai.scheduler.v1 import project_service_pb2
 
 from services.chassis.errors import InvalidArgument, Violation
-from services.chassis.objects import open_store
-from services.scheduler.project import DatasetSource, Project
+from services.chassis.objects.key import key_violations
+from services.chassis.objects.store import open_store
+from services.chassis.text import text_violations
+from services.scheduler.domain.project import (
+    CredentialsChange,
+    DatasetSource,
+    Project,
+    ProjectChange,
+    SourceChange,
+)
 from services.scheduler.seal import Seal
-from services.scheduler.store.projects import ProjectChange, SourceChange
 from services.scheduler.wire.names import refuse, request_id_violations
 from services.scheduler.wire.times import timestamp
 
 DISPLAY_NAME_CHARACTERS_MAX = 200
 URI_CHARACTERS_MAX = 2_000
-CREDENTIAL_CHARACTERS_MAX = 4_000
-MASK_PATHS = ("display_name", "training_dataset", "validation_dataset")
+MASK_PATHS_SHOWN_MAX = 20
+_ETAG = re.compile("[0-9a-f]{1,16}")
+DATASETS = ("training_dataset", "validation_dataset")
+MASK_PATHS = ("display_name", *DATASETS, *(f"{dataset}.credentials" for dataset in DATASETS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +70,15 @@ def project_violations(proto: project_service_pb2.Project, bounds: SourceBounds)
 
 def display_name_violations(name: str, field: str) -> list[Violation]:
     """What is wrong with a name for people."""
-    if len(name) <= DISPLAY_NAME_CHARACTERS_MAX:
-        return []
-    description = f"has {len(name)} characters, but at most {DISPLAY_NAME_CHARACTERS_MAX} may be"
-    return [Violation(field=field, description=description)]
+    return text_violations(name, field, characters_max=DISPLAY_NAME_CHARACTERS_MAX)
 
 
 def source_violations(source: dataset_pb2.DatasetSource, field: str, bounds: SourceBounds) -> list[Violation]:
     """What is wrong with a source. PermissionDenied where it lies outside the bounds. The dataset is not read."""
-    if len(source.uri) > URI_CHARACTERS_MAX:
-        description = f"has {len(source.uri)} characters, but at most {URI_CHARACTERS_MAX} may be"
-        return [Violation(field=f"{field}.uri", description=description)]
-    found = []
+    found = text_violations(source.uri, f"{field}.uri", characters_max=URI_CHARACTERS_MAX)
+    found += text_violations(source.endpoint_url, f"{field}.endpoint_url", characters_max=URI_CHARACTERS_MAX)
+    if found:
+        return found
     try:
         open_store(
             source.uri,
@@ -85,23 +92,25 @@ def source_violations(source: dataset_pb2.DatasetSource, field: str, bounds: Sou
         found += [Violation(field=f"{field}.{v.field}", description=v.description) for v in error.violations]
     is_local = source.uri.startswith("file:")
     if is_local and source.endpoint_url:
-        found.append(Violation(field=f"{field}.endpoint_url", description="is for s3:// alone: leave it out"))
-    if is_local and source.HasField("credentials"):
-        found.append(Violation(field=f"{field}.credentials", description="are for s3:// alone: leave them out"))
+        found.append(Violation(field=f"{field}.endpoint_url", description="is for buckets alone: leave it out"))
     if source.HasField("credentials"):
-        found += _credentials_violations(source.credentials, f"{field}.credentials")
+        found += key_violations(source.credentials, f"{field}.credentials", source.uri)
     return found
 
 
 def new_source_from_proto(source: dataset_pb2.DatasetSource, seal: Seal) -> SourceChange:
-    """The source as the store takes it. `has_credentials` without new ones keeps those that are stored."""
+    """The source as the store takes it."""
     return SourceChange(
         uri=source.uri.rstrip("/"),
         endpoint_url=source.endpoint_url,
         region=source.region,
-        sealed=seal.seal(source.credentials.SerializeToString()) if source.HasField("credentials") else None,
-        keep=source.has_credentials,
+        sealed=sealed_credentials(source, seal),
     )
+
+
+def source_from_proto(source: dataset_pb2.DatasetSource) -> DatasetSource:
+    """The source without its credentials."""
+    return DatasetSource(uri=source.uri.rstrip("/"), endpoint_url=source.endpoint_url, region=source.region)
 
 
 def project_change_from_proto(
@@ -111,30 +120,31 @@ def project_change_from_proto(
     proto, paths = request.project, list(request.update_mask.paths)
     found = request_id_violations(request.request_id)
     found += [
-        Violation(field="update_mask", description=f"names {path!r}, but may name {', '.join(MASK_PATHS)}")
-        for path in paths
+        Violation(field="update_mask", description=f"names {path[:200]!r}, but may name {', '.join(MASK_PATHS)}")
+        for path in sorted(set(paths))[:MASK_PATHS_SHOWN_MAX]
         if path not in MASK_PATHS
     ]
     if not paths:
         found.append(Violation(field="update_mask", description=f"is empty: name one of {', '.join(MASK_PATHS)}"))
     if proto.etag and _revision_of(proto.etag) is None:
-        found.append(Violation(field="project.etag", description=f"is {proto.etag!r}, which no project ever had"))
+        found.append(Violation(field="project.etag", description="is one that no project ever had: read it again"))
     if "display_name" in paths:
         found += display_name_violations(proto.display_name, "project.display_name")
-    if "training_dataset" in paths:
-        found += source_violations(proto.training_dataset, "project.training_dataset", bounds)
-    has_validation = proto.HasField("validation_dataset")
-    if "validation_dataset" in paths and has_validation:
-        found += source_violations(proto.validation_dataset, "project.validation_dataset", bounds)
+    drops_validation = "validation_dataset" in paths and not proto.HasField("validation_dataset")
+    for dataset in DATASETS:
+        source: dataset_pb2.DatasetSource = getattr(proto, dataset)
+        if dataset in paths and not (dataset == "validation_dataset" and drops_validation):
+            found += source_violations(source, f"project.{dataset}", bounds)
+        elif f"{dataset}.credentials" in paths and source.HasField("credentials"):
+            found += key_violations(source.credentials, f"project.{dataset}.credentials")
     refuse(found)
-    changes_validation = "validation_dataset" in paths
     return ProjectChange(
         display_name=proto.display_name if "display_name" in paths else None,
-        training_dataset=new_source_from_proto(proto.training_dataset, seal) if "training_dataset" in paths else None,
-        validation_dataset=new_source_from_proto(proto.validation_dataset, seal)
-        if changes_validation and has_validation
-        else None,
-        drop_validation_dataset=changes_validation and not has_validation,
+        training_dataset=_source_change(proto.training_dataset, "training_dataset", paths, seal),
+        validation_dataset=None
+        if drops_validation
+        else _source_change(proto.validation_dataset, "validation_dataset", paths, seal),
+        drop_validation_dataset=drops_validation,
         revision=_revision_of(proto.etag) if proto.etag else None,
     )
 
@@ -145,7 +155,7 @@ def source_to_proto(source: DatasetSource) -> dataset_pb2.DatasetSource:
         uri=source.uri,
         endpoint_url=source.endpoint_url,
         region=source.region,
-        has_credentials=bool(source.credentials_id),
+        credentials_stored=bool(source.credentials_id),
     )
 
 
@@ -164,26 +174,30 @@ def etag_of(revision: int) -> str:
     return f"{revision:x}"
 
 
+def _source_change(
+    source: dataset_pb2.DatasetSource, dataset: str, paths: Sequence[str], seal: Seal
+) -> SourceChange | CredentialsChange | None:
+    """What the mask says of one dataset: all of it, its credentials alone, or nothing."""
+    names_credentials = f"{dataset}.credentials" in paths
+    if dataset in paths:
+        change = new_source_from_proto(source, seal)
+        return replace(change, drop=names_credentials and change.sealed is None)
+    return CredentialsChange(sealed=sealed_credentials(source, seal)) if names_credentials else None
+
+
+def sealed_credentials(source: dataset_pb2.DatasetSource, seal: Seal) -> bytes | None:
+    """The source's own credentials, sealed; None where it brings none."""
+    if not source.HasField("credentials"):
+        return None
+    given = dataset_pb2.Credentials()
+    given.CopyFrom(source.credentials)
+    given.DiscardUnknownFields()
+    return seal.seal(given.SerializeToString())
+
+
 def _optional_source(source: DatasetSource | None) -> dataset_pb2.DatasetSource | None:
     return source_to_proto(source) if source is not None else None
 
 
 def _revision_of(etag: str) -> int | None:
-    try:
-        return int(etag, 16)
-    except ValueError:
-        return None
-
-
-def _credentials_violations(credentials: dataset_pb2.Credentials, field: str) -> list[Violation]:
-    """Says which part is wrong, and never what it is."""
-    found = [
-        Violation(field=f"{field}.{name}", description="is empty: give both parts of the key")
-        for name in ("access_key_id", "secret_access_key")
-        if not getattr(credentials, name)
-    ]
-    for name in ("access_key_id", "secret_access_key", "session_token"):
-        if len(getattr(credentials, name)) > CREDENTIAL_CHARACTERS_MAX:
-            description = f"is longer than {CREDENTIAL_CHARACTERS_MAX} characters"
-            found.append(Violation(field=f"{field}.{name}", description=description))
-    return found
+    return int(etag, 16) if _ETAG.fullmatch(etag) else None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 from sihlai.conversion.v1 import task_pb2
 from sihlai.runner.v1 import runner_admin_service_pb2, runner_service_pb2
 from sihlai.scheduler.v1 import job_pb2
 
 from services.chassis.errors import Violation
-from services.scheduler.job import AttemptOutcome, AttemptPhase, JobReason, StopMode
-from services.scheduler.lease import (
+from services.chassis.text import cleaned_text, text_violations
+from services.scheduler.domain.job import SECOND_US, AttemptOutcome, AttemptPhase, Checkpoint, JobReason, StopMode
+from services.scheduler.domain.lease import (
     ActiveReport,
     AttemptKey,
     BeIdle,
@@ -18,21 +22,28 @@ from services.scheduler.lease import (
     RunAttempt,
     SpoolReport,
 )
-from services.scheduler.placement import Capabilities, Gpu
-from services.scheduler.store.runners import RunnerView
-from services.scheduler.wire.checkpoint import checkpoint_from_proto
-from services.scheduler.wire.job import progress_from_proto, seconds_of, task_word
-from services.scheduler.wire.names import SESSION_CHARACTERS_MAX, refuse, runner_id_of
-from services.scheduler.wire.times import duration, timestamp
+from services.scheduler.domain.placement import Capabilities, Gpu
+from services.scheduler.domain.view import RunnerView
+from services.scheduler.wire.checkpoint import COUNT_MAX, ITERATION_MAX, checkpoint_from_proto
+from services.scheduler.wire.job import PROBLEM_CHARACTERS_MAX, counted, progress_from_proto, task_word
+from services.scheduler.wire.names import SESSION_CHARACTERS_MAX, is_uid, refuse, runner_id_of
+from services.scheduler.wire.times import duration, known_duration_us, timestamp
 
 CLOSED_MAX = 100
 SPOOLS_MAX = 100
 CHECKPOINTS_MAX = 100
 """Of each kind in one call; a runner sends the rest when these are acknowledged."""
 MESSAGE_CHARACTERS_MAX = 16_000
+WORD_CHARACTERS_MAX = 200
+GPUS_MAX = 64
+TASKS_MAX = 100
+EXTRAS_MAX = 100
+
+_NamesAttempt: TypeAlias = (
+    runner_service_pb2.ActiveAttempt | runner_service_pb2.ClosedAttempt | runner_service_pb2.UndrainedSpool
+)
 
 _PHASES = {
-    runner_service_pb2.ATTEMPT_PHASE_UNSPECIFIED: AttemptPhase.ASSIGNED,
     runner_service_pb2.ATTEMPT_PHASE_DOWNLOADING: AttemptPhase.DOWNLOADING,
     runner_service_pb2.ATTEMPT_PHASE_PREPARING: AttemptPhase.PREPARING,
     runner_service_pb2.ATTEMPT_PHASE_TRAINING: AttemptPhase.TRAINING,
@@ -63,19 +74,23 @@ def report_from_proto(request: runner_service_pb2.SynchronizeRequest) -> Report:
             for spool in request.spools[:SPOOLS_MAX]
         ),
         draining=request.draining,
-        wait_seconds=max(0.0, seconds_of(request.wait_max)),
+        wait_seconds=(known_duration_us(request.wait_max) or 0) / SECOND_US,
     )
 
 
 def capabilities_from_proto(proto: runner_service_pb2.Capabilities) -> Capabilities:
-    """What a runner has and can do."""
+    """What a runner has and can do, as far as there can be such a machine."""
     return Capabilities(
-        gpus=tuple(Gpu(model=gpu.model, memory_bytes=gpu.memory_bytes) for gpu in proto.gpus),
-        cpus=proto.cpus,
-        memory_bytes=proto.memory_bytes,
-        tasks=frozenset(task_word(task) for task in proto.tasks),
-        software_version=proto.software_version,
-        host=proto.host,
+        gpus=tuple(
+            Gpu(model=_word(gpu.model), memory_bytes=counted(gpu.memory_bytes)) for gpu in proto.gpus[:GPUS_MAX]
+        ),
+        cpus=counted(proto.cpus),
+        memory_bytes=counted(proto.memory_bytes),
+        tasks=frozenset(task_word(task) for task in proto.tasks[:TASKS_MAX]),
+        extras=frozenset(_word(extra) for extra in proto.extras[:EXTRAS_MAX]),
+        software_version=_word(proto.software_version),
+        host=_word(proto.host),
+        problem=cleaned_text(proto.problem, characters_max=PROBLEM_CHARACTERS_MAX, lines=True),
     )
 
 
@@ -86,8 +101,10 @@ def capabilities_to_proto(capabilities: Capabilities) -> runner_service_pb2.Capa
         cpus=capabilities.cpus,
         memory_bytes=capabilities.memory_bytes,
         tasks=sorted(_task_number(word) for word in capabilities.tasks),
+        extras=sorted(capabilities.extras),
         software_version=capabilities.software_version,
         host=capabilities.host,
+        problem=capabilities.problem,
     )
 
 
@@ -105,7 +122,9 @@ def runner_to_proto(view: RunnerView) -> runner_admin_service_pb2.Runner:
         state=state,
         job=view.job_name,
         heartbeat_time=timestamp(runner.heartbeat_time_us),
-        draining=not runner.takes_jobs,
+        draining=runner.drained,
+        put_aside_until_time=timestamp(runner.put_aside_until_us),
+        put_aside_reason=runner.put_aside_reason,
     )
 
 
@@ -130,30 +149,55 @@ def key_to_proto(key: AttemptKey) -> runner_service_pb2.AttemptKey:
     return runner_service_pb2.AttemptKey(job_uid=key.job_uid, epoch=key.epoch)
 
 
+def _word(text: str) -> str:
+    return cleaned_text(text, characters_max=WORD_CHARACTERS_MAX)
+
+
 def _report_violations(request: runner_service_pb2.SynchronizeRequest) -> list[Violation]:
-    found = []
-    if not 0 < len(request.session) <= SESSION_CHARACTERS_MAX:
-        description = f"has {len(request.session)} characters, but must have 1 to {SESSION_CHARACTERS_MAX}"
-        found.append(Violation(field="session", description=description))
+    found = text_violations(request.session, "session", characters_max=SESSION_CHARACTERS_MAX)
+    if not request.session:
+        found.append(Violation(field="session", description="is empty: make a UUID at each start"))
     if request.sequence < 1:
         found.append(Violation(field="sequence", description=f"is {request.sequence}, but must be at least 1"))
     if request.WhichOneof("state") is None:
         found.append(Violation(field="state", description="is missing: say idle or active"))
+    if request.WhichOneof("state") == "active":
+        found += _key_violations(request.active, "active")
+    for index, spool in enumerate(request.spools[:SPOOLS_MAX]):
+        found += _key_violations(spool, f"spools[{index}]")
     for index, closed in enumerate(request.closed[:CLOSED_MAX]):
+        found += _key_violations(closed, f"closed[{index}]")
         if closed.outcome not in _OUTCOMES:
             description = "must be COMPLETED, STOPPED, FAILED or HANDED_BACK"
             found.append(Violation(field=f"closed[{index}].outcome", description=description))
     return found
 
 
+def _key_violations(named: _NamesAttempt, field: str) -> list[Violation]:
+    """What is wrong with the attempt that a part of the report is about. One that is unknown is no mistake."""
+    found = []
+    if not is_uid(named.job_uid):
+        found.append(Violation(field=f"{field}.job_uid", description="is no uid of a job: send back what was assigned"))
+    for name, number in (("attempt", named.attempt), ("epoch", named.epoch)):
+        if not 0 < number <= COUNT_MAX:
+            found.append(Violation(field=f"{field}.{name}", description=f"is {number}, but must be above 0"))
+    return found
+
+
+def _checkpoints_from_proto(protos: Sequence[job_pb2.Checkpoint], job_uid: str) -> tuple[Checkpoint, ...]:
+    """Those that can be some; the others are told in the log, and never sent back."""
+    found = (checkpoint_from_proto(proto, job_uid) for proto in protos[:CHECKPOINTS_MAX])
+    return tuple(checkpoint for checkpoint in found if checkpoint is not None)
+
+
 def _active_from_proto(proto: runner_service_pb2.ActiveAttempt) -> ActiveReport:
     return ActiveReport(
         key=AttemptKey(job_uid=proto.job_uid, epoch=proto.epoch),
         number=proto.attempt,
-        phase=_PHASES.get(proto.phase, AttemptPhase.ASSIGNED),
+        phase=_PHASES.get(proto.phase),
         progress=progress_from_proto(proto.progress),
-        checkpoints=tuple(checkpoint_from_proto(each, proto.job_uid) for each in proto.checkpoints[:CHECKPOINTS_MAX]),
-        dataset_fingerprint=proto.dataset_fingerprint,
+        checkpoints=_checkpoints_from_proto(proto.checkpoints, proto.job_uid),
+        dataset_fingerprint=_word(proto.dataset_fingerprint),
         stopping=StopMode(proto.stopping) if proto.stopping in job_pb2.StopMode.values() else StopMode.NONE,
     )
 
@@ -165,9 +209,9 @@ def _closed_from_proto(proto: runner_service_pb2.ClosedAttempt) -> ClosedReport:
         number=proto.attempt,
         outcome=_OUTCOMES[proto.outcome],
         reason=JobReason(job_pb2.JobReason.Name(reason).removeprefix("JOB_REASON_")),
-        message=proto.message[:MESSAGE_CHARACTERS_MAX],
-        iteration=proto.iteration,
-        checkpoints=tuple(checkpoint_from_proto(each, proto.job_uid) for each in proto.checkpoints[:CHECKPOINTS_MAX]),
+        message=cleaned_text(proto.message, characters_max=MESSAGE_CHARACTERS_MAX, lines=True),
+        iteration=min(counted(proto.iteration), ITERATION_MAX),
+        checkpoints=_checkpoints_from_proto(proto.checkpoints, proto.job_uid),
     )
 
 

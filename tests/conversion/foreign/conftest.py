@@ -17,10 +17,11 @@ from sihlai.conversion.v1 import dataset_pb2
 
 from services.conversion.finding import Report, Severity
 from services.conversion.foreign import FOREIGN_FORMATS
-from services.conversion.foreign.foreign_format import ForeignDataset, ForeignError, ReadRequest, Unannotated
+from services.conversion.foreign.format import ForeignDataset, ForeignError, ReadRequest, Unannotated
 from services.conversion.formats.format import MapFile
 from services.conversion.index import ImageEntry
 from services.conversion.raster.error import RasterLimits
+from services.conversion.task import Task
 
 REAL = Path(__file__).parents[4] / "shared/data"
 
@@ -169,10 +170,13 @@ class LocalFiles:
     async def read(self, path: str) -> bytes:
         return (self.root / path).read_bytes()
 
+    async def head(self, path: str) -> bytes:
+        return (self.root / path).read_bytes()[:4096]
+
     async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
-    async def read_each(self, paths: Sequence[str], take: Callable[[str, bytes], None]) -> None:
+    async def read_each(self, paths: Sequence[str], take: Callable[[str, bytes], None], *, kept: bool = True) -> None:
         for path in paths:
             take(path, (self.root / path).read_bytes())
 
@@ -194,11 +198,14 @@ class Look:
         return [finding.rule for finding in self.report.findings if finding.severity is Severity.ERROR]
 
 
-def look(name: str, folder: Path, *, split: str = "", unannotated: Unannotated = Unannotated.DEFAULT) -> Look:
+def look(
+    name: str, folder: Path, *, split: str = "", unannotated: Unannotated = Unannotated.DEFAULT, task: str = ""
+) -> Look:
     """Read every image of a dataset."""
     found = Look(report=Report(findings_max=1_000, lenient=True))
     limits = RasterLimits(pixels_max=10**6, pages_max=1)
-    request = ReadRequest(split=split, unannotated=unannotated, raster_limits=limits)
+    wanted = Task(task) if task else None
+    request = ReadRequest(split=split, unannotated=unannotated, raster_limits=limits, task=wanted)
     try:
         dataset = asyncio.run(FOREIGN_FORMATS[name].open(LocalFiles(folder), request, found.report))
     except ForeignError as error:

@@ -12,6 +12,9 @@ import pytest
 from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
 from sihlai.conversion.v1 import dataset_pb2, task_pb2
 
+from services.chassis.errors import InvalidArgument
+from services.chassis.rpc import error_from_rpc
+
 BOX = {"category_id": 7, "bbox": [1, 1, 2, 2]}
 CATEGORIES = [{"id": 7, "name": "cat"}]
 QUADS = "task: quadrilateral detection\ncategories: [cat]\nannotations: quads.yaml\n"
@@ -80,7 +83,7 @@ def test_an_export_converts_into_the_best_task_of_the_format_on_the_way(
 
     async def test(trader: Any) -> None:
         given = await trader.give("COCO_INSTANCES", dataset.path, tmp_path / "coco", copy_images=True)
-        assert [(getattr(s, "from"), s.to) for s in given.result.steps] == [
+        assert [(s.from_task, s.to) for s in given.result.steps] == [
             (task_pb2.TASK_QUADRILATERAL_DETECTION, task_pb2.TASK_OBJECT_DETECTION)
         ]
         assert given.json("annotations/instances.json")["annotations"][0]["bbox"] == [1, 1, 3, 2]
@@ -187,9 +190,10 @@ def test_all_that_is_wrong_with_a_request_is_told_at_once(trade: Any) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             async for _ in trader.service.stub.ImportDataset(request):
                 pass
-        told = error.value.details() or ""
-        for field in ("source.uri", "destination.uri", "format", "unannotated", "request_id"):
-            assert field in told
+        refused = error_from_rpc(error.value)
+        assert isinstance(refused, InvalidArgument)
+        told = {violation.field for violation in refused.violations}
+        assert told >= {"source.uri", "destination.uri", "format", "unannotated", "request_id"}
         with pytest.raises(grpc.aio.AioRpcError) as error:
             async for _ in trader.service.stub.ExportDataset(service_pb2.ExportDatasetRequest()):
                 pass

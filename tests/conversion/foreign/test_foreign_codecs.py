@@ -12,15 +12,16 @@ from hypothesis.extra import numpy as hnp
 
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.category_colors import category_colors
-from services.conversion.foreign.coco_annotation import RawImage, raw_image
-from services.conversion.foreign.coco_document import CocoAnnotation, CocoImage
-from services.conversion.foreign.coco_instances import CocoBoxes, CocoMasks
-from services.conversion.foreign.coco_keypoints import CocoPoints, vocabulary_of
-from services.conversion.foreign.coco_panoptic import CocoSegments
+from services.conversion.foreign.coco.annotation import RawImage, raw_image
+from services.conversion.foreign.coco.document import CocoAnnotation, CocoImage
+from services.conversion.foreign.coco.instances import CocoBoxes, CocoMasks
+from services.conversion.foreign.coco.keypoints import CocoPoints
+from services.conversion.foreign.coco.panoptic import CocoSegments
 from services.conversion.foreign.fragment import Fragment
 from services.conversion.foreign.image_names import common_folder, locate, native_images
-from services.conversion.foreign.pascal_voc import VocBoxes
-from services.conversion.foreign.voc_xml import read_voc
+from services.conversion.foreign.keypoint_names import keypoints_of
+from services.conversion.foreign.voc.format import VocBoxes
+from services.conversion.foreign.voc.xml import read_voc
 from services.conversion.formats.colors import Colors
 from services.conversion.formats.format import MapFile
 from services.conversion.formats.instance_segmentation import Instance, InstanceMap
@@ -102,7 +103,7 @@ def test_boxes_come_back_through_coco_and_voc(data: st.DataObject) -> None:
 @given(st.data())
 def test_points_that_are_there_come_back_through_coco(data: st.DataObject) -> None:
     size = ImageSize(width=50, height=40)
-    vocabulary = vocabulary_of(("nose", "left_eye", "right_eye"))
+    vocabulary = keypoints_of(("nose", "left_eye", "right_eye"))
     places = st.tuples(st.integers(0, 50).map(float), st.integers(0, 40).map(float))
     annotation = tuple(
         Person(
@@ -168,7 +169,8 @@ def test_native_names_are_plain_unique_and_kept_where_they_can_be(folders: list[
 def test_the_folder_that_holds_most_is_taken_and_nothing_that_is_not_listed() -> None:
     paths = dict.fromkeys(("x/1.jpg", "y/1.jpg", "y/2.jpg", "y/sub/3.jpg", "3.jpg"), 1)
     assert locate(["1.jpg", "2.jpg", "3.jpg"], paths) == {"1.jpg": "y/1.jpg", "2.jpg": "y/2.jpg"}
-    assert locate(["sub/3.jpg", "../y/1.jpg", "/etc/passwd", ""], paths) == {"sub/3.jpg": "y/sub/3.jpg"}
+    assert locate(["sub/3.jpg", "/etc/passwd", ""], paths) == {"sub/3.jpg": "y/sub/3.jpg"}
+    assert locate(["../../y/1.jpg", "../x/3.jpg"], paths) == {"../../y/1.jpg": "y/1.jpg"}
 
 
 def test_every_category_has_a_colour_of_its_own_and_none_is_black() -> None:

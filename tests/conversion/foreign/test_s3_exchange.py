@@ -88,7 +88,7 @@ def test_an_image_that_cannot_be_read_leaves_nothing_half_written(trade: Any, fi
 
 def test_a_wrong_key_is_told_and_not_taken_for_an_empty_source(trade: Any, tmp_path: Any, bucket: Bucket) -> None:
     wrong = bucket.source()
-    wrong.credentials.secret_access_key = "wrong"
+    wrong.credentials.s3.secret_access_key = "wrong"
 
     async def test(trader: Any) -> None:
         request = service_pb2.ImportDatasetRequest(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runner.agent.scripted_trainer import TRAINER_HEAD
 from tests.runner.agent.system import System
-from tests.runner.agent.trainer import TRAINER_HEAD
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from sihlai.conversion.v1 import task_pb2
 from sihlai.conversion.v1.dataset_pb2 import DatasetSource
 from sihlai.logs.v1 import log_line_pb2, log_service_pb2, log_service_pb2_grpc
 from sihlai.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
+from sihlai.runner.v1 import runner_admin_service_pb2, runner_admin_service_pb2_grpc
 from sihlai.scheduler.v1 import (
     job_pb2,
     job_service_pb2,
@@ -31,8 +32,9 @@ from sihlai.scheduler.v1 import (
     project_service_pb2_grpc,
 )
 
-from runner.agent.process import ATTEMPT_VARIABLE
-from tests.runner.agent.trainer import TRAINER, TRAINER_HEAD
+from runner.agent.trainer.process import ATTEMPT_VARIABLE
+from tests import tokens
+from tests.runner.agent.scripted_trainer import TRAINER, TRAINER_HEAD
 
 WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.02
@@ -42,7 +44,8 @@ ENDED = (job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_STOPPED, job_pb2.JOB_STA
 AGENT = """
 import os, sys
 from runner.__main__ import main
-sys.exit(main(sys.argv[2:], os.environ, trainer_command=(sys.executable, sys.argv[1])))
+commands = {"trainer_command": (sys.executable, sys.argv[1]), "check_command": (sys.executable, sys.argv[1], "--check")}
+sys.exit(main(sys.argv[2:], os.environ, **commands))
 """
 
 
@@ -82,21 +85,26 @@ class System:
     services: dict[str, Service] = field(default_factory=dict)
     agents: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _channels: dict[str, grpc.Channel] = field(default_factory=dict)
+    token: str = ""
 
     def start(self) -> None:
         folder = self.folder
         (folder / "trainer.py").write_text(TRAINER_HEAD + TRAINER)
         roots = ["--allowed-roots", str(folder)]
         store = ["--store-uri", (folder / "converted").as_uri()]
-        self._start("conversion", [*store, *roots])
+        public = ["--token-public-keys", str(folder / "token.pub.pem")]
+        self.token = tokens.token(folder / "token.pem")
+        self._start("conversion", [*store, *roots, *public])
         keys = ["--token-key-file", str(folder / "token.pem"), "--credentials-key-file", str(folder / "seal.key")]
         places = ["--database-url", f"sqlite:///{folder}/scheduler.sqlite"]
         places += ["--checkpoint-root", (folder / "checkpoints").as_uri(), "--resend-seconds", "0.2"]
+        places += ["--retry-seconds-first", "0.2", "--retry-seconds-max", "1"]
         conversion = ["--conversion-address", self.services["conversion"].address]
-        self._start("scheduler", [*places, *keys, *conversion, *roots, "--lease-seconds", "5"])
+        own = ["--token-file", str(tokens.token_file(folder / "token.pem", "services/scheduler"))]
+        self._start("scheduler", [*places, *keys, *conversion, *roots, *own, "--lease-seconds", "5"])
         scheduler = ["--scheduler-address", self.services["scheduler"].address]
-        public = ["--token-public-keys", str(folder / "token.pub.pem")]
-        self._start("metrics", ["--clickhouse", f"chdb://{folder}/chdb", *scheduler, *public])
+        own = ["--token-file", str(tokens.token_file(folder / "token.pem", "services/metrics"))]
+        self._start("metrics", ["--clickhouse", f"chdb://{folder}/chdb", *scheduler, *public, *own])
 
     def stop(self) -> None:
         for agent in self.agents:
@@ -114,6 +122,7 @@ class System:
         for name in ("scheduler", "conversion", "metrics"):
             command += [f"--{name}-address", self.services[name].address]
         command += ["--runner-id", runner_id, "--work-folder", str(work_folder), "--device", "cpu"]
+        command += ["--token-file", str(tokens.token_file(self.folder / "token.pem", f"runners/{runner_id}"))]
         command += [
             "--system-metrics-seconds",
             "0.5",
@@ -162,11 +171,13 @@ class System:
         request = project_service_pb2.CreateProjectRequest(
             project=project_service_pb2.Project(training_dataset=source), project_id=name, request_id=str(uuid.uuid4())
         )
-        stub = project_service_pb2_grpc.ProjectServiceStub(self._channel("scheduler"))
+        stub = project_service_pb2_grpc.ProjectServiceStub(self.channel("scheduler"))
         return stub.CreateProject(request, timeout=20, wait_for_ready=True).project.name
 
-    def submit(self, project: str, *, iterations: int = 40, **labels: str) -> str:
-        spec = job_spec_pb2.JobSpec(labels={key.replace("_", "-"): value for key, value in labels.items()})
+    def submit(
+        self, project: str, *, iterations: int = 40, data: job_spec_pb2.Data | None = None, **labels: str
+    ) -> str:
+        spec = job_spec_pb2.JobSpec(labels={key.replace("_", "-"): value for key, value in labels.items()}, data=data)
         spec.model.heads.add(id="digits", task=task_pb2.TASK_MULTICLASS_CLASSIFICATION)
         spec.model.backbone.name = "tiny"
         spec.trainer.iterations_max = iterations
@@ -179,13 +190,20 @@ class System:
         request.grace.FromMilliseconds(round(grace_seconds * 1000))
         self.jobs.StopJob(request, timeout=20, wait_for_ready=True)
 
-    def resume(self, name: str) -> str:
+    def runners(self) -> list[runner_admin_service_pb2.Runner]:
+        stub = runner_admin_service_pb2_grpc.RunnerAdminServiceStub(self.channel("scheduler"))
+        request = runner_admin_service_pb2.ListRunnersRequest(page_size=1_000)
+        return list(stub.ListRunners(request, timeout=20, wait_for_ready=True).runners)
+
+    def resume(self, name: str, *, iterations: int = 0) -> str:
         request = job_service_pb2.ResumeJobRequest(name=name, request_id=str(uuid.uuid4()))
+        if iterations:
+            request.trainer.iterations_max = iterations
         return self.jobs.ResumeJob(request, timeout=20, wait_for_ready=True).job.name
 
     @property
     def jobs(self) -> job_service_pb2_grpc.JobServiceStub:
-        return job_service_pb2_grpc.JobServiceStub(self._channel("scheduler"))
+        return job_service_pb2_grpc.JobServiceStub(self.channel("scheduler"))
 
     def job(self, name: str) -> job_pb2.Job:
         return self.jobs.GetJob(job_service_pb2.GetJobRequest(name=name), timeout=20, wait_for_ready=True).job
@@ -200,19 +218,19 @@ class System:
     def wait_step(self, name: str, step: int) -> job_pb2.Job:
         return self.wait_for(name, lambda job: job.progress.iteration >= step)
 
-    def lines(self, name: str) -> list[log_line_pb2.LogLine]:
-        """All lines of an ended job; waits until metrics says that they are complete."""
-        stub = log_service_pb2_grpc.LogServiceStub(self._channel("metrics"))
+    def lines(self, name: str, *, complete: bool = True) -> list[log_line_pb2.LogLine]:
+        """All lines of an ended job; waits until metrics says that no more come, and whether they are complete."""
+        stub = log_service_pb2_grpc.LogServiceStub(self.channel("metrics"))
         request = log_service_pb2.TailLogsRequest(job=name, follow=True)
         lines: list[log_line_pb2.LogLine] = []
         for message in stub.TailLogs(request, timeout=WAIT_SECONDS, wait_for_ready=True):
             lines.extend(message.batch.lines)
             if message.WhichOneof("message") == "ended":
-                assert message.ended.logs_complete
+                assert message.ended.logs_complete == complete
         return lines
 
     def points(self, name: str, series: str) -> list[tuple[int, float]]:
-        stub = metrics_service_pb2_grpc.MetricsServiceStub(self._channel("metrics"))
+        stub = metrics_service_pb2_grpc.MetricsServiceStub(self.channel("metrics"))
         request = metrics_service_pb2.QuerySeriesRequest(job=name)
         request.selector.names.append(series)
         answer = stub.QuerySeries(request, timeout=20, wait_for_ready=True)
@@ -230,10 +248,11 @@ class System:
         self.services[name] = Service(name=name, folder=self.folder, arguments=arguments)
         self.services[name].start()
 
-    def _channel(self, service: str) -> grpc.Channel:
+    def channel(self, service: str) -> grpc.Channel:
         if service not in self._channels:
             options = [("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 300)]
-            self._channels[service] = grpc.insecure_channel(self.services[service].address, options=options)
+            opened = grpc.insecure_channel(self.services[service].address, options=options)
+            self._channels[service] = tokens.carrying(opened, self.token)
         return self._channels[service]
 
 

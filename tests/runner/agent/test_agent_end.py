@@ -117,7 +117,7 @@ def test_an_agent_that_is_cut_off_for_too_long_hands_its_job_back(system: System
         system.services["scheduler"].kill()
         until(lambda: '"outcome": "handed back"' in log.read_text())
         assert not system.trainers()
-        assert list(work.glob("ledger/*.closed"))
+        until(lambda: bool(list(work.glob("ledger/*.closed"))))
         system.services["scheduler"].start()
         job = system.wait_ended(name)
         assert job.state == job_pb2.JOB_STATE_COMPLETED

@@ -14,6 +14,7 @@ from runner.agent.decision import (
     WantIdle,
     WantRun,
     WantStop,
+    WantUnknown,
     decide,
 )
 
@@ -46,6 +47,8 @@ def stop(key: AttemptKey, stopping: Stopping = Stopping.CHECKPOINT, *, hand_back
         (HELD, set(), WantRun(key=A, assigned=True), Nothing()),
         (STOPPING, set(), WantRun(key=A, assigned=False), Nothing()),
         (HELD, set(), WantIdle(), Drop()),
+        (HELD, set(), WantUnknown(), Nothing()),
+        (IDLE, set(), WantUnknown(), Nothing()),
         (HELD, set(), WantRun(key=B, assigned=True), Drop()),
         (HELD, set(), stop(B), Drop()),
         (HELD, set(), stop(A), Stop(stopping=Stopping.CHECKPOINT, grace_seconds=30, hand_back=False)),

@@ -11,12 +11,13 @@ import pytest
 from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
-from runner.agent.capabilities import TASKS, capabilities
 from runner.agent.config import PREFIX, Device, RunnerConfig
-from runner.agent.gpu import Gpus
 from runner.agent.ledger import Ledger, ProcessGroup, locked
-from runner.agent.process import ATTEMPT_VARIABLE
 from runner.agent.recovery import Recovered, recover
+from runner.agent.telemetry.capabilities import TASKS, capabilities
+from runner.agent.telemetry.gpu import Gpus
+from runner.agent.telemetry.spool.disk import SpoolDisk
+from runner.agent.trainer.process import ATTEMPT_VARIABLE
 from services.chassis.config import load
 from services.chassis.errors import ConfigurationError
 from tests.runner.agent.recording import LIMITS, Recording
@@ -31,7 +32,7 @@ def configured(*arguments: str) -> RunnerConfig:
 
 def recovered(work: Path) -> Recovered:
     async def in_loop() -> Recovered:
-        return recover(work, Ledger(work / "ledger"), LIMITS, lambda: 1)
+        return recover(work, Ledger(work / "ledger"), SpoolDisk(LIMITS), lambda: 1)
 
     return asyncio.run(in_loop())
 
@@ -46,7 +47,7 @@ def test_the_settings_have_defaults_that_fit_together() -> None:
     ("arguments", "says"),
     [
         (["--runner-id", "Not A Name"], "--runner-id is 'Not A Name'"),
-        (["--runner-id", "r", "--spool-segment-bytes-max", "1000000000"], "at least four times"),
+        (["--runner-id", "r", "--spool-segment-bytes-max", "1000000000"], "at least eight times"),
         ([], "--runner-id is missing"),
     ],
 )
@@ -63,10 +64,11 @@ def test_help_is_printed_without_torch() -> None:
 
 
 def test_a_runner_says_what_it_has() -> None:
-    found = capabilities(Device.CPU, Gpus())
+    found = capabilities(Device.CPU, Gpus(seconds_max=5))
     assert (len(found.gpus), found.host != "", found.software_version != "") == (0, True, True)
     assert found.cpus >= 1
     assert found.memory_bytes > 2**20
+    assert list(found.extras) == ["timm"], "the tests install it"
 
 
 def test_the_tasks_that_a_runner_offers_are_those_that_its_trainer_has_heads_for() -> None:
@@ -108,6 +110,7 @@ def test_what_an_earlier_agent_left_is_ended_swept_and_taken_up(tmp_path: Path) 
         recording.recorder.flush()
 
     asyncio.run(log())
+    recording.settle()
     (tmp_path / "spools" / "half-made").mkdir()
     try:
         (spool,) = recovered(tmp_path).spools

@@ -111,7 +111,7 @@ class Workshop:
         heads = {head_id: str(dataset / "heads" / head_id) for head_id in annotations}
         return {"images": str(dataset / "images"), "heads": heads}
 
-    def write_attempt(self, training: dict[str, Any], spec: JobSpec, **changes: Any) -> Path:
+    def write_attempt(self, training: dict[str, Any] | None, spec: JobSpec, **changes: Any) -> Path:
         self.attempts += 1
         folder = self.folder / f"attempt-{self.attempts}"
         folder.mkdir()
@@ -143,6 +143,7 @@ class Workshop:
     ) -> Outcome:
         """Train in this process; `tell` sees each report as it comes and may answer with a command."""
         reading, writing = os.pipe()
+        config = TrainerConfig(attempt_file=attempt_file, report_fd=writing, **settings)
         commands = commands or Commands()
         reports: list[Report] = []
 
@@ -155,7 +156,6 @@ class Workshop:
 
         listener = threading.Thread(target=read)
         listener.start()
-        config = TrainerConfig(attempt_file=attempt_file, report_fd=writing, **settings)
         reporter = reporter_type(ReportWriter(writing))
         try:
             reporter.ended(run(config, reporter, commands))

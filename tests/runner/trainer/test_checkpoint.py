@@ -51,7 +51,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     written = write(tmp_path / "7", position)
     drawn = torch.rand(3)
     _, model, optimizer = parts(2)
-    resumed = resume_checkpoint(tmp_path / "7", model=model, optimizer=optimizer, device=CPU)
+    resumed = resume_checkpoint(tmp_path / "7", model=model, optimizer=optimizer, batch_size=8, device=CPU)
     assert resumed.position == position
     assert resumed.differences == ()
     assert torch.equal(torch.rand(3), drawn)
@@ -97,7 +97,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str, monkeypatc
             state.write_bytes(pickle.dumps(Intruder(), protocol=2))
     _, model, optimizer = parts(2)
     with pytest.raises(Failure, match="of the checkpoint cannot be read") as failure:
-        resume_checkpoint(folder, model=model, optimizer=optimizer, device=CPU)
+        resume_checkpoint(folder, model=model, optimizer=optimizer, batch_size=8, device=CPU)
     assert failure.value.reason is FailureReason.CHECKPOINT_ERROR
     assert not Path("intruded").exists()
 
@@ -106,8 +106,9 @@ def test_the_weights_of_another_model_are_refused_for_a_resume(tmp_path: Path) -
     write(tmp_path / "7", Position(iteration=7))
     spec = spec_from()
     model = build_model(spec.model, [{"categories": ["a", "b", "c"]}])
+    optimizer = build_optimizer(model, spec.trainer)
     with pytest.raises(Failure, match="the checkpoint's weights are not this model's"):
-        resume_checkpoint(tmp_path / "7", model=model, optimizer=build_optimizer(model, spec.trainer), device=CPU)
+        resume_checkpoint(tmp_path / "7", model=model, optimizer=optimizer, batch_size=8, device=CPU)
 
 
 def test_initialization_takes_what_fits_and_says_what_does_not(tmp_path: Path) -> None:

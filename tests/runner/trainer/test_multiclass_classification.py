@@ -1,27 +1,37 @@
 """The classification head: its loss, its metrics, its predictions."""
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from sihlai.scheduler.v1.job_spec_pb2 import Head as HeadSpecification
 from sihlai.scheduler.v1.job_spec_pb2 import MulticlassClassification as Parameters
 from sklearn import metrics as reference
 from torch.nn import functional
 
-from runner.tasks.multiclass_classification import MulticlassClassification
-from runner.tasks.task import Head, MetricValue
+from runner.tasks.multiclass_classification import Classification, MulticlassClassification
+from runner.tasks.task import Head, MetricValue, WrongAnnotation
+from runner.trainer.view import IDENTITY, View
 
 TASK = MulticlassClassification()
+VIEW = View(width=8, height=8, canvas_width=8, canvas_height=8, matrix=IDENTITY)
 
 
-def head(categories: int = 4, *, label_smoothing: float = 0.0, dropout: float = 0.0) -> Head:
+def head(categories: int = 4, *, ordered: bool = False, **parameters: Any) -> Head:
     torch.manual_seed(0)
-    specification = HeadSpecification(
-        multiclass_classification=Parameters(label_smoothing=label_smoothing, dropout=dropout)
-    )
-    vocabulary = {"categories": [f"c{index}" for index in range(categories)]}
+    specification = HeadSpecification(multiclass_classification=Parameters(**parameters))
+    vocabulary = TASK.vocabulary({"categories": [f"c{index}" for index in range(categories)], "ordered": ordered})
     return TASK.head(specification, vocabulary, {2: 3, 3: 6})
+
+
+def predicted(tested: Head, logits: torch.Tensor) -> Sequence[Classification]:
+    found = tested.predictions(tested.decode({"logits": logits}), [VIEW] * len(logits))
+    assert all(isinstance(each, Classification) for each in found)
+    return found  # type: ignore[return-value]
 
 
 def test_it_pools_the_coarsest_level() -> None:
@@ -29,74 +39,79 @@ def test_it_pools_the_coarsest_level() -> None:
     tested = head()
     outputs = tested(features)
     assert outputs["logits"].shape == (2, 4)
-    assert tested.output_shapes() == {"logits": ("batch", 4)}
     shuffled = {3: features[3].flatten(2)[:, :, torch.randperm(16)].view(2, 6, 4, 4)}
     torch.testing.assert_close(tested(shuffled)["logits"], outputs["logits"])
 
 
-def test_an_image_without_an_annotation_adds_nothing_to_loss_and_gradients() -> None:
-    tested = head(label_smoothing=0.1)
-    logits = torch.randn(3, 4, requires_grad=True)
-    some, all_of_them = TASK.batch([2, None, 0]), TASK.batch([2, 0])
-    assert some is not None
-    assert all_of_them is not None
-    assert (some.labelled, all_of_them.labelled) == (2, 2)
-    loss = tested.loss({"logits": logits}, some)
-    torch.testing.assert_close(loss, tested.loss({"logits": logits[[0, 2]]}, all_of_them))
-    loss.backward()
-    assert logits.grad is not None
-    assert not logits.grad[1].any()
-    assert logits.grad[0].any()
-
-
-def test_a_batch_without_any_annotation_has_no_targets() -> None:
-    assert TASK.batch([None, None]) is None
-
-
 def test_label_smoothing_spreads_its_share_over_all_categories() -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0, 0.5]])
-    targets = TASK.batch([0])
-    assert targets is not None
     wanted = -(functional.log_softmax(logits, dim=1)[0] * torch.tensor([0.925, 0.025, 0.025, 0.025])).sum()
-    torch.testing.assert_close(head(label_smoothing=0.1).loss({"logits": logits}, targets), wanted)
+    found = head(label_smoothing=0.1).loss({"logits": logits}, TASK.batch([0]))
+    torch.testing.assert_close(found, {"category": wanted})
 
 
-def test_the_loss_of_half_precision_outputs_is_computed_in_full() -> None:
-    targets = TASK.batch([0, 1])
-    assert targets is not None
-    assert head().loss({"logits": torch.randn(2, 4, dtype=torch.bfloat16)}, targets).dtype == torch.float32
+def test_a_category_weighs_what_the_specification_says() -> None:
+    logits = torch.randn(2, 4)
+    each = functional.cross_entropy(logits, torch.tensor([0, 3]), reduction="none")
+    found = head(category_weights={"c3": 5.0}).loss({"logits": logits}, TASK.batch([0, 3]))
+    torch.testing.assert_close(found["category"], (each[0] + 5 * each[1]) / 2)
+    with pytest.raises(WrongAnnotation, match="names 'c9', which is no category"):
+        head(category_weights={"c9": 5.0})
+
+
+def sure_of(*indices: int) -> torch.Tensor:
+    return 6 * functional.one_hot(torch.tensor(indices), 5).float()
+
+
+def test_of_ordered_categories_a_near_miss_costs_less_than_a_far_one() -> None:
+    tested, unordered = head(5, ordered=True), head(5)
+    target = TASK.batch([1])
+    losses = [float(tested.loss({"logits": sure_of(index)}, target)["category"]) for index in range(5)]
+    assert min(losses) == losses[1]
+    assert losses[2] < losses[3] < losses[4]
+    near, far = (float(unordered.loss({"logits": sure_of(index)}, target)["category"]) for index in (2, 4))
+    assert near == pytest.approx(far)
+
+
+def test_of_ordered_categories_the_error_of_the_rank_is_measured() -> None:
+    tested = head(5, ordered=True)
+    truth, found = [0, 1, 4, 2], [0, 3, 3, 2]
+    evaluation = tested.evaluation()
+    for target, prediction in zip(truth, predicted(tested, sure_of(*found)), strict=True):
+        evaluation.add(prediction, target, VIEW)
+    assert plain(evaluation.values())["rank_mae"] == pytest.approx(reference.mean_absolute_error(truth, found))
+    with pytest.raises(WrongAnnotation, match="`ordered` must be true or false"):
+        TASK.vocabulary({"categories": ["a"], "ordered": "yes"})
 
 
 def plain(values: list[MetricValue]) -> dict[str, float]:
     return {value.name: value.value for value in values if not value.context}
 
 
-def test_metrics_are_those_of_the_reference_and_do_not_depend_on_batches() -> None:
+def test_metrics_are_those_of_the_reference() -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(200, 6, generator=generator)
     truth = torch.randint(0, 5, (200,), generator=generator).tolist()  # category 5 is predicted, but never true
-    evaluation = head(6).evaluation()
-    for start in range(0, 200, 64):
-        targets = TASK.batch([*truth[start : start + 64], None])
-        assert targets is not None
-        extra = torch.tensor([[9.0, 0, 0, 0, 0, 0]])
-        evaluation.add({"logits": torch.cat([logits[start : start + 64], extra])}, targets)
-    predicted = logits.argmax(dim=1).tolist()
+    tested = head(6)
+    evaluation = tested.evaluation()
+    for target, prediction in zip(truth, predicted(tested, logits), strict=True):
+        evaluation.add(prediction, target, VIEW)
+    likeliest = logits.argmax(dim=1).tolist()
     macro = {"average": "macro", "zero_division": 0}
     found = evaluation.values()
     assert plain(found) == pytest.approx(
         {
-            "accuracy": reference.accuracy_score(truth, predicted),
-            "precision": reference.precision_score(truth, predicted, **macro),
-            "recall": reference.recall_score(truth, predicted, **macro),
-            "f1": reference.f1_score(truth, predicted, **macro),
+            "accuracy": reference.accuracy_score(truth, likeliest),
+            "precision": reference.precision_score(truth, likeliest, **macro),
+            "recall": reference.recall_score(truth, likeliest, **macro),
+            "f1": reference.f1_score(truth, likeliest, **macro),
         }
     )
     recalls = {value.context["class"]: value.value for value in found if value.context}
-    by_category = reference.recall_score(truth, predicted, average=None, labels=range(5))
+    by_category = reference.recall_score(truth, likeliest, average=None, labels=range(5))
     assert recalls == pytest.approx({f"c{index}": value for index, value in enumerate(by_category)})
     counts = [line.split()[1:] for line in evaluation.text()[2:]]
-    assert counts == reference.confusion_matrix(truth, predicted, labels=range(6)).astype(str).tolist()
+    assert counts == reference.confusion_matrix(truth, likeliest, labels=range(6)).astype(str).tolist()
 
 
 def test_nothing_labelled_is_no_metric_and_not_nan() -> None:
@@ -104,18 +119,29 @@ def test_nothing_labelled_is_no_metric_and_not_nan() -> None:
 
 
 def test_many_categories_have_neither_a_matrix_nor_series_of_their_own() -> None:
-    evaluation = head(300).evaluation()
-    targets = TASK.batch([7])
-    assert targets is not None
-    evaluation.add({"logits": torch.randn(1, 300)}, targets)
+    tested = head(300)
+    evaluation = tested.evaluation()
+    evaluation.add(predicted(tested, torch.randn(1, 300))[0], 7, VIEW)
     assert evaluation.text() == []
     assert not [value for value in evaluation.values() if value.context]
 
 
 def test_a_prediction_names_the_likeliest_categories_with_their_probabilities() -> None:
-    (found,) = head().decode({"logits": torch.tensor([[0.0, 2.0, 1.0, -1.0]])})
-    assert found["category"] == "c1"
-    assert list(found["probabilities"]) == ["c1", "c2", "c0", "c3"]
-    assert math.fsum(found["probabilities"].values()) == pytest.approx(1)
-    (of_many,) = head(50).decode({"logits": torch.randn(1, 50)})
-    assert len(of_many["probabilities"]) == 10
+    (found,) = predicted(head(), torch.tensor([[0.0, 2.0, 1.0, -1.0]]))
+    described = found.to_json()
+    assert described["category"] == "c1"
+    assert list(described["probabilities"]) == ["c1", "c2", "c0", "c3"]
+    assert math.fsum(described["probabilities"].values()) == pytest.approx(1)
+    assert found.summary().startswith("c1 ")
+    (of_many,) = predicted(head(50), torch.randn(1, 50))
+    assert len(of_many.probabilities) == 10
+
+
+def test_a_prediction_is_written_below_its_image(tmp_path: Path) -> None:
+    (found,) = predicted(head(), torch.tensor([[0.0, 2.0, 1.0, -1.0]]))
+    image = Image.new("RGB", (40, 20), (200, 0, 0))
+    drawn = found.draw(image)
+    assert image.size == (40, 20)
+    assert drawn.width >= 256
+    assert drawn.getpixel((0, 0)) == (200, 0, 0)
+    assert drawn.height > drawn.width // 2

@@ -1,9 +1,11 @@
 """Rates and validations are pure functions of the iteration."""
 
+from typing import Any
+
 import pytest
 from sihlai.scheduler.v1.job_spec_pb2 import MultiStep, OneCycle, Trainer
 
-from runner.trainer.schedule import rate_factor, validation_iterations
+from runner.trainer.schedule import rate_factor, validations_due
 
 
 @pytest.mark.parametrize(
@@ -57,4 +59,27 @@ def test_a_job_of_one_iteration_has_a_rate() -> None:
 def test_validations_are_spread_evenly_and_the_last_is_at_the_end(
     iterations_max: int, validations: int, expected: set[int]
 ) -> None:
-    assert validation_iterations(Trainer(iterations_max=iterations_max, validations=validations)) == expected
+    trainer = Trainer(iterations_max=iterations_max, validations=validations)
+    due = [validations_due(iteration, trainer) for iteration in range(iterations_max + 1)]
+    assert {step for step in range(1, iterations_max + 1) if due[step] > due[step - 1]} == expected
+    assert due[-1] == validations
+
+
+def test_validations_of_a_job_that_its_hours_end_are_spread_over_the_hours() -> None:
+    trainer = Trainer(iterations_max=1_000_000, hours_max=2, validations=4)
+    hours = (0.0, 0.49, 0.5, 0.99, 1.0, 1.5, 2.0, 2.1)
+    assert [validations_due(10, trainer, each) for each in hours] == [0, 0, 1, 1, 2, 3, 4, 4]
+    assert validations_due(500_000, trainer, 0.5) == 2  # what is further counts
+
+
+@pytest.mark.parametrize(
+    "schedule", [{"one_cycle": OneCycle(warmup_share=0.25)}, {"multi_step": MultiStep(factor=0.1)}]
+)
+def test_a_job_that_its_hours_end_comes_to_the_end_of_its_schedule(schedule: dict[str, Any]) -> None:
+    if "multi_step" in schedule:
+        schedule["multi_step"].milestones.extend([0.6, 0.85])
+    trainer = Trainer(iterations_max=1_000_000, hours_max=2, **schedule)
+    assert rate_factor(500, trainer, 0.5) == pytest.approx(1.0, abs=1e-3)
+    assert rate_factor(1_000, trainer, 1.999) < 0.02
+    few_steps = Trainer(iterations_max=1_001, hours_max=1_000, **schedule)
+    assert rate_factor(1_000, few_steps, 0.1) < 0.02

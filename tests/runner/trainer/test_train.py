@@ -1,5 +1,6 @@
 """Whole trainings in this process: what is learned, reported, saved and refused."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ from runner.trainer.attempt_file import read_attempt
 from runner.trainer.checkpoint import read_weights
 from runner.trainer.commands import Commands
 from runner.trainer.failure import FailureReason
+from runner.trainer.model import build_model
+from runner.trainer.rehearsal import rehearse
 from runner.trainer.reporter import Reporter
 from tests.runner.trainer.conftest import Outcome, Workshop, spec_from
+from tests.runner.trainer.task_rows import ROWS, write_head, write_images
 
 AUGMENTATIONS = {"horizontal_flip": 0.2, "rotation_degrees": 10, "translation": 0.1, "brightness": 0.2}
 
@@ -103,7 +107,7 @@ def test_a_resumed_training_computes_the_same_to_the_last_bit(
     second = workshop.run(
         workshop.write_attempt(training, spec, resume_folder=last.folder),
         loader_threads=0,
-        image_cache_bytes_max=0,
+        image_cache_share=0.0,
     )
     assert min(second.series("train/loss")) == stopped_at + 1
     assert "not as in the checkpoint" not in second.lines
@@ -205,6 +209,22 @@ def test_hours_end_the_job_as_completed_and_count_over_attempts(workshop: Worksh
     assert causes(again) == [(done, "FINAL")]
 
 
+def test_a_job_that_its_hours_end_has_its_whole_schedule_and_checkpoints_on_the_way(
+    workshop: Workshop, halves: dict[str, str]
+) -> None:
+    trainer = {"iterations_max": 1_000_000, "hours_max": 2 / 3600, "validations": 5, "adamw": {"learning_rate": 0.004}}
+    attempt = workshop.write_attempt(workshop.write_dataset({"side": halves}), spec_from(trainer=trainer))
+    outcome = workshop.run(attempt)
+    rates = outcome.series("train/learning_rate")
+    assert min(rates) == 1
+    assert max(rates.values()) > 0.002  # by its steps alone it would be at 0.00016 to the end
+    assert outcome.ended.outcome is Ending.COMPLETED
+    saved = causes(outcome)
+    assert list(outcome.series("valid/loss")) == [step for step, _ in saved]
+    assert [cause for _, cause in saved[:-1]] == ["VALIDATION"] * (len(saved) - 1)
+    assert 3 <= len(saved) <= 5
+
+
 def test_two_heads_of_one_task_learn_together_from_what_each_is_given(
     workshop: Workshop, halves: dict[str, str]
 ) -> None:
@@ -257,15 +277,21 @@ def test_an_unreadable_image_is_named_and_left_out(workshop: Workshop, halves: d
     warnings = [line.text for line in outcome.of(Line) if line.level is Level.WARNING]
     assert len(warnings) == 1
     assert "image 007.png is left out: it " in warnings[0]
+    card = json.loads((outcome.checkpoint_folder / "20" / "card.json").read_text())
+    assert [each.split(": it ")[0].split(" ", 1)[1] for each in card["left_out"]] == ["image 007.png"]
+    assert f"- {card['left_out'][0]}" in (outcome.checkpoint_folder / "20" / "card.md").read_text()
 
 
-def test_too_many_unreadable_images_end_the_job(workshop: Workshop, halves: dict[str, str]) -> None:
+def test_as_many_unreadable_images_are_left_out_as_the_job_allows(workshop: Workshop, halves: dict[str, str]) -> None:
     training = workshop.write_dataset({"side": halves})
-    for path in list(Path(training["images"]).iterdir())[:20]:
+    for path in sorted(Path(training["images"]).iterdir())[:20]:
         path.write_text("torn")
     outcome = workshop.run(workshop.write_attempt(training, spec_from(trainer={"iterations_max": 20})))
     assert (outcome.ended.outcome, outcome.ended.reason) == (Ending.FAILED, "DATASET_ERROR")
-    assert "images cannot be read" in outcome.ended.message
+    assert "files cannot be read, more than data.bad_data_share_max (0.1); training image " in outcome.ended.message
+    spec = spec_from(trainer={"iterations_max": 20}, data={"bad_data_share_max": 0.9, "bad_data": "BAD_DATA_SKIP"})
+    outcome = workshop.run(workshop.write_attempt(training, spec))
+    assert outcome.ended.outcome is Ending.COMPLETED
 
 
 def refused(workshop: Workshop, spec: Any, training: Any = None, **changes: Any) -> Outcome:
@@ -281,10 +307,38 @@ def test_a_dataset_without_annotations_is_refused(workshop: Workshop) -> None:
     assert (ended.reason, "nothing to learn from" in ended.message) == ("DATASET_ERROR", True)
 
 
-def test_images_that_are_too_small_for_the_backbone_are_refused_before_the_first_step(workshop: Workshop) -> None:
-    ended = refused(workshop, spec_from(model={"backbone": {"name": "squeezenet1_1"}})).ended
+def test_a_batch_that_the_model_cannot_take_is_refused_before_the_first_step(workshop: Workshop) -> None:
+    one_pixel = spec_from(
+        model={"backbone": {"name": "resnet18"}}, data={"height": 32, "width": 32}, trainer={"batch_size": 1}
+    )
+    ended = refused(workshop, one_pixel).ended
     assert (ended.reason, ended.iteration) == ("TRAINER_ERROR", 0)
-    assert "cannot take images of 16 x 16, raise data.height and data.width" in ended.message
+    wanted = "cannot take batches of 1 images of 32 x 32, raise data.height and data.width, or trainer.batch_size"
+    assert wanted in ended.message
+
+
+def test_a_part_of_a_batch_that_the_model_cannot_take_is_refused_before_the_first_step(workshop: Workshop) -> None:
+    parts = spec_from(
+        model={"backbone": {"name": "resnet18"}},
+        data={"height": 32, "width": 32},
+        trainer={"batch_size": 3, "micro_batches": 2},
+    )
+    ended = refused(workshop, parts).ended
+    assert (ended.reason, ended.iteration) == ("TRAINER_ERROR", 0)
+    assert "cannot take batches of 1 images of 32 x 32" in ended.message
+
+
+def test_the_rehearsal_leaves_no_trace(workshop: Workshop) -> None:
+    spec = spec_from()
+    vocabulary = {"categories": ["a", "b"]}
+    torch.manual_seed(0)
+    model = build_model(spec.model, [vocabulary])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    drawn = torch.get_rng_state()
+    rehearse(model, spec, [vocabulary], torch.autocast("cpu", enabled=False))
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_an_unknown_selection_metric_names_those_that_exist(workshop: Workshop) -> None:
@@ -309,7 +363,8 @@ def test_memory_that_is_not_enough_says_what_to_lower(workshop: Workshop) -> Non
         torch.empty(2**60, dtype=torch.uint8)
     failure = failure_of(raised.value, None, attempt)
     assert failure.reason is FailureReason.OUT_OF_MEMORY
-    assert "lower trainer.batch_size (8) or data.height and data.width (16 x 16)" in failure.message
+    assert "lower trainer.batch_size (8), raise trainer.micro_batches (1)" in failure.message
+    assert "lower data.height and data.width (16 x 16)" in failure.message
 
 
 def test_a_mistake_of_ours_is_told_in_a_sentence_and_traced_in_the_log(workshop: Workshop) -> None:
@@ -325,6 +380,24 @@ def test_bfloat16_learns_too(workshop: Workshop, halves: dict[str, str]) -> None
     spec = spec_from(trainer={"iterations_max": 60, "precision": "PRECISION_BFLOAT16_MIXED"})
     outcome = workshop.run(workshop.write_attempt(workshop.write_dataset({"side": halves}), spec))
     assert outcome.series("side/valid/accuracy") == {60: 1.0}
+
+
+def test_a_validation_computes_what_a_prediction_does_also_beside_half_precision(workshop: Workshop) -> None:
+    row = next(row for row in ROWS if row.name == "regression")
+    folder = workshop.folder / "training"
+    write_images(folder / "images", [row])
+    write_head(folder / "head", row)
+    training = {"images": str(folder / "images"), "heads": {"number": str(folder / "head")}}
+    spec = spec_from(
+        model={"heads": [row.head_json("number")]},
+        trainer={"iterations_max": 5, "precision": "PRECISION_BFLOAT16_MIXED"},
+    )
+    outcome = workshop.run(workshop.write_attempt(training, spec, validation=training))
+    paths = [folder / "images" / f"{number}.png" for number in range(8)]
+    found = Predictor(outcome.checkpoint_folder / "5", "cpu").predict(paths)
+    values = [each.heads["number"].to_json()["value"] for each in found]
+    errors = [abs(value - wanted) for value, wanted in zip(values, row.annotations, strict=True)]
+    assert outcome.series("number/valid/mae")[5] == pytest.approx(sum(errors) / 8, rel=1e-5)
 
 
 def test_a_fresh_start_may_begin_with_the_weights_of_a_checkpoint(workshop: Workshop, halves: dict[str, str]) -> None:
@@ -348,5 +421,5 @@ def test_a_checkpoint_predicts_what_the_validation_saw(workshop: Workshop, halve
     found = list(Predictor(outcome.checkpoint_folder / "60", "cpu").predict([*paths[:5], torn, *paths[5:]]))
     assert found[5].error is not None
     del found[5]
-    assert [each.heads["side"]["category"] for each in found] == list(halves.values())
-    assert [each.image for each in found] == [str(path) for path in paths]
+    assert [each.heads["side"].category for each in found] == list(halves.values())
+    assert [each.image for each in found] == paths

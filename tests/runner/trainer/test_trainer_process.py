@@ -61,7 +61,7 @@ def test_a_stop_ends_the_process_with_a_checkpoint_that_predicts(
     image = Path(training["images"]) / "000.png"
     monkeypatch.setattr(sys, "argv", ["predict", "--checkpoint", written.folder, "--json", str(image)])
     assert predict.main() == 0
-    (found,) = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)
     assert found["image"] == str(image)
     assert found["heads"]["side"]["category"] in {"left", "right", "top", "bottom"}
 

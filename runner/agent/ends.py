@@ -1,0 +1,74 @@
+"""Ends of attempts that the scheduler has not acknowledged: on the disk, and reported with every call until it has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from sihlai.runner.v1 import runner_service_pb2 as wire
+from sihlai.scheduler.v1 import job_pb2
+
+from runner.agent.decision import AttemptKey
+from runner.agent.fault import fault_of
+from runner.agent.ledger import Ledger, key_of
+from runner.agent.trainer.ending import Ending, ending_of_fault, failure
+from services.chassis.log import get_logger
+
+log = get_logger(__name__)
+
+
+class Ends:
+    """The ends that are left to report."""
+
+    def __init__(self, ledger: Ledger, *, now_unix_us: Callable[[], int]) -> None:
+        self._ledger = ledger
+        self._now_unix_us = now_unix_us
+        self._closed: dict[AttemptKey, wire.ClosedAttempt] = {}
+
+    def __len__(self) -> int:
+        return len(self._closed)
+
+    @property
+    def keys(self) -> frozenset[AttemptKey]:
+        """The attempts."""
+        return frozenset(self._closed)
+
+    @property
+    def reports(self) -> list[wire.ClosedAttempt]:
+        """What the scheduler is told."""
+        return list(self._closed.values())
+
+    def take_up(self, written: Iterable[wire.ClosedAttempt]) -> None:
+        """Report what is on the disk already."""
+        self._closed |= {key_of(closed): closed for closed in written}
+
+    def acknowledge(self, key: AttemptKey) -> None:
+        """The scheduler has it."""
+        self._ledger.forget_closed(key)
+        self._closed.pop(key, None)
+
+    async def add(self, closed: wire.ClosedAttempt) -> None:
+        """Report an end, with the checkpoints that an earlier report of it brought and nobody has acknowledged."""
+        key = key_of(closed)
+        if before := self._closed.get(key):
+            closed.checkpoints.MergeFrom(before.checkpoints)
+        try:
+            await asyncio.to_thread(self._ledger.write_closed, closed)
+        except OSError as error:  # it is reported all the same, as long as this agent lives
+            log.error("end_not_on_disk", attempt=str(key), problem=str(error))
+        self._closed[key] = closed
+
+    async def add_unbegun(self, key: AttemptKey, ending: Ending) -> None:
+        """Report the end of an attempt that never was one."""
+        closed = wire.ClosedAttempt(
+            job_uid=key.job_uid, epoch=key.epoch, outcome=ending.outcome, reason=ending.reason, message=ending.message
+        )
+        closed.end_time.FromMicroseconds(self._now_unix_us())
+        await self.add(closed)
+
+
+def ending_of_crash(error: Exception) -> Ending:
+    """How an attempt ends that could not be ended in order: by this machine's fault, or by our own mistake."""
+    if isinstance(error, OSError):
+        return ending_of_fault(f"the runner's disk or system does not work: {fault_of(error)}")
+    return failure(job_pb2.JOB_REASON_INTERNAL, f"the runner made a mistake: {type(error).__name__}: {error}")

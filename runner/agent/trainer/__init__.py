@@ -1,0 +1,1 @@
+"""The running trainer: `supervision` of its `process`, and its `ending`."""

@@ -1,0 +1,98 @@
+"""Tokens that hold no more although they have not ended: which they are, and who is to hear of it at once.
+
+The scheduler keeps the truth, in its database. The other services follow it on a stream, and keep what they heard in a
+file, so that a restart with the scheduler away takes no revoked token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import grpc
+from sihlai.auth.v1 import token_service_pb2, token_service_pb2_grpc
+
+from services.chassis.backoff import Backoff
+from services.chassis.files import replace_file
+from services.chassis.log import get_logger
+from services.chassis.status import error_from_rpc
+
+log = get_logger(__name__)
+
+RETRY_SECONDS_FIRST = 0.2
+RETRY_SECONDS_MAX = 2.0
+"""How long a broken stream of revocations may stay broken before it is opened again."""
+
+
+class Revocations:
+    """The ids of revoked tokens. `file` keeps them over a restart."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self._ids = _read(file)
+        self._streams: dict[str, set[Callable[[], None]]] = {}
+
+    def __contains__(self, token_id: str) -> bool:
+        return token_id in self._ids
+
+    def replace(self, ids: Iterable[str]) -> None:
+        """These are revoked, and no others. Streams of those that are new are told."""
+        ids = frozenset(ids)
+        new, changed = ids - self._ids, ids != self._ids
+        self._ids = ids
+        if changed and self._file is not None:
+            replace_file(self._file, json.dumps(sorted(ids)).encode(), mode=0o600)
+        for token_id in new:
+            for tell in tuple(self._streams.get(token_id, ())):
+                tell()
+
+    def add(self, token_id: str) -> None:
+        """This one is revoked too."""
+        self.replace(self._ids | {token_id})
+
+    @contextlib.contextmanager
+    def told(self, token_id: str, tell: Callable[[], None]) -> Iterator[None]:
+        """Call `tell` when the token is revoked meanwhile."""
+        told = self._streams.setdefault(token_id, set())
+        told.add(tell)
+        try:
+            yield
+        finally:
+            told.discard(tell)
+            if not told and self._streams.get(token_id) is told:
+                del self._streams[token_id]
+
+
+async def follow_revocations(revocations: Revocations, channel: grpc.aio.Channel) -> None:
+    """Keep `revocations` as the scheduler has them, until cancelled. With it away what was heard last holds."""
+    stub = token_service_pb2_grpc.TokenServiceStub(channel)
+    backoff = Backoff(
+        seconds_first=RETRY_SECONDS_FIRST,
+        seconds_max=RETRY_SECONDS_MAX,
+        randomness=random.Random(),  # noqa: S311  # spreads retries, guards nothing
+    )
+    while True:
+        try:
+            async for response in stub.StreamRevocations(token_service_pb2.StreamRevocationsRequest()):
+                backoff.reset()
+                revocations.replace(response.token_ids)
+        except grpc.aio.AioRpcError as rpc_error:
+            error = error_from_rpc(rpc_error)
+            log.info("revocations_not_heard", reason=error.reason.value, message=error.message)
+        except OSError as error:
+            log.error("revocations_not_kept", problem=str(error))
+        await asyncio.sleep(backoff.next_seconds())
+
+
+def _read(file: Path | None) -> frozenset[str]:
+    if file is None or not file.exists():
+        return frozenset()
+    try:
+        return frozenset(str(each) for each in json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        log.error("revocations_file_damaged", path=str(file), problem=str(error))
+        return frozenset()

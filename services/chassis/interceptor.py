@@ -1,0 +1,289 @@
+"""What stands around each call: who calls, which ids the log gets, how many at once, which status an error becomes.
+
+What gRPC would refuse in its own words (a method that nobody serves, bytes that are no message, too many calls) is
+refused here, with a reason like every other error. What is left to gRPC, because no code of ours sees it: a message
+larger than `message_bytes_max` (RESOURCE_EXHAUSTED), and what a client does to its own call (DEADLINE_EXCEEDED,
+CANCELLED).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_status import rpc_status
+
+from services.chassis import log as logs
+from services.chassis.auth.access import NOT_SERVED, OPEN_SERVICE
+from services.chassis.auth.guard import Admission, Guard, OpenGuard
+from services.chassis.auth.principal import set_current_principal
+from services.chassis.errors import (
+    Internal,
+    InvalidArgument,
+    Reason,
+    ResourceExhausted,
+    SihlaiError,
+    Unimplemented,
+    Violation,
+)
+from services.chassis.status import code_of, status_from_error
+
+log = logs.get_logger(__name__)
+
+REQUEST_ID_KEY = "x-request-id"
+TRACE_KEY = "traceparent"
+LOGGED_CHARACTERS_MAX = 2_000
+"""Of a refusal's message: it may quote as much as a request holds."""
+NOBODYS = "methods that are not served"
+"""All calls of them count as those of one service: callers could make up any number of names."""
+_REQUEST_ID = re.compile("[A-Za-z0-9._:/+=-]{1,128}")
+_TRACE_PARENT = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C Trace Context; what is no such thing is left out of the log and of events."""
+
+OPEN = OpenGuard()
+Behavior: TypeAlias = Callable[[Any, Any], Any]
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Around each call, unary or streaming.
+
+    Both limits are for each service: callers of one cannot take the place of another's, and health always answers.
+    `user_calls_max`, for calls with one answer, holds but in services of runners, whose names `for_runners` says: who
+    floods a service is refused before the rest of the process has to wait for the work.
+    """
+
+    def __init__(self, guard: Guard, *, calls_max: int, user_calls_max: int, for_runners: Container[str]) -> None:
+        self._guard = guard
+        self._calls_max = calls_max
+        self._user_calls_max = user_calls_max
+        self._for_runners = for_runners
+        self._calls: Counter[str] = Counter()
+        self._user_calls: Counter[str] = Counter()
+        self._wrapped_handlers: dict[str, tuple[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap the handler's behavior, of whichever of the four kinds it is; once a method, not once a call."""
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None:
+            return grpc.stream_unary_rpc_method_handler(self._wrapped(_not_served(method), method, service=NOBODYS))
+        known, wrapped = self._wrapped_handlers.get(method, (None, None))
+        if known is not handler:
+            wrapped = self._rewrapped(handler, method)
+            self._wrapped_handlers[method] = (handler, wrapped)
+        return wrapped
+
+    def _rewrapped(self, handler: Any, method: str) -> Any:
+        """The handler with its behavior wrapped. A single request is read from its bytes by us, not by gRPC."""
+        kinds = {
+            (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+            (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+            (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+            (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+        }
+        name, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
+        make_handler: Callable[..., Any] = make
+        behavior = getattr(handler, name)
+        read = _each_read if handler.request_streaming else _reader(handler.request_deserializer)
+        return make_handler(
+            self._wrapped(
+                behavior,
+                method,
+                read,
+                service=method.strip("/").partition("/")[0],
+                has_one_answer=not handler.response_streaming,
+            ),
+            request_deserializer=handler.request_deserializer if handler.request_streaming else None,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _wrapped(
+        self,
+        behavior: Behavior,
+        method: str,
+        read: Callable[[Any], Any] = lambda given: given,
+        *,
+        service: str,
+        has_one_answer: bool = True,
+    ) -> Behavior:
+        """The behavior between `_begin` and `_fail`. Only `Exception` is caught.
+
+        CancelledError must pass: swallowing it leaks native memory (grpc/grpc#43360).
+        """
+        if inspect.isasyncgenfunction(behavior):
+
+            async def generate(given: Any, context: Context) -> AsyncIterator[Any]:
+                try:
+                    guard, admission = await self._begin(method, service, context)
+                    with self._counted(service):
+                        request = read(given)
+                        if not isinstance(request, AsyncIterator):
+                            admission.check(request)
+                        async with (
+                            contextlib.aclosing(behavior(request, context)) as items,
+                            contextlib.aclosing(guard.lasting(admission, items)) as lasting,
+                        ):
+                            async for item in lasting:
+                                yield item
+                except Exception as error:  # noqa: BLE001 — _fail logs it
+                    await self._fail(error, context)
+
+            return generate
+
+        async def answer(given: Any, context: Context) -> Any:
+            try:
+                _, admission = await self._begin(method, service, context)
+                with self._counted(service), self._counted_of_users(service):
+                    request = read(given)
+                    if not isinstance(request, AsyncIterator):
+                        admission.check(request)
+                    return await behavior(request, context)
+            except Exception as error:  # noqa: BLE001 — _fail logs it
+                await self._fail(error, context)
+
+        async def write(given: Any, context: Context) -> None:
+            """A stream that writes its answers by itself (`serialized`)."""
+            try:
+                guard, admission = await self._begin(method, service, context)
+                with self._counted(service):
+                    request = read(given)
+                    if not isinstance(request, AsyncIterator):
+                        admission.check(request)
+                    writing = _without_items(behavior(request, context))
+                    async with (
+                        contextlib.aclosing(writing),
+                        contextlib.aclosing(guard.lasting(admission, writing)) as lasting,
+                    ):
+                        async for _ in lasting:
+                            raise AssertionError("it has no items")
+            except Exception as error:  # noqa: BLE001 — _fail logs it
+                await self._fail(error, context)
+
+        return answer if has_one_answer else write
+
+    @contextlib.contextmanager
+    def _counted(self, service: str) -> Iterator[None]:
+        """One more call of the service while it runs. ResourceExhausted where there are enough."""
+        if self._calls[service] >= self._calls_max and service != OPEN_SERVICE:
+            raise _too_many("concurrent_calls_max", self._calls_max, service)
+        self._calls[service] += 1
+        try:
+            yield
+        finally:
+            self._calls[service] -= 1
+
+    @contextlib.contextmanager
+    def _counted_of_users(self, service: str) -> Iterator[None]:
+        """The same for a call with one answer, where it is none of a runner."""
+        if service in self._for_runners or service == OPEN_SERVICE:
+            yield
+            return
+        if self._user_calls[service] >= self._user_calls_max:
+            raise _too_many("user_calls_max", self._user_calls_max, service)
+        self._user_calls[service] += 1
+        try:
+            yield
+        finally:
+            self._user_calls[service] -= 1
+
+    async def _begin(self, method: str, service: str, context: Context) -> tuple[Guard, Admission]:
+        """Look who calls. What a stream asks for is looked at by its servicer, message by message."""
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        # A call is a task with a context of its own: what is bound here ends with it.
+        logs.bind_contextvars(**_log_ids(method, metadata))
+        guard = OPEN if service == OPEN_SERVICE else self._guard
+        admission = await guard.admit(metadata, method=method if service != NOBODYS else NOT_SERVED)
+        set_current_principal(admission.principal)
+        logs.bind_contextvars(principal=admission.principal.subject)
+        return guard, admission
+
+    async def _fail(self, error: Exception, context: Context) -> None:
+        """End the call with the error's status; always raises."""
+        if isinstance(error, grpc.aio.AbortError):
+            raise error  # the handler has sent a status itself
+        if isinstance(error, SihlaiError):
+            message = error.message[:LOGGED_CHARACTERS_MAX]
+            log.info("call_refused", code=code_of(error).name, reason=error.reason.value, message=message)
+            await context.abort_with_status(_grpc_status(error))
+        error_id = uuid.uuid4().hex
+        log.error("call_crashed", error_id=error_id, exc_info=error)
+        message = f"the server made a mistake; its log tells more under error id {error_id}"
+        crash = Internal(Reason.INTERNAL, message, {"error_id": error_id})
+        await context.abort_with_status(_grpc_status(crash))
+
+
+async def _without_items(work: Awaitable[None]) -> AsyncGenerator[None, None]:
+    """The work as an iterator that ends with it."""
+    await work
+    return
+    yield  # type: ignore[unreachable]  # makes it an iterator
+
+
+def _too_many(what: str, limit: int, service: str) -> ResourceExhausted:
+    message = f"more than {limit} calls of {service} run at once: come back in a moment"
+    return ResourceExhausted(Reason.LIMIT_REACHED, message, {"what": what, "limit": str(limit), "service": service})
+
+
+def _not_served(method: str) -> Behavior:
+    name = method.lstrip("/")
+
+    async def refuse(_requests: Any, _context: Context) -> Any:
+        message = f"this server serves no method {name}: ask its reflection which there are"
+        raise Unimplemented(Reason.NOT_IMPLEMENTED, message, {"method": name})
+
+    return refuse
+
+
+def _reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Reads the one request of a call. InvalidArgument where its bytes are no such message."""
+
+    def read(given: bytes) -> Any:
+        try:
+            return deserialize(given) if deserialize is not None else given
+        except DecodeError as error:
+            raise _malformed(error) from error
+
+    return read
+
+
+async def _each_read(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The requests of a stream, which gRPC reads. InvalidArgument where the bytes of one are no such message."""
+    while True:
+        try:
+            request = await anext(requests)
+        except StopAsyncIteration:
+            return
+        except DecodeError as error:
+            raise _malformed(error) from error
+        yield request
+
+
+def _malformed(error: DecodeError) -> InvalidArgument:
+    description = f"is not a message of this call: {error}"
+    return InvalidArgument([Violation(field="request", description=description)])
+
+
+def _grpc_status(error: SihlaiError) -> Any:
+    status: Any = rpc_status.to_status(status_from_error(error))
+    return status
+
+
+def _log_ids(method: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    given = metadata.get(REQUEST_ID_KEY, "")
+    ids = {"method": method.lstrip("/"), "request_id": given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex}
+    trace = metadata.get(TRACE_KEY, "")
+    if _TRACE_PARENT.fullmatch(trace):
+        ids |= {"trace_parent": trace, "trace_id": trace.split("-")[1]}
+    return ids

@@ -1,0 +1,1 @@
+"""Objects of a folder or a bucket: `uri` (what an address may be), `access` (limits, keys), `bucket`, `store`."""

@@ -1,0 +1,422 @@
+"""Objects in a folder: `file:///…`, `s3://…`, `gs://…` or `az://…`, through obstore.
+
+A uri may come from a user. Where it does, the caller passes the roots and hosts of its configuration, and nothing
+outside them is opened. Paths are relative to the folder and never leave it. Credentials must not stand in an error or
+in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote_to_bytes
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    InvalidPathError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import LocalStore
+
+from services.chassis.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Reason,
+    ResourceExhausted,
+    SihlaiError,
+    Unavailable,
+    Violation,
+)
+from services.chassis.files import replacing
+from services.chassis.objects.access import Credentials, ObjectLimits, S3Key
+from services.chassis.objects.bucket import Buckets, Rights, open_bucket
+from services.chassis.objects.uri import bucket_of, check_endpoint, check_region, split_uri
+
+CHUNK_BYTES = 4 * 2**20
+PARTS_MAX = 10_000
+"""More a store of S3's kind does not put together."""
+PROBLEM_CHARACTERS_MAX = 200
+# obstore has no classes for these two: what a list answers, and a path below a file, stand in the text alone.
+STATUS_IN_TEXT = re.compile(r"non-2xx status code: (\d{3})")
+FINAL_STATUSES = frozenset({"400", "405", "411", "501"})
+"""However often it is asked, a server that says this says it again: a wrong region, another kind of server."""
+WRONG_REGION = "Received redirect without LOCATION"
+NOT_FINAL = "RequestTimeout"
+"""What S3 also says with status 400: it waited too long for a body."""
+NOT_A_DIRECTORY = "(os error 20)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectInfo:
+    """One object. `path` is relative to the folder; `etag` changes with the content."""
+
+    path: str
+    size_bytes: int
+    etag: str
+    last_modified: datetime
+
+
+class ObjectNotFound(NotFound):
+    """No object has this path. Callers that know what it means say so with a reason of their own."""
+
+
+class ObjectChanged(FailedPrecondition):
+    """The object is not the one with this etag any more."""
+
+
+class ObjectAlreadyExists(AlreadyExists):
+    """A create-only write found an object."""
+
+
+class LocalDiskFailed(Unavailable):
+    """This machine's own disk does not take what was read; the store is not to blame."""
+
+
+class ObjectFolder:
+    """The objects under one uri. Each method raises our errors alone.
+
+    Local writes are atomic, yet not synced: after a loss of power a new object may be missing.
+    """
+
+    def __init__(self, uri: str, store: Store, *, limits: ObjectLimits, prefix: str = "") -> None:
+        self.uri = uri
+        self._store = store
+        self._limits = limits
+        self._prefix = prefix
+
+    def folder(self, prefix: str) -> ObjectFolder:
+        """The folder at a relative path in this one; bounds and credentials stay the same."""
+        path = _checked_path(prefix)
+        return ObjectFolder(f"{self.uri}/{path}", self._store, limits=self._limits, prefix=self._full(path))
+
+    def is_there(self) -> bool:
+        """False where the folder itself is missing. A bucket answers for itself: of a prefix that is not known."""
+        return self._store.exists()
+
+    async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        """All objects under a path prefix (whole path parts), in no particular order; none where nothing is there."""
+        under = self._full(_checked_path(prefix)) if prefix else self._prefix
+        if not self._store.exists():
+            return
+        with self._translated(prefix):
+            async for batch in obstore.list(self._store.open(under), under or None):
+                for found in batch:
+                    yield self._info(found)
+
+    async def info(self, path: str) -> ObjectInfo:
+        """What is known of one object, or ObjectNotFound."""
+        full = self._full(_checked_path(path))
+        with self._translated(path):
+            return self._info(await obstore.head_async(self._store.open(full), full))
+
+    async def exists(self, path: str) -> bool:
+        """Whether there is an object (a folder is none)."""
+        try:
+            await self.info(path)
+        except ObjectNotFound:
+            return False
+        return True
+
+    async def read(self, path: str, *, etag: str = "") -> bytes:
+        """The whole object; ResourceExhausted where it is larger than `read_bytes_max`.
+
+        With an `etag` (that `list` or `info` told) ObjectChanged where the object has another one by now.
+        """
+        full = self._full(_checked_path(path))
+        options: obstore.GetOptions = {"if_match": etag} if etag else {}
+        with self._translated(path):
+            result = await obstore.get_async(self._store.open(full), full, options=options)
+            size_bytes = result.meta["size"]
+            if size_bytes > self._limits.read_bytes_max:
+                raise self._too_large(path, size_bytes)
+            return bytes(await result.bytes_async())
+
+    async def stream(
+        self, path: str, chunk_bytes: int = CHUNK_BYTES, *, offset: int = 0, etag: str = ""
+    ) -> AsyncIterator[bytes]:
+        """The object from `offset` on, in pieces of about `chunk_bytes`. An offset at the end gives nothing.
+
+        `etag`: as for `read`.
+        """
+        full = self._full(_checked_path(path))
+        with self._translated(path):
+            store = self._store.open(full)
+            if offset and (await obstore.head_async(store, full))["size"] <= offset:
+                return
+            options: obstore.GetOptions = {"range": {"offset": offset}} if offset else {}
+            if etag:
+                options["if_match"] = etag
+            result = await obstore.get_async(store, full, options=options)
+            async for chunk in result.stream(min_chunk_size=chunk_bytes):
+                yield bytes(chunk)
+
+    async def write(
+        self,
+        path: str,
+        content: bytes | Path,
+        *,
+        create_only: bool = False,
+        on_progress: Callable[[int], None] = lambda size_bytes: None,
+    ) -> None:
+        """Write the object, whole or not at all. `create_only`: ObjectAlreadyExists where there is one.
+
+        A file of more than `part_bytes` goes in parts, as it is read from the disk, and `on_progress` gets the bytes
+        read so far: all but the last few parts of them have arrived. In parts `create_only` looks before it writes, so
+        of two writers at once both may succeed: where there can be two, a small object that is written last decides.
+        OSError where the file cannot be read here.
+        """
+        full = self._full(_checked_path(path))
+        parts = await _parts_of(content, self._limits) if isinstance(content, Path) else None
+        with self._translated(path):
+            store = self._store.open(full, write=True)
+            if parts is None:
+                await obstore.put_async(store, full, content, mode="create" if create_only else "overwrite")
+                return
+        if create_only and await self.exists(path):
+            raise ObjectAlreadyExists(
+                Reason.OBJECT_ALREADY_EXISTS, f"{self.uri}/{path} exists already", {"uri": f"{self.uri}/{path}"}
+            )
+        with self._translated(path):
+            try:
+                await obstore.put_async(
+                    store,
+                    full,
+                    parts.read(on_progress),
+                    use_multipart=True,
+                    chunk_size=parts.part_bytes,
+                    max_concurrency=self._limits.parts_concurrent_max,
+                )
+            except Exception:
+                if parts.failure is None:
+                    raise
+        if parts.failure is not None:
+            raise parts.failure
+
+    async def delete(self, path: str) -> None:
+        """Delete the object; not an error where there is none."""
+        full = self._full(_checked_path(path))
+        with contextlib.suppress(ObjectNotFound), self._translated(path):
+            await obstore.delete_async(self._store.open(full), full)
+
+    async def copy_to_local(self, path: str, local: Path, *, etag: str = "") -> int:
+        """Copy the object to a local file, whole or not at all; return its size. Makes the folders above it.
+
+        `etag`: as for `read`. LocalDiskFailed where this machine's disk does not take it.
+        """
+        size_bytes = 0
+        try:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(local, synced=False) as file:
+                async for chunk in self.stream(path, etag=etag):
+                    size_bytes += await asyncio.to_thread(file.write, chunk)
+        except OSError as error:  # what the object's own store raises is ours already
+            message = f"{local} cannot be written: {error.strerror}"
+            raise LocalDiskFailed(Reason.OBJECT_STORE_UNAVAILABLE, message, {"path": str(local)}) from error
+        return size_bytes
+
+    def _full(self, path: str) -> str:
+        return f"{self._prefix}/{path}" if self._prefix else path
+
+    def _info(self, found: obstore.ObjectMeta) -> ObjectInfo:
+        return ObjectInfo(
+            path=found["path"].removeprefix(f"{self._prefix}/" if self._prefix else ""),
+            size_bytes=found["size"],
+            etag=found["e_tag"] or "",
+            last_modified=found["last_modified"],
+        )
+
+    def _too_large(self, path: str, size_bytes: int) -> ResourceExhausted:
+        limit = self._limits.read_bytes_max
+        return ResourceExhausted(
+            Reason.LIMIT_REACHED,
+            f"{self.uri}/{path} has {size_bytes} bytes, but at most {limit} are read at once",
+            {"what": "read_bytes_max", "limit": str(limit), "uri": f"{self.uri}/{path}"},
+        )
+
+    @contextlib.contextmanager
+    def _translated(self, path: str) -> Iterator[None]:
+        """Turn what obstore and the system raise into our errors."""
+        uri = f"{self.uri}/{path}" if path else self.uri
+        try:
+            yield
+        except (BaseError, OSError) as error:
+            raise _error_of(error, uri, self._store.advice) from error
+
+
+def open_store(
+    uri: str,
+    *,
+    endpoint_url: str | None = None,
+    credentials: Credentials | None = None,
+    region: str = "",
+    anonymous: bool = False,
+    allowed_roots: Sequence[Path] | None = None,
+    allowed_hosts: Sequence[str] | None = None,
+    limits: ObjectLimits | None = None,
+    buckets: Buckets | None = None,
+) -> ObjectFolder:
+    """The folder at `uri`; it need not exist. Nothing is read yet.
+
+    `allowed_roots` bounds file:// (symbolic links resolved), `allowed_hosts` bounds `endpoint_url` (`host` or
+    `host:port`). None: no bound, for uris of our own. Empty: nothing is allowed, so a forgotten setting opens nothing.
+    Without `credentials` the process's own are used for a bucket (environment, instance role); `anonymous`: none at
+    all, which is enough for a public bucket. A process's own never go along with those of a caller. `buckets` are
+    those that have been opened before.
+    Raises InvalidArgument for what is no such uri, PermissionDenied for what lies outside the bounds.
+    """
+    limits = limits or ObjectLimits()
+    parts = split_uri(uri)
+    uri = uri.rstrip("/")
+    if parts.scheme == "file":
+        roots = None if allowed_roots is None else tuple(root.resolve() for root in allowed_roots)
+        local = LocalFolder(uri, Path(os.fsdecode(unquote_to_bytes(parts.path))), roots)
+        local.check("")
+        return ObjectFolder(uri, local, limits=limits)
+    if endpoint_url:
+        check_endpoint(endpoint_url, allowed_hosts)
+    region = region or (credentials.region if isinstance(credentials, S3Key) else "")
+    check_region(region)
+    account, name, prefix = bucket_of(parts)
+    rights = Rights(
+        scheme=parts.scheme,
+        account=account,
+        bucket=name,
+        endpoint_url=endpoint_url or "",
+        region=region,
+        credentials=None if anonymous else credentials,
+        anonymous=anonymous,
+        limits=limits,
+    )
+    bucket = buckets.open(rights) if buckets is not None else open_bucket(rights)
+    return ObjectFolder(uri, bucket, limits=limits, prefix=prefix)
+
+
+class Store(Protocol):
+    """Where a folder's objects are. `advice`: what to do where access is refused."""
+
+    advice: str
+
+    def exists(self) -> bool:
+        """False where listing finds nothing because the root itself is missing."""
+        ...
+
+    def open(self, path: str, *, write: bool = False) -> obstore.store.ObjectStore:
+        """The store, for work on `path`. Raises PermissionDenied where that lies outside the bounds."""
+        ...
+
+
+class LocalFolder:
+    """A folder of this machine, bounded by roots. Links are resolved at each use, not only at the first."""
+
+    advice = "check the permissions of the files"
+
+    def __init__(self, uri: str, folder: Path, roots: tuple[Path, ...] | None) -> None:
+        self._uri = uri
+        self._folder = folder
+        self._roots = roots
+
+    def exists(self) -> bool:
+        """Whether the folder is there."""
+        return self._folder.is_dir()
+
+    def open(self, path: str, *, write: bool = False) -> LocalStore:
+        """The folder's store; writing makes the folder."""
+        self.check(path)
+        if not write and not self.exists():
+            raise FileNotFoundError(self._folder)
+        return LocalStore(self._folder, mkdir=write)
+
+    def check(self, path: str) -> None:
+        """Raise PermissionDenied where the path leads out of every root."""
+        if self._roots is None:
+            return
+        found = (self._folder / path).resolve()
+        if any(found.is_relative_to(root) for root in self._roots):
+            return
+        allowed = ", ".join(str(root) for root in self._roots) or "none"
+        uri = f"{self._uri}/{path}" if path else self._uri
+        here = Path(os.path.normpath(self._folder / path))
+        link = f" is a link to {found}, which" if found != here else ""
+        message = f"{uri}{link} lies outside the folders that the configuration allows ({allowed})"
+        raise PermissionDenied(Reason.URI_NOT_ALLOWED, message, {"uri": uri})
+
+
+class _Parts:
+    """A file that is read part by part. `failure`: why it could not be read; the store would not tell."""
+
+    def __init__(self, file: Path, part_bytes: int) -> None:
+        self._file = file
+        self.part_bytes = part_bytes
+        self.failure: OSError | None = None
+
+    async def read(self, on_progress: Callable[[int], None]) -> AsyncIterator[bytes]:
+        size_bytes = 0
+        try:
+            with await asyncio.to_thread(self._file.open, "rb") as file:
+                while part := await asyncio.to_thread(file.read, self.part_bytes):
+                    size_bytes += len(part)
+                    on_progress(size_bytes)
+                    yield part
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+async def _parts_of(file: Path, limits: ObjectLimits) -> _Parts | None:
+    """How to send the file in parts; None where it is small enough for one request."""
+    size_bytes = (await asyncio.to_thread(file.stat)).st_size
+    if size_bytes <= limits.part_bytes:
+        return None
+    return _Parts(file, max(limits.part_bytes, -(-size_bytes // PARTS_MAX)))
+
+
+def _checked_path(path: str) -> str:
+    """The path without a slash at its end; InvalidArgument where it could leave its folder."""
+    path = path.removesuffix("/")
+    if path.startswith("/") or any(part in ("", ".", "..") for part in path.split("/")) or not path.isprintable():
+        description = f"is {path!r}, but must be relative, with neither empty parts, '.', '..' nor control characters"
+        raise InvalidArgument([Violation(field="path", description=description)])
+    return path
+
+
+def _error_of(error: Exception, uri: str, advice: str) -> SihlaiError:
+    """Our error for what obstore or the system raised at `uri`."""
+    metadata = {"uri": uri}
+    status = STATUS_IN_TEXT.search(str(error))
+    code = status[1] if status is not None else ""
+    if isinstance(error, FileNotFoundError) or code == "404" or NOT_A_DIRECTORY in str(error):
+        return ObjectNotFound(Reason.OBJECT_NOT_FOUND, f"{uri} does not exist", metadata)
+    if isinstance(error, AlreadyExistsError):
+        return ObjectAlreadyExists(Reason.OBJECT_ALREADY_EXISTS, f"{uri} exists already", metadata)
+    if isinstance(error, PreconditionError):
+        return ObjectChanged(Reason.DATASET_CHANGED, f"{uri} was changed while it was read: read it again", metadata)
+    if isinstance(error, InvalidPathError):
+        message = f"{uri} holds a name that no object can have: {_first_line(error)}"
+        return FailedPrecondition(Reason.DATASET_INVALID, message, metadata)
+    if isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)) or code in ("401", "403"):
+        message = f"{uri} is refused by the object store: {advice}"
+        return PermissionDenied(Reason.OBJECT_STORE_DENIED, message, metadata)
+    if WRONG_REGION in str(error) or (code in FINAL_STATUSES and NOT_FINAL not in str(error)):
+        message = f"{uri} is refused by the object store: check region, endpoint_url and bucket ({_first_line(error)})"
+        return PermissionDenied(Reason.OBJECT_STORE_DENIED, message, metadata)
+    message = f"{uri} cannot be reached: {_first_line(error)}"
+    return Unavailable(Reason.OBJECT_STORE_UNAVAILABLE, message, metadata, retry_after_seconds=5.0)
+
+
+def _first_line(error: Exception) -> str:
+    """obstore appends its debug output: one line of it is what a person needs."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:PROBLEM_CHARACTERS_MAX]

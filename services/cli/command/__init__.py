@@ -1,0 +1,1 @@
+"""Commands, one file or folder a noun."""

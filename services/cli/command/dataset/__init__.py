@@ -1,0 +1,1 @@
+"""`sihlai dataset …`: `options` that the commands share, `commands`, `exchange` (import, export), `preview`."""

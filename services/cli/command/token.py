@@ -1,0 +1,139 @@
+"""`sihlai token`: create, list, inspect, revoke."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sihlai.auth.v1 import token_service_pb2 as pb
+
+from services.chassis.files import replace_file
+from services.cli.error import EXIT_NOT_UNDERSTOOD, CommandError
+from services.cli.session import Session, command
+from services.cli.view.token_table import principal_table, tokens_table
+from services.client.call import TOKENS, ask, whole
+
+DAY_SECONDS = 86_400
+ROLES = {"viewer": pb.ROLE_VIEWER, "editor": pb.ROLE_EDITOR, "admin": pb.ROLE_ADMIN}
+app = typer.Typer(no_args_is_help=True, help="Who may do what: every call carries a token.")
+
+TokenArgument = Annotated[str, typer.Argument(metavar="TOKEN", help="Its id, as `sihlai token list` shows it.")]
+
+
+@app.command("create")
+@command
+async def create_token(
+    session: Session,
+    holder: Annotated[
+        str, typer.Argument(metavar="HOLDER", help="A user such as `ada`; or runners/gpu-1, runners/-, services/NAME.")
+    ],
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROJECT=ROLE",
+            help="viewer, editor or admin in a project; `-=viewer` in all. Several may be given.",
+        ),
+    ] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="An admin of the whole installation.")] = False,
+    days: Annotated[float | None, typer.Option(min=0, metavar="DAYS", help="How long it lives; default 30.")] = None,
+    description: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
+    to: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it into a file that its owner alone can read.")
+    ] = None,
+) -> None:
+    """Make a token. Its text is shown this once: put it into SIHLAI_TOKEN, or a runner's --token-file.
+
+    Example: sihlai token create ada --role digits=editor --days 90
+    """
+    principal = pb.Principal(subject=subject_of(holder), installation_admin=admin, grants=map(grant_of, role or ()))
+    request = pb.CreateTokenRequest(principal=principal, description=description, request_id=str(uuid.uuid4()))
+    if days is not None:
+        request.expire_time.FromSeconds(int(time.time() + days * DAY_SECONDS))
+    answer = await session.client.run(ask(TOKENS.CreateToken, request))
+    if to is not None:
+        replace_file(to, f"{answer.text}\n".encode(), mode=0o600)
+        answer.ClearField("text")
+    if session.output.as_json:
+        session.output.json(answer)
+        return
+    session.output.errors.print(tokens_table([answer.token]))
+    session.output.line(str(to) if to is not None else answer.text)
+
+
+@app.command("list")
+@command
+async def list_tokens(session: Session) -> None:
+    """List the tokens that you could give: whose they are, what they let their holders do, and when they end.
+
+    Example: sihlai token list
+    """
+    found = await session.client.run(whole(TOKENS.ListTokens, pb.ListTokensRequest()))
+    _tell(session, found, list(found.tokens))
+
+
+@app.command("inspect")
+@command
+async def inspect_token(
+    session: Session,
+    token: Annotated[
+        str | None, typer.Argument(metavar="[TOKEN]", help="Its id; without one: the token of this command.")
+    ] = None,
+) -> None:
+    """Show a token, or who you are.
+
+    Example: sihlai token inspect
+    """
+    if token is not None:
+        found = await session.client.run(ask(TOKENS.GetToken, pb.GetTokenRequest(name=name_of(token))))
+        _tell(session, found, [found.token])
+        return
+    answer = await session.client.run(ask(TOKENS.WhoAmI, pb.WhoAmIRequest()))
+    if session.output.as_json:
+        session.output.json(answer)
+    else:
+        session.output.show(principal_table(answer))
+
+
+@app.command("revoke")
+@command
+async def revoke_token(session: Session, token: TokenArgument) -> None:
+    """Take a token back for good: every service refuses it within seconds, and its streams end.
+
+    Example: sihlai token revoke 4f0c4e2b5d6a4c7e9a1b2c3d4e5f6a7b
+    """
+    answer = await session.client.run(ask(TOKENS.RevokeToken, pb.RevokeTokenRequest(name=name_of(token))))
+    _tell(session, answer, [answer.token])
+
+
+def subject_of(holder: str) -> str:
+    """`ada` is users/ada."""
+    return holder if "/" in holder else f"users/{holder}"
+
+
+def name_of(token: str) -> str:
+    """An id is a name without its first word."""
+    return token if token.startswith("tokens/") else f"tokens/{token}"
+
+
+def grant_of(text: str) -> pb.Grant:
+    """`digits=editor`, or CommandError."""
+    project, equals, role = text.rpartition("=")
+    if not equals or not project or role not in ROLES:
+        message = f"--role is {text!r}, but must be PROJECT=ROLE, such as digits=editor; roles are {', '.join(ROLES)}"
+        raise CommandError(message, exit_code=EXIT_NOT_UNDERSTOOD)
+    name = project if project.startswith("projects/") else f"projects/{project}"
+    return pb.Grant(project=name, role=ROLES[role])
+
+
+def _tell(
+    session: Session,
+    answer: pb.ListTokensResponse | pb.GetTokenResponse | pb.RevokeTokenResponse,
+    tokens: list[pb.Token],
+) -> None:
+    if session.output.as_json:
+        session.output.json(answer)
+    else:
+        session.output.show(tokens_table(tokens))

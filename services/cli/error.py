@@ -1,0 +1,17 @@
+"""How a command ends: its exit codes, and the error that is one sentence for a person."""
+
+from __future__ import annotations
+
+EXIT_FAILED = 1
+EXIT_NOT_UNDERSTOOD = 2
+EXIT_UNREACHABLE = 3
+EXIT_JOB_FAILED = 4
+EXIT_INTERRUPTED = 130
+
+
+class CommandError(Exception):
+    """A command cannot be done; the message is one sentence for a person."""
+
+    def __init__(self, message: str, *, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

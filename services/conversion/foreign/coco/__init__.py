@@ -1,0 +1,1 @@
+"""COCO: `document` (the JSON), `annotation`, then a file a kind (`instances`, `keypoints`, `panoptic`), `sink`."""

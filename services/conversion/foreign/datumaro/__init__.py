@@ -1,0 +1,1 @@
+"""Datumaro: `document` (its JSON, both ways), `format`."""

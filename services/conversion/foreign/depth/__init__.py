@@ -1,0 +1,1 @@
+"""Depth as PNGs: `format` (KITTI's and NYU's)."""

@@ -1,0 +1,1 @@
+"""ICDAR's challenges of texts in photos: `lines` (both years), `format`."""

@@ -1,0 +1,1 @@
+"""Label Studio: `brush` (its masks), `document` (its JSON, both ways), `format`."""

@@ -1,0 +1,1 @@
+"""LabelMe: `document` (the JSON of an image, both ways), `format`."""

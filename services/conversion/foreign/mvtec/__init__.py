@@ -1,0 +1,1 @@
+"""MVTec AD: `format`."""

@@ -1,0 +1,1 @@
+"""One file a long call: `conversion` (one pass over a dataset), `examination`, `preview`, `exchange`."""

@@ -1,0 +1,326 @@
+"""Images of a dataset for viewers: page by page with thumbnails and annotations, before or after a conversion.
+
+A dataset is gone through once, and then known for a while: its images, what is said of each in the normalised form,
+which categories it has and which rules it breaks. Whoever asks again meanwhile is answered out of memory.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from services.chassis.errors import FailedPrecondition, InvalidArgument, Reason, SihlaiError, Violation
+from services.chassis.image import ImageRange, UnreadableImage, read_image
+from services.chassis.objects.store import ObjectFolder
+from services.conversion.convert.edge import StepOptions
+from services.conversion.convert.plan import plan
+from services.conversion.conveyor.conveyor import Conveyor
+from services.conversion.conveyor.sink import json_text
+from services.conversion.conveyor.work import Works, in_thread, some_at_a_time
+from services.conversion.dataset.metadata import choose_set
+from services.conversion.dataset.refusal import refusal
+from services.conversion.finding import Finding, Place, Report, shortened
+from services.conversion.formats import FORMATS
+from services.conversion.formats.format import Format, MapFile
+from services.conversion.index import ImageEntry, ImageSize
+from services.conversion.passes.conversion import Conversion
+from services.conversion.reader.reader import Reader
+from services.conversion.source.place import DatasetSource
+from services.conversion.task import Task
+
+FINDINGS_MAX = 100_000
+"""Of one dataset that are kept with their images; the rules of all are."""
+JPEG_QUALITY = 85
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueLimits:
+    """What is answered at once, and what is kept."""
+
+    page_images_max: int
+    side_max: int
+    image_bytes_max: int
+    """Larger image files are not shown."""
+    kept_max: int
+    """Datasets that are known at once."""
+    seconds_max: float
+    """After this long a dataset is looked at again."""
+    thumbnail_bytes_max: int
+    """All pictures that are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesRequest:
+    """Which images. `end` None: the dataset as it is; else what `category` and annotations are of."""
+
+    source: DatasetSource
+    annotation_set: str
+    end: Task | None = None
+    via: tuple[Task, ...] = ()
+    options: tuple[StepOptions, ...] = ()
+    category: str = ""
+    rule: str = ""
+    begin: int = 0
+    fingerprint: str = ""
+    """That of the page before: the pages are of one dataset."""
+    count: int
+    side: int = 0
+    """Of thumbnails; 0: none."""
+
+    def key(self) -> str:
+        """Equal for requests that look at the same dataset in the same way, with the same rights."""
+        return repr((self.source.key(), self.annotation_set, self.end, self.via, self.options))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One image. `text`: its annotation in the normalised form; of a map what is said beside it. None is null."""
+
+    entry: ImageEntry
+    text: str | None
+    categories: tuple[str, ...] = ()
+    count: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A picture of an image, or the `problem` for which there is none."""
+
+    content: bytes = b""
+    media_type: str = ""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesPage:
+    """Some images in the order of their names, of `total` that were asked for."""
+
+    rows: tuple[Row, ...]
+    thumbnails: tuple[Shown, ...]
+    findings: Mapping[str, Sequence[Finding]]
+    """By image."""
+    task: Task
+    fingerprint: str
+    total: int
+    next_begin: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """A dataset that was gone through. `made`: when, by the clock."""
+
+    task: Task
+    fingerprint: str
+    images: ObjectFolder
+    image_range: ImageRange
+    rows: tuple[Row, ...]
+    by_name: Mapping[str, int]
+    findings: Mapping[str, Sequence[Finding]]
+    made: float
+    _selections: dict[tuple[str, str], Sequence[int]] = field(default_factory=dict)
+    """What was asked for, as positions: pages follow one another."""
+
+    def selection(self, category: str, rule: str) -> Sequence[int]:
+        """The positions of the images with a category and a finding of a rule, where they are given."""
+        if not category and not rule:
+            return range(len(self.rows))
+        found = self._selections.get((category, rule))
+        if found is None:
+            found = [
+                position
+                for position, row in enumerate(self.rows)
+                if (not category or category in row.categories)
+                and (not rule or any(each.rule == rule for each in self.findings.get(row.entry.name, ())))
+            ]
+            self._selections[category, rule] = found
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueWriter:
+    """A format's annotations as a catalogue keeps them."""
+
+    task_format: Format[Any, Any]
+
+    def read(self, value: Any, size: ImageSize, place: Place, vocabulary: Any, report: Report) -> Any:
+        """As the format does."""
+        return self.task_format.read(value, size, place, vocabulary, report)
+
+    def write(self, annotation: Any, size: ImageSize, vocabulary: Any) -> tuple[str, tuple[str, ...], int]:
+        """The annotation as text, its categories, and how many annotations it is."""
+        categories = tuple(dict.fromkeys(self.task_format.categories(annotation)))
+        written = self.task_format.write(annotation, size, vocabulary)
+        about: Any = {"categories": categories, **(written.about or {})} if isinstance(written, MapFile) else written
+        return json_text(about), categories, self.task_format.count(annotation)
+
+
+class _Rows:
+    """The sink of a pass: keeps a row an image. Names of categories are kept once."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self._categories: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def begin(self, folder: Path, vocabulary: Any) -> None:
+        """Nothing is written."""
+
+    def add(self, image: ImageEntry, written: Any) -> None:
+        """One image."""
+        if written is None:
+            self.rows.append(Row(entry=image, text=None))
+            return
+        text, categories, count = written
+        shared = self._categories.setdefault(categories, categories)
+        self.rows.append(Row(entry=image, text=text, categories=shared, count=count))
+
+    def end(self) -> None:
+        """Nothing is written."""
+
+
+class Cataloguer:
+    """Goes through datasets, and keeps some of them and some of their pictures."""
+
+    def __init__(
+        self,
+        *,
+        reader: Reader,
+        conveyor: Conveyor,
+        executor: Executor,
+        limits: CatalogueLimits,
+        clock: Callable[[], float],
+        progress_seconds: float,
+    ) -> None:
+        self._reader = reader
+        self._conveyor = conveyor
+        self._executor = executor
+        self.limits = limits
+        self._clock = clock
+        self._works: Works[Catalogue] = Works(progress_seconds=progress_seconds)
+        self._kept: OrderedDict[str, Catalogue] = OrderedDict()
+        self._pictures: OrderedDict[tuple[str, str, str, int], Shown] = OrderedDict()
+        self._picture_bytes = 0
+
+    async def images(self, request: ImagesRequest) -> ImagesPage:
+        """A page. Raises InvalidArgument for a category that is none, FailedPrecondition where the dataset changed."""
+        catalogue = await self._catalogue(request)
+        if request.fingerprint and request.fingerprint != catalogue.fingerprint:
+            message = f"the dataset at {request.source.uri} changed since the page before: begin with the first one"
+            raise FailedPrecondition(Reason.DATASET_CHANGED, message, {"uri": request.source.uri})
+        positions = await in_thread(self._executor, catalogue.selection, request.category, request.rule)
+        chosen = positions[request.begin : request.begin + request.count]
+        rows = tuple(catalogue.rows[position] for position in chosen)
+        thumbnails: dict[str, Shown] = {}
+        if request.side:
+
+            async def show(entry: ImageEntry) -> None:
+                thumbnails[entry.name] = await self._picture(catalogue, request.source, entry, request.side)
+
+            await some_at_a_time((show(row.entry) for row in rows), self.limits.page_images_max)
+        end = request.begin + len(rows)
+        return ImagesPage(
+            rows=rows,
+            thumbnails=tuple(thumbnails[row.entry.name] for row in rows) if request.side else (),
+            findings={row.entry.name: catalogue.findings.get(row.entry.name, ()) for row in rows},
+            task=catalogue.task,
+            fingerprint=catalogue.fingerprint,
+            total=len(positions),
+            next_begin=end if end < len(positions) else None,
+        )
+
+    async def image(self, request: ImagesRequest, name: str) -> tuple[Row, Shown]:
+        """One image with its picture, `request.side` at most. Raises InvalidArgument where there is no such image."""
+        catalogue = await self._catalogue(request)
+        position = catalogue.by_name.get(name)
+        if position is None:
+            description = f"is {shortened(name)!r}, which is no image of the dataset that can be used"
+            raise InvalidArgument([Violation(field="image", description=description)])
+        row = catalogue.rows[position]
+        side = request.side or self.limits.side_max
+        return row, await self._picture(catalogue, request.source, row.entry, side)
+
+    async def _catalogue(self, request: ImagesRequest) -> Catalogue:
+        key = request.key()
+        kept = self._kept.get(key)
+        if kept is not None and self._clock() - kept.made < self.limits.seconds_max:
+            self._kept.move_to_end(key)
+            return kept
+        found = await self._works.result(key, lambda tell: self._go_through(request, tell), lambda _: None)
+        self._kept[key] = found
+        self._kept.move_to_end(key)
+        while len(self._kept) > self.limits.kept_max:
+            self._kept.popitem(last=False)
+        return found
+
+    async def _go_through(self, request: ImagesRequest, tell: Any) -> Catalogue:
+        report = Report(findings_max=FINDINGS_MAX, lenient=True, shared=False)
+        described = await self._reader.describe(request.source, report)
+        chosen = choose_set(described.source.uri, described.metadata, request.annotation_set, report)
+        way = plan(chosen.task, request.end or chosen.task, via=request.via, options=request.options)
+        snapshot = await self._reader.open(described, lambda each: each is chosen, tell)
+        conversion = Conversion(snapshot, chosen, way, report)
+        load = self._reader.load(described, snapshot.contents[chosen.name])
+        freight = await in_thread(self._executor, conversion.prepare, load)
+        if report.fatal:
+            raise refusal(request.source.uri, report)
+        writer = CatalogueWriter(task_format=FORMATS[way.end])
+        sink = _Rows()
+        await conversion.run(
+            replace(freight, recipe=replace(freight.recipe, writer=writer)), self._conveyor, sink, lambda _: None
+        )
+        by_image: dict[str, list[Finding]] = defaultdict(list)
+        for finding in report.findings:
+            if finding.place.image:
+                by_image[finding.place.image].append(finding)
+        return Catalogue(
+            task=way.end,
+            fingerprint=snapshot.fingerprint,
+            images=self._reader.images(described),
+            image_range=described.metadata.image_range,
+            rows=tuple(sink.rows),
+            by_name={row.entry.name: position for position, row in enumerate(sink.rows)},
+            findings=by_image,
+            made=self._clock(),
+        )
+
+    async def _picture(self, catalogue: Catalogue, source: DatasetSource, entry: ImageEntry, side: int) -> Shown:
+        key = (f"{source.key()} {catalogue.images.uri} {catalogue.image_range}", entry.name, entry.etag, side)
+        kept = self._pictures.get(key)
+        if kept is not None:
+            self._pictures.move_to_end(key)
+            return kept
+        if entry.size_bytes > self.limits.image_bytes_max:
+            found = f"it has {entry.size_bytes} bytes, and at most {self.limits.image_bytes_max} are shown"
+            return Shown(problem=found)
+        try:
+            content = await catalogue.images.read(entry.name)
+        except SihlaiError as error:
+            return Shown(problem=error.message)
+        shown = await in_thread(self._executor, _drawn, content, side, catalogue.image_range)
+        self._pictures[key] = shown
+        self._picture_bytes += len(shown.content)
+        while self._picture_bytes > self.limits.thumbnail_bytes_max and self._pictures:
+            _, gone = self._pictures.popitem(last=False)
+            self._picture_bytes -= len(gone.content)
+        return shown
+
+
+def _drawn(content: bytes, side: int, image_range: ImageRange) -> Shown:
+    """The picture as it is shown, no side longer than that: as a JPEG."""
+    try:
+        picture = read_image(content, side_min=side, image_range=image_range)
+    except UnreadableImage as error:
+        return Shown(problem=str(error))
+    factor = min(1.0, side / max(picture.size))
+    if factor < 1.0:
+        width, height = (max(1, round(length * factor)) for length in picture.size)
+        picture = picture.resize((width, height), reducing_gap=2.0)
+    file = BytesIO()
+    picture.save(file, "JPEG", quality=JPEG_QUALITY)
+    return Shown(content=file.getvalue(), media_type="image/jpeg", width=picture.width, height=picture.height)

@@ -1,0 +1,1 @@
+"""Users' places, which are only read: `place` (opens, lists), `walk` (all files), `survey` (builds an index)."""

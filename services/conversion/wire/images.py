@@ -1,0 +1,132 @@
+"""Between the protos of lists of images and the domain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
+from sihlai.conversion.v1 import task_pb2
+
+from services.conversion.passes.catalogue import CatalogueLimits, ImagesPage, ImagesRequest, Row, Shown
+from services.conversion.wire.dataset import (
+    TEXT_CHARACTERS_MAX,
+    Violations,
+    finding_to_proto,
+    foreign_page_token,
+    options_from_proto,
+    source_from_proto,
+    task_from_proto,
+    task_to_proto,
+    via_from_proto,
+)
+
+PAGE_IMAGES_DEFAULT = 50
+
+
+def images_request_from_proto(proto: service_pb2.ListImagesRequest, limits: CatalogueLimits) -> ImagesRequest:
+    """Which images. Raises InvalidArgument."""
+    wrong = Violations()
+    base = _dataset_from_proto(proto, proto.thumbnail_side, limits, wrong)
+    if proto.page_size < 0:
+        wrong.add("page_size", f"is {proto.page_size}, but must be at least 0")
+    for name in ("category", "rule"):
+        if len(getattr(proto, name)) > TEXT_CHARACTERS_MAX:
+            wrong.add(name, f"must have at most {TEXT_CHARACTERS_MAX} characters")
+    begin, fingerprint = 0, ""
+    if proto.page_token:
+        number, _, fingerprint = proto.page_token.partition(".")
+        if not (number.isascii() and number.isdigit() and len(number) < 12 and fingerprint):
+            raise foreign_page_token()
+        begin = int(number)
+    wrong.check()
+    return ImagesRequest(
+        **base,
+        category=proto.category,
+        rule=proto.rule,
+        begin=begin,
+        fingerprint=fingerprint,
+        count=min(proto.page_size or PAGE_IMAGES_DEFAULT, limits.page_images_max),
+    )
+
+
+def image_request_from_proto(proto: service_pb2.GetImageRequest, limits: CatalogueLimits) -> tuple[ImagesRequest, str]:
+    """The dataset, and the image's name. Raises InvalidArgument."""
+    wrong = Violations()
+    base = _dataset_from_proto(proto, proto.side_max, limits, wrong)
+    if not proto.image or len(proto.image) > TEXT_CHARACTERS_MAX:
+        wrong.add("image", f"must be the name of an image, of 1 to {TEXT_CHARACTERS_MAX} characters")
+    wrong.check()
+    return ImagesRequest(**base, count=1), proto.image
+
+
+def images_to_proto(page: ImagesPage) -> service_pb2.ListImagesResponse:
+    """A page of images."""
+    token = f"{page.next_begin}.{page.fingerprint}" if page.next_begin is not None else ""
+    images = []
+    for position, row in enumerate(page.rows):
+        item = row_to_proto(row)
+        if page.thumbnails:
+            _show(item, page.thumbnails[position])
+        item.findings.extend(finding_to_proto(each) for each in page.findings[row.entry.name])
+        images.append(item)
+    return service_pb2.ListImagesResponse(
+        images=images,
+        next_page_token=token,
+        total_size=page.total,
+        task=task_to_proto(page.task),
+        fingerprint=page.fingerprint,
+    )
+
+
+def image_to_proto(row: Row, shown: Shown) -> service_pb2.GetImageResponse:
+    """One image."""
+    item = row_to_proto(row)
+    _show(item, shown)
+    return service_pb2.GetImageResponse(image=item)
+
+
+def row_to_proto(row: Row) -> service_pb2.DatasetImage:
+    """An image with its annotation, without a picture."""
+    entry = row.entry
+    state = service_pb2.LABEL_STATE_UNLABELLED
+    if row.text is not None:
+        state = service_pb2.LABEL_STATE_LABELLED if row.count else service_pb2.LABEL_STATE_NEGATIVE
+    return service_pb2.DatasetImage(
+        name=entry.name,
+        width=entry.width,
+        height=entry.height,
+        size_bytes=entry.size_bytes,
+        state=state,
+        annotation_json=row.text or "null",
+        categories=row.categories,
+    )
+
+
+def _show(item: service_pb2.DatasetImage, shown: Shown) -> None:
+    item.picture = shown.content
+    item.media_type = shown.media_type
+    item.picture_width, item.picture_height = shown.width, shown.height
+    item.picture_problem = shown.problem
+
+
+def _dataset_from_proto(
+    proto: service_pb2.ListImagesRequest | service_pb2.GetImageRequest,
+    side: int,
+    limits: CatalogueLimits,
+    wrong: Violations,
+) -> dict[str, Any]:
+    """What both calls say of a dataset."""
+    end = None if proto.to == task_pb2.TASK_UNSPECIFIED else task_from_proto(proto.to, "to", wrong)
+    via = via_from_proto(proto.via, wrong)
+    if via and end is None:
+        wrong.add("via", "is given, but no task to convert into: give `to`, or leave it out")
+    if not 0 <= side <= limits.side_max:
+        wrong.add("thumbnail_side", f"is {side}, but must be 0 to {limits.side_max}")
+    return {
+        "source": source_from_proto(proto.source, "source", wrong),
+        "annotation_set": proto.annotation_set,
+        "end": end,
+        "via": via,
+        "options": options_from_proto(proto.options, "options", wrong),
+        "side": side,
+    }

@@ -1,0 +1,1 @@
+"""Series out: `query` (lists, points, buckets, summaries) and `compare` (jobs side by side)."""

@@ -1,0 +1,1 @@
+"""Protos stop here: `ingest`, `log`, `series`, one a service, and `times`."""

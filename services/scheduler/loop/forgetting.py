@@ -1,0 +1,58 @@
+"""What is old is forgotten: request ids, removed jobs, events, surplus checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from services.chassis.errors import SihlaiError
+from services.chassis.log import get_logger
+from services.scheduler.objects.checkpoints import CheckpointStore
+from services.scheduler.store.retention import RetentionRows
+from services.scheduler.store.upkeep import Upkeep
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgettingLimits:
+    """How often things are forgotten."""
+
+    pause_seconds: float = 600.0
+    deletion_seconds: float = 20.0
+    """How long the deletion of one checkpoint's files may take."""
+
+
+class Forgetting:
+    """One for each process."""
+
+    def __init__(
+        self,
+        upkeep: Upkeep,
+        checkpoints: CheckpointStore,
+        retention: RetentionRows,
+        *,
+        limits: ForgettingLimits,
+    ) -> None:
+        self._upkeep = upkeep
+        self._checkpoints = checkpoints
+        self._retention = retention
+        self._limits = limits
+
+    async def turn(self) -> None:
+        """Forget once, then pause."""
+        await self._upkeep.forget()
+        await self._prune()
+        await asyncio.sleep(self._limits.pause_seconds)
+
+    async def _prune(self) -> None:
+        """Take out old checkpoints, then their files. Files that could not be deleted stay, and harm nothing."""
+        pruned = await self._retention.prune()
+        for checkpoint in pruned:
+            try:
+                async with asyncio.timeout(self._limits.deletion_seconds):
+                    await self._checkpoints.delete(checkpoint.uri)
+            except (SihlaiError, TimeoutError) as error:
+                log.error("checkpoint_not_deleted", uri=checkpoint.uri, problem=str(error))
+        if pruned:
+            log.info("checkpoints_pruned", count=len(pruned))

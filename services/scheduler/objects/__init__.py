@@ -1,0 +1,1 @@
+"""What the scheduler reads and writes in the object store: `checkpoints`, `conversion_reports`."""

@@ -1,0 +1,118 @@
+"""Access tokens in the database: what was given, and what was taken back. Their texts are nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sqlalchemy import Connection, Row, delete, insert, select, tuple_, update
+
+from services.chassis.errors import NotFound, Reason
+from services.scheduler.domain.access_token import AccessToken
+from services.scheduler.domain.request import Request
+from services.scheduler.store.database import Database
+from services.scheduler.store.requests import answered
+from services.scheduler.store.tables import access_tokens
+from services.scheduler.store.transaction import Transaction
+
+REMEMBERED_US = 30 * 86_400 * 1_000_000
+"""How long a token is listed after its end."""
+FORGOTTEN_MAX = 1_000
+
+
+class AccessTokenStore:
+    """Access tokens."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, request: Request, encode: Callable[[AccessToken], bytes], token: AccessToken) -> bytes:
+        """Record a token that is given now; what ended long ago is forgotten on the way. The first answer to the
+        request is given again.
+        """
+
+        def add(transaction: Transaction) -> AccessToken:
+            given = replace(token, create_time_us=transaction.now_us)
+            transaction.connection.execute(insert(access_tokens), _to_row(given))
+            old = select(access_tokens.c.token_id).limit(FORGOTTEN_MAX)
+            old = old.where(access_tokens.c.expire_time_us < transaction.now_us - REMEMBERED_US)
+            transaction.connection.execute(delete(access_tokens).where(access_tokens.c.token_id.in_(old)))
+            return given
+
+        return await self._database.write(lambda tx: answered(tx, request, lambda: add(tx), encode))
+
+    async def get(self, token_id: str) -> AccessToken:
+        """The token, or NotFound."""
+        found = await self._database.read(lambda connection: _find(connection, token_id))
+        if found is None:
+            raise _not_found(token_id)
+        return found
+
+    async def page(self, *, before: tuple[int, str] | None, limit: int) -> list[AccessToken]:
+        """Tokens, newest first: those before a time and id."""
+        columns = access_tokens.c
+        query = select(access_tokens).order_by(columns.create_time_us.desc(), columns.token_id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(tuple_(columns.create_time_us, columns.token_id) < tuple_(*before))
+        return await self._database.list(lambda connection: [_from_row(row) for row in connection.execute(query)])
+
+    async def revoke(
+        self, token_id: str, *, revoker: str, may: Callable[[AccessToken | None], bool], unknown_seconds: float
+    ) -> AccessToken:
+        """Take a token back; once is enough. NotFound where the caller may not; `may` is asked with None for a token
+        that is not listed, whose end is taken to be `unknown_seconds` away.
+        """
+
+        def revoke(transaction: Transaction) -> AccessToken:
+            connection, now_us = transaction.connection, transaction.now_us
+            found = _find(connection, token_id)
+            if not may(found):
+                raise _not_found(token_id)
+            if found is None:
+                found = AccessToken(
+                    token_id=token_id,
+                    subject="",
+                    is_admin=False,
+                    roles={},
+                    description="made elsewhere",
+                    creator="",
+                    create_time_us=now_us,
+                    expire_time_us=now_us + round(unknown_seconds * 1_000_000),
+                )
+                connection.execute(insert(access_tokens), _to_row(found))
+            if found.revoke_time_us is not None:
+                return found
+            values = {"revoke_time_us": now_us, "revoker": revoker}
+            connection.execute(update(access_tokens).where(access_tokens.c.token_id == token_id).values(values))
+            return replace(found, revoke_time_us=now_us, revoker=revoker)
+
+        return await self._database.write(revoke, control=True)
+
+    async def revoked(self) -> list[str]:
+        """The ids of tokens that were taken back and would hold otherwise."""
+
+        def read(connection: Connection) -> list[str]:
+            now_us = self._database.now_us(connection)
+            query = select(access_tokens.c.token_id).where(
+                access_tokens.c.revoke_time_us.is_not(None), access_tokens.c.expire_time_us > now_us - REMEMBERED_US
+            )
+            return [row.token_id for row in connection.execute(query)]
+
+        return await self._database.read(read)
+
+
+def _find(connection: Connection, token_id: str) -> AccessToken | None:
+    row = connection.execute(select(access_tokens).where(access_tokens.c.token_id == token_id)).one_or_none()
+    return _from_row(row) if row is not None else None
+
+
+def _from_row(row: Row[tuple[object, ...]]) -> AccessToken:
+    return AccessToken(**row._mapping)
+
+
+def _to_row(token: AccessToken) -> dict[str, object]:
+    return {column.name: getattr(token, column.name) for column in access_tokens.columns} | {"roles": dict(token.roles)}
+
+
+def _not_found(token_id: str) -> NotFound:
+    return NotFound(Reason.TOKEN_NOT_FOUND, f"there is no token {token_id}", {"name": f"tokens/{token_id}"})

@@ -1,0 +1,105 @@
+"""What callers and runners see, over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from tests.bench.result import Result
+from tests.bench.scheduler.stage import Client, Place, Runner, percentile, rate, serve
+
+SUBMITS = 3_000
+EMPTY_CALLS = 6_000
+LATENCIES = 200
+RUNNERS = 1_000
+STOPS = 300
+
+
+async def submits(place: Place) -> AsyncIterator[Result]:
+    """Durable submits, one job a call, beside an empty call in the same run."""
+    async with serve(place, "submits") as client:
+        for number in range(8):
+            await client.create_project(f"p{number}")
+        turn = iter(range(10**9))
+        await rate(lambda: client.submit(f"p{next(turn) % 8}"), number=200)
+        empty = await rate(client.empty_call, number=EMPTY_CALLS)
+        found = await rate(lambda: client.submit(f"p{next(turn) % 8}"), number=SUBMITS)
+        name = f"{place.kind}: submits, durable, 64 callers"
+        yield Result(name=name, value=found, unit="1/s", bar=">= 500")
+        yield Result(name=f"{name}, of an empty call", value=found, unit="1/s", bar="ratio >= 0.3", ratio=found / empty)
+        yield Result(name=f"{place.kind}: empty calls, 64 callers", value=empty, unit="1/s")
+
+
+async def hand_overs(place: Place) -> AsyncIterator[Result]:
+    """From a submit to the moment when a waiting runner has the job."""
+    async with serve(place, "handovers") as client:
+        await client.create_project("digits")
+        for share, seconds in (await hand_over_seconds(client, "digits", LATENCIES)).items():
+            bar = {0.5: "< 10", 0.99: "< 50"}[share]
+            name = f"{place.kind}: submit to the runner has the job, p{share * 100:g}"
+            yield Result(name=name, value=seconds * 1_000, unit="ms", bar=bar)
+
+
+async def hand_over_seconds(client: Client, project_id: str, number: int) -> dict[float, float]:
+    """By share of the hand-overs the seconds that they do not take longer than."""
+    runner, taken = Runner(client, "one"), []
+    for _ in range(number):
+        waiting = asyncio.ensure_future(runner.until_assigned())
+        await asyncio.sleep(0.02)  # its call is there: what is measured begins with the submit
+        began = time.perf_counter()
+        await client.submit(project_id)
+        await waiting
+        taken.append(time.perf_counter() - began)
+        await runner.end()
+    return {share: percentile(taken, share) for share in (0.5, 0.99)}
+
+
+async def burst_and_stops(place: Place) -> AsyncIterator[Result]:
+    """A thousand waiting runners and a thousand projects that submit at once; then stops among them."""
+    async with serve(place, "burst") as client:
+        for number in range(0, RUNNERS, 50):
+            await asyncio.gather(*(client.create_project(f"p{each}") for each in range(number, number + 50)))
+        runners = [Runner(client, f"r{number}") for number in range(RUNNERS)]
+        waiting = [asyncio.ensure_future(runner.until_assigned()) for runner in runners]
+        await asyncio.sleep(5)  # all of them wait
+        began = time.perf_counter()
+        numbers = iter(range(RUNNERS))
+        await rate(lambda: client.submit(f"p{next(numbers)}"), number=RUNNERS)
+        submitted = time.perf_counter() - began
+        await asyncio.gather(*waiting)
+        value = time.perf_counter() - began
+        name = f"{place.kind}: burst, {RUNNERS} waiting runners, as many submits: all have a job"
+        yield Result(name=name, value=value, unit="s", bar="<= 2", ratio=value / submitted)
+        working = {runner.runner_id: asyncio.ensure_future(runner.until_stopped()) for runner in runners}
+        await asyncio.sleep(10)
+        taken = []
+        for runner in runners[:STOPS]:
+            assert runner.assignment is not None, "it has a job"
+            began = time.perf_counter()
+            await client.stop(runner.assignment.job)
+            await working[runner.runner_id]
+            taken.append(time.perf_counter() - began)
+        for task in working.values():
+            task.cancel()
+        await asyncio.gather(*working.values(), return_exceptions=True)
+        name = f"{place.kind}: stop to the runner is told, among {RUNNERS} runners"
+        yield Result(name=f"{name}, p50", value=percentile(taken, 0.5) * 1_000, unit="ms")
+        yield Result(name=f"{name}, p99", value=percentile(taken, 0.99) * 1_000, unit="ms", bar="< 100")
+
+
+async def lost_runner(place: Place) -> AsyncIterator[Result]:
+    """A runner that goes silent, with every setting as it is by default."""
+    async with serve(place, "lost") as client:
+        await client.create_project("digits")
+        runner = Runner(client, "one")
+        job = await client.submit("digits")
+        await runner.until_assigned()
+        await runner.work(wait=0.0)
+        began = time.perf_counter()
+        other = Runner(client, "other")
+        await other.until_assigned()
+        assert other.assignment is not None, "it waited for a job"
+        assert other.assignment.job_uid == job.uid
+        name = f"{place.kind}: silence of a runner to another has its job"
+        yield Result(name=name, value=time.perf_counter() - began, unit="s", bar="<= 30")

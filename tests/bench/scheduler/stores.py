@@ -1,0 +1,207 @@
+"""What the stores alone do, without gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from sqlalchemy import Engine
+
+from services.scheduler.domain.dispatcher import Dispatcher
+from services.scheduler.domain.ending import RetryLimits
+from services.scheduler.domain.lease import AsideLimits, Report
+from services.scheduler.domain.placement import GIB, Capabilities, Gpu, Needs
+from services.scheduler.domain.project import SourceChange
+from services.scheduler.domain.request import Request
+from services.scheduler.domain.view import Submission
+from services.scheduler.store.database import Database
+from services.scheduler.store.jobs import JobStore
+from services.scheduler.store.placing import Placing, WaitingCall
+from services.scheduler.store.projects import ProjectStore
+from services.scheduler.store.queue import QueueLimits
+from services.scheduler.store.runners import RunnerStore
+from services.scheduler.wire.event import fact_to_event
+from tests.bench.result import Result
+from tests.bench.scheduler.stage import CALLERS, Place, rate
+from tests.scheduler.recording import Executed, record
+
+SUBMITS = 6_400
+CLAIMS = 2_000
+IDLE_CALLS = 500
+TASKS = frozenset({"MULTICLASS_CLASSIFICATION"})
+SPEC = b"x" * 300
+RETRY = RetryLimits(
+    lost_attempts_max=3, faults_max=5, hand_backs_max=20, retry_seconds_first=10.0, retry_seconds_max=600.0
+)
+ASIDE = AsideLimits(failures_max=3, soon_seconds=600.0, seconds_first=300.0, seconds_max=7_200.0)
+
+
+class Stores:
+    """The stores over a new database."""
+
+    def __init__(self, url: str, *, overtakes_max: int = 20) -> None:
+        self.database = Database(
+            url,
+            encode_fact=fact_to_event,
+            new_id=lambda: uuid.uuid4().hex,
+            dispatcher=Dispatcher(overtakes_max=overtakes_max),
+        )
+        placing = Placing(lease_seconds=25.0)
+        self.projects = ProjectStore(self.database)
+        self.jobs = JobStore(self.database, queue_limits=QueueLimits())
+        self.runners = RunnerStore(self.database, placing, lease_seconds=25.0, retry=RETRY, aside=ASIDE)
+        self.database.on_reload.append(placing.reload)
+        self.database.before_commit.append(placing.place)
+
+    async def create_project(self, project_id: str) -> None:
+        nobody = Request(request_id="", digest=b"")
+        source = SourceChange(uri="file:///data")
+        await self.projects.create(
+            nobody, lambda _: b"", project_id=project_id, display_name="", training=source, validation=None
+        )
+
+    async def submit(self, project_id: str, needs: Needs | None = None) -> None:
+        submission = Submission(
+            project_id=project_id,
+            job_id="",
+            creator="bench",
+            spec=SPEC,
+            needs=needs or Needs(tasks=TASKS),
+            iterations_max=100,
+        )
+        request = Request(request_id=uuid.uuid4().hex, digest=b"digest")
+        await self.jobs.submit(request, lambda view: view.job.uid.encode(), submission)
+
+    async def idle(self, runner_id: str, *, waits: bool = False, capabilities: Capabilities | None = None) -> Any:
+        report = Report(
+            runner_id=runner_id,
+            session=runner_id,
+            sequence=time.monotonic_ns(),
+            capabilities=capabilities or Capabilities(tasks=TASKS),
+        )
+        return await self.runners.synchronize(report, WaitingCall() if waits else None)
+
+
+async def submits(place: Place) -> AsyncIterator[Result]:
+    """Submits in the store, beside a bare loop of the very same statements in groups of as many."""
+    stores = Stores(place.new_database("store_submits"))
+    groups = record(stores.database.writing)
+    stores.database.start()
+    try:
+        for number in range(8):
+            await stores.create_project(f"p{number}")
+        before = len(groups) - 1
+        turn = iter(range(10**9))
+        found = await rate(lambda: stores.submit(f"p{next(turn) % 8}"), number=SUBMITS)
+    finally:
+        stores.database.close()
+    bare = await asyncio.to_thread(_replay, place, groups, before)
+    name = f"{place.kind}: submits in the store, groups of {CALLERS}, of a bare loop of the same statements"
+    yield Result(name=name, value=found, unit="1/s", bar="ratio >= 0.5", ratio=found / (SUBMITS / bare))
+
+
+def _replay(place: Place, groups: list[list[Executed]], before: int) -> float:
+    """The seconds that the groups' statements take but for the first ones, a group a transaction, on a new database."""
+    stores = Stores(place.new_database(f"bare_{uuid.uuid4().hex}"))
+    engine = stores.database.writing
+    try:
+        _play(engine, groups[:before])
+        began = time.perf_counter()
+        _play(engine, groups[before:])
+        return time.perf_counter() - began
+    finally:
+        engine.dispose()
+
+
+def _play(engine: Engine, groups: list[list[Executed]]) -> None:
+    with engine.connect() as connection:
+        for group in groups:
+            with connection.begin():
+                driver: Any = connection.connection.driver_connection
+                for waits, statements in itertools.groupby(group, key=lambda each: each.waits):
+                    with contextlib.nullcontext() if waits else driver.pipeline():
+                        cursors = [_execute(driver.cursor(), each) for each in statements]
+                        for cursor in () if waits else cursors:
+                            cursor.fetchall()
+
+
+def _execute(cursor: Any, executed: Executed) -> Any:
+    """Run it, and where it is waited for take its rows."""
+    if executed.statement.startswith(("BEGIN", "PRAGMA")):
+        return cursor
+    run = cursor.executemany if executed.many else cursor.execute
+    run(executed.statement, executed.parameters)
+    if executed.waits and cursor.description is not None:
+        cursor.fetchall()
+    return cursor
+
+
+async def claims(place: Place) -> AsyncIterator[Result]:
+    """Idle runners that come one after the other, each to a project of its own."""
+    stores = Stores(place.new_database("store_claims"))
+    groups = record(stores.database.writing)
+    stores.database.start()
+    try:
+        for start in range(0, CLAIMS, 250):
+            await asyncio.gather(*(stores.create_project(f"p{n}") for n in range(start, start + 250)))
+            await asyncio.gather(*(stores.submit(f"p{n}") for n in range(start, start + 250)))
+        before = len(groups) - 1
+        numbers = iter(range(CLAIMS))
+
+        async def claim() -> None:
+            standing = await stores.idle(f"r{next(numbers)}")
+            assert standing.attempt is not None, "there is a job for each"
+
+        found = await rate(claim, number=CLAIMS)
+    finally:
+        stores.database.close()
+    bare = await asyncio.to_thread(_replay, place, groups, before)
+    name = f"{place.kind}: claims in the store, of a bare loop of the same statements"
+    yield Result(name=name, value=found, unit="1/s", bar=">= 1000", ratio=found / (CLAIMS / bare))
+
+
+async def idle_calls(place: Place) -> AsyncIterator[Result]:
+    """What an idle call costs the writer among 300 runners, 20 kept slots and 64 kinds that nobody can serve."""
+    stores = Stores(place.new_database("store_idle"), overtakes_max=0)
+    stores.database.start()
+    large = Capabilities(tasks=TASKS, gpus=(Gpu(model="large", memory_bytes=80 * GIB),))
+    try:
+        await stores.create_project("busy")
+        await stores.submit("busy", Needs(gpus=1, tasks=TASKS))
+        assert (await stores.idle("large", capabilities=large)).attempt is not None
+        for number in range(20):
+            await stores.create_project(f"kept{number}")
+            await stores.submit(f"kept{number}", Needs(gpus=1, tasks=TASKS))
+            await stores.submit(f"kept{number}")
+        for number in range(64):
+            await stores.create_project(f"never{number}")
+            await stores.submit(f"never{number}", Needs(tasks=frozenset({f"A{number:02}"})))
+        standings = [await stores.idle(f"r{number}", waits=True) for number in range(300)]
+        assert all(standing.attempt is None for standing in standings)
+        name = f"{place.kind}: an idle call among 300 runners, 20 kept slots, 64 kinds"
+        numbers = iter(range(10**9))
+
+        async def first_call() -> None:
+            await stores.idle(f"r{next(numbers) % 300}", waits=True)
+
+        async def again() -> None:
+            await stores.runners.wait_again(standings[next(numbers) % 300], WaitingCall())
+
+        yield Result(name=f"{name}, of the writer", value=await _writer_ms(stores, first_call), unit="ms", bar="<= 2")
+        yield Result(name=f"{name}, repeated", value=await _writer_ms(stores, again), unit="ms", bar="<= 2")
+    finally:
+        stores.database.close()
+
+
+async def _writer_ms(stores: Stores, call: Any) -> float:
+    """Processor time of the writer's thread for a call that comes alone."""
+    began = await stores.database.write(lambda _transaction: time.thread_time())
+    for _ in range(IDLE_CALLS):
+        await call()
+    ended = await stores.database.write(lambda _transaction: time.thread_time())
+    return (ended - began) / IDLE_CALLS * 1_000

@@ -1,0 +1,189 @@
+"""What gRPC would refuse in its own words is refused in ours."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.chassis import errors, rpc
+from services.chassis import log as logs
+from services.chassis.auth.guard import OpenGuard
+from services.chassis.config import ServerConfig
+from services.chassis.errors import Reason, SihlaiError
+
+NAME = "sihlai.test.Echo"
+OTHER = "sihlai.test.Other"
+RUNNERS = "sihlai.test.Runners"
+KINDS = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
+NO_MESSAGE = b"\x0a\xff"  # a text of 255 bytes, of which there is none
+
+
+class Echo:
+    """Four methods that answer what they are sent, and wait for `held` first where the text is `wait`."""
+
+    def __init__(self) -> None:
+        self.held = asyncio.Event()
+        self.waiting: asyncio.Queue[str] = asyncio.Queue()
+
+    async def said(self, request: StringValue) -> StringValue:
+        if request.value == "wait":
+            self.waiting.put_nowait(request.value)
+            await self.held.wait()
+        return request
+
+    async def unary_unary(self, request: StringValue, context: Any) -> StringValue:
+        return await self.said(request)
+
+    async def unary_stream(self, request: StringValue, context: Any) -> AsyncIterator[StringValue]:
+        yield await self.said(request)
+
+    async def stream_unary(self, requests: AsyncIterator[StringValue], context: Any) -> StringValue:
+        return [await self.said(request) async for request in requests][-1]
+
+    async def stream_stream(self, requests: AsyncIterator[StringValue], context: Any) -> AsyncIterator[StringValue]:
+        async for request in requests:
+            yield await self.said(request)
+
+    def add_to(self, name: str) -> Callable[[grpc.aio.Server], None]:
+        handlers = {
+            kind: getattr(grpc, f"{kind}_rpc_method_handler")(
+                getattr(self, kind), StringValue.FromString, StringValue.SerializeToString
+            )
+            for kind in KINDS
+        }
+        return lambda server: server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, handlers)])
+
+
+@contextlib.asynccontextmanager
+async def served(**settings: Any) -> AsyncIterator[tuple[Echo, grpc.aio.Channel]]:
+    echo = Echo()
+    server = rpc.Server(ServerConfig(drain_seconds=0.2, **settings), OpenGuard())
+    for name in (NAME, OTHER):
+        server.add(name, echo.add_to(name))
+    server.add(RUNNERS, echo.add_to(RUNNERS), for_runners=True)
+    address = await server.start()
+    channel = rpc.channel(address, retry_attempts_max=1)
+    try:
+        yield echo, channel
+    finally:
+        echo.held.set()
+        await channel.close()
+        await server.stop()
+
+
+async def called(channel: grpc.aio.Channel, kind: str, data: bytes, method: str = "") -> list[bytes]:
+    """The raw answers to a raw request."""
+    call = getattr(channel, kind)(method or f"/{NAME}/{kind}")
+    given = iter([data]) if kind.startswith("stream_") else data
+    async with asyncio.timeout(30):
+        return [await call(given)] if kind.endswith("unary") else [item async for item in call(given)]
+
+
+async def refused(channel: grpc.aio.Channel, kind: str, data: bytes, method: str = "") -> SihlaiError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await called(channel, kind, data, method)
+    return rpc.error_from_rpc(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_that_are_no_message_are_an_invalid_argument(kind: str) -> None:
+    async def scenario() -> None:
+        async with served() as (_, channel):
+            assert await called(channel, kind, StringValue(value="hello").SerializeToString())
+            error = await refused(channel, kind, NO_MESSAGE)
+            assert isinstance(error, errors.InvalidArgument)
+            assert (error.reason, [v.field for v in error.violations]) == (Reason.INVALID_FIELDS, ["request"])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_method_that_nobody_serves_is_named(kind: str) -> None:
+    async def scenario() -> None:
+        async with served() as (_, channel):
+            for method in (f"{NAME}/Forget", "nobody.knows/It"):
+                error = await refused(channel, kind, b"", f"/{method}")
+                assert isinstance(error, errors.Unimplemented)
+                assert (error.reason, dict(error.metadata)) == (Reason.NOT_IMPLEMENTED, {"method": method})
+
+    asyncio.run(scenario())
+
+
+def test_calls_of_users_have_a_limit_that_is_none_for_runners_and_streams() -> None:
+    async def scenario() -> None:
+        async with served(user_calls_max=1) as (echo, channel):
+            data = StringValue(value="wait").SerializeToString()
+            first = asyncio.ensure_future(called(channel, "unary_unary", data))
+            async with asyncio.timeout(30):
+                await echo.waiting.get()
+            for kind in ("unary_unary", "stream_unary"):
+                error = await refused(channel, kind, b"")
+                assert isinstance(error, errors.ResourceExhausted)
+                assert dict(error.metadata) == {"what": "user_calls_max", "limit": "1", "service": NAME}
+                assert error.retry_after_seconds > 0
+            assert await called(channel, "unary_stream", b"") == [b""]
+            of_runners = [asyncio.ensure_future(called(channel, "unary_unary", data, f"/{RUNNERS}/unary_unary"))]
+            of_runners.append(asyncio.ensure_future(called(channel, "unary_unary", data, f"/{RUNNERS}/unary_unary")))
+            async with asyncio.timeout(30):
+                for _ in of_runners:
+                    await echo.waiting.get()
+            echo.held.set()
+            await asyncio.gather(first, *of_runners)
+            assert await called(channel, "unary_unary", b"") == [b""]
+
+    asyncio.run(scenario())
+
+
+def test_too_many_calls_of_one_service_are_refused_and_take_nobody_elses_place() -> None:
+    async def scenario() -> None:
+        async with served(concurrent_calls_max=3) as (echo, channel):
+            data = StringValue(value="wait").SerializeToString()
+            waiting = [asyncio.ensure_future(called(channel, kind, data)) for kind in KINDS[:3]]
+            async with asyncio.timeout(30):
+                for _ in waiting:
+                    await echo.waiting.get()
+            error = await refused(channel, "unary_stream", b"")
+            assert isinstance(error, errors.ResourceExhausted)
+            assert dict(error.metadata) == {"what": "concurrent_calls_max", "limit": "3", "service": NAME}
+            assert await called(channel, "unary_unary", b"", f"/{OTHER}/unary_unary") == [b""]
+            health = health_pb2_grpc.HealthStub(channel)
+            checks = [health.Check(health_pb2.HealthCheckRequest()) for _ in range(8)]
+            assert {(await check).status for check in checks} == {health_pb2.HealthCheckResponse.SERVING}
+            echo.held.set()
+            await asyncio.gather(*waiting)
+            assert await called(channel, "unary_unary", b"") == [b""]
+
+    asyncio.run(scenario())
+
+
+@pytest.fixture
+def log_lines() -> Callable[[], list[dict[str, Any]]]:
+    stream = io.StringIO()
+    logs.configure("example", format="json", stream=stream)
+    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_ids_that_are_none_do_not_reach_the_log(log_lines: Callable[[], list[dict[str, Any]]]) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    async def scenario() -> None:
+        async with served() as (_, channel):
+            for request_id, traceparent in (("mine-1", trace), ("x" * 4_000, "no trace"), ("a b", trace.upper())):
+                metadata = (("x-request-id", request_id), ("traceparent", traceparent))
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await channel.unary_unary(f"/{NAME}/unary_unary")(NO_MESSAGE, metadata=metadata)
+
+    asyncio.run(scenario())
+    lines = [line for line in log_lines() if line["event"] == "call_refused"]
+    assert [line.get("trace_parent") for line in lines] == [trace, None, None]
+    assert lines[0]["request_id"] == "mine-1"
+    assert all(len(line["request_id"]) == 32 for line in lines[1:])

@@ -1,0 +1,148 @@
+"""Long reads that go on after a break, against a server that breaks them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from sihlai.logs.v1 import log_service_pb2 as pb
+from sihlai.logs.v1 import log_service_pb2_grpc
+from sihlai.logs.v1.log_line_pb2 import LogLine
+
+from services.chassis.auth.guard import OpenGuard
+from services.chassis.config import ServerConfig
+from services.chassis.errors import DeadlineExceeded, ResourceExhausted, SihlaiError, Unavailable
+from services.chassis.rpc import Server
+from services.client.awaiting import AsyncClient
+from services.client.blocking import Client
+from services.client.endpoints import Endpoints
+from services.client.job import tailed
+
+LINES = 30
+Followed = tuple[list[pb.TailLogsResponse], int]
+
+
+class BreakingLogs(log_service_pb2_grpc.LogServiceServicer):
+    """A log of LINES lines; each connection breaks after a few of them, in one way or another."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+
+    async def TailLogs(  # noqa: N802  # gRPC's name
+        self, request: pb.TailLogsRequest, context: object
+    ) -> AsyncIterator[pb.TailLogsResponse]:
+        self.connections += 1
+        first = int(request.cursor or 0)
+        for number in range(first + 1, LINES + 1):
+            yield pb.TailLogsResponse(cursor=str(number), batch=pb.LogBatch(lines=[LogLine(number=number)]))
+            if number % 4 == 0 and self.connections % 2:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "broken")  # type: ignore[attr-defined]
+            if number % 4 == 0:
+                return  # an end without `ended` is no end
+        yield pb.TailLogsResponse(ended=pb.LogEnded(logs_complete=True))
+
+
+class StrainedLogs(log_service_pb2_grpc.LogServiceServicer):
+    """A log of LINES lines: each connection sends some of them, none once it is stuck, and then gives up."""
+
+    def __init__(self, code: grpc.StatusCode, *, stuck_after: int = LINES) -> None:
+        self.connections = 0
+        self._code = code
+        self._stuck_after = stuck_after
+
+    async def TailLogs(  # noqa: N802  # gRPC's name
+        self, request: pb.TailLogsRequest, context: object
+    ) -> AsyncIterator[pb.TailLogsResponse]:
+        self.connections += 1
+        first = int(request.cursor or 0)
+        yield pb.TailLogsResponse(cursor=str(first), heartbeat=pb.LogHeartbeat())
+        for number in range(first + 1, min(first + 5, self._stuck_after) + 1):
+            yield pb.TailLogsResponse(cursor=str(number), batch=pb.LogBatch(lines=[LogLine(number=number)]))
+        if first + 5 < LINES:
+            await context.abort(self._code, "too much")  # type: ignore[attr-defined]
+        yield pb.TailLogsResponse(ended=pb.LogEnded(logs_complete=True))
+
+
+async def followed(servicer: log_service_pb2_grpc.LogServiceServicer, *, blocking: bool) -> Followed:
+    """All answers of a tail, and how often it broke, of either client."""
+    server = Server(ServerConfig(drain_seconds=0.1), OpenGuard())
+    server.add(
+        "sihlai.logs.v1.LogService",
+        lambda server: log_service_pb2_grpc.add_LogServiceServicer_to_server(servicer, server),
+    )
+    breaks: list[SihlaiError | None] = []
+    tail = tailed(pb.TailLogsRequest(job="projects/a/jobs/b", follow=True), on_break=breaks.append)
+    endpoints = Endpoints(given={"metrics": await server.start()})
+    try:
+        if blocking:
+            with Client(endpoints) as client:
+                return await asyncio.to_thread(lambda: list(client.iterate(tail))), len(breaks)
+        async with AsyncClient(endpoints) as awaiting:
+            return [answer async for answer in awaiting.iterate(tail)], len(breaks)
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_tail_goes_on_over_broken_connections_and_loses_and_doubles_nothing(blocking: bool) -> None:
+    servicer = BreakingLogs()
+    answers, breaks = asyncio.run(followed(servicer, blocking=blocking))
+    numbers = [line.number for answer in answers for line in answer.batch.lines]
+    assert numbers == list(range(1, LINES + 1))
+    assert answers[-1].ended.logs_complete
+    assert servicer.connections == breaks + 1 > 5
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+@pytest.mark.parametrize(
+    "code", [grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED]
+)
+def test_a_tail_goes_on_for_as_long_as_it_gets_ahead(code: grpc.StatusCode, blocking: bool) -> None:
+    servicer = StrainedLogs(code)
+    answers, _ = asyncio.run(followed(servicer, blocking=blocking))
+    assert [line.number for answer in answers for line in answer.batch.lines] == list(range(1, LINES + 1))
+    assert servicer.connections == LINES // 5
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+@pytest.mark.parametrize(
+    ("code", "raised"),
+    [
+        (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceeded),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, ResourceExhausted),
+    ],
+)
+def test_a_tail_that_is_too_much_for_the_service_ends_with_its_error(
+    code: grpc.StatusCode, raised: type[SihlaiError], blocking: bool
+) -> None:
+    servicer = StrainedLogs(code, stuck_after=7)
+    with pytest.raises(raised):
+        asyncio.run(followed(servicer, blocking=blocking))
+    assert servicer.connections == 3, "lines came, then two more, then none"
+
+
+def test_a_first_connection_that_fails_is_raised_and_not_tried_for_ever() -> None:
+    tail = tailed(pb.TailLogsRequest(job="projects/a/jobs/b", follow=True))
+    with Client(Endpoints(given={"metrics": "127.0.0.1:1"})) as client, pytest.raises(Unavailable):
+        list(client.iterate(tail))
+
+
+def test_who_stops_reading_early_leaves_no_call_behind() -> None:
+    servicer = BreakingLogs()
+
+    async def first() -> int:
+        server = Server(ServerConfig(drain_seconds=60), OpenGuard())
+        server.add(
+            "sihlai.logs.v1.LogService",
+            lambda server: log_service_pb2_grpc.add_LogServiceServicer_to_server(servicer, server),
+        )
+        address = await server.start()
+        async with AsyncClient(Endpoints(given={"metrics": address})) as client:
+            tail = client.iterate(tailed(pb.TailLogsRequest(job="projects/a/jobs/b", follow=True)))
+            answer = await anext(tail)
+            await tail.aclose()
+            async with asyncio.timeout(30):
+                await server.stop()  # would wait for a call that nobody reads
+        return answer.batch.lines[0].number
+
+    assert asyncio.run(first()) == 1

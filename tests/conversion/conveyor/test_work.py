@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+
+from services.chassis.errors import ResourceExhausted
+from services.conversion.conveyor.work import RATE_SECONDS, Meter, Progress, Slots, Tell, Works, in_thread
+
+
+def test_rate_and_time_left_are_those_of_the_last_seconds() -> None:
+    now = 100.0
+    meter = Meter(lambda: now)
+    assert meter.measure("index", 0, 1_000) == Progress(phase="index", total=1_000)
+    now += 2
+    progress = meter.measure("index", 20, 1_000, warnings=3)
+    assert (progress.rate, progress.seconds_left, progress.warnings) == (10, 98, 3)
+    for _ in range(20):
+        now += 1
+        progress = meter.measure("index", progress.done + 40, 1_000)
+    assert progress.rate == pytest.approx(40)
+    assert progress.seconds_left == pytest.approx((1_000 - progress.done) / 40)
+    assert now > 100 + RATE_SECONDS
+
+
+def test_another_phase_starts_anew() -> None:
+    now = 0.0
+    meter = Meter(lambda: now)
+    meter.measure("index", 0, 10)
+    now = 1.0
+    meter.measure("index", 10, 10)
+    now = 2.0
+    assert meter.measure("convert", 5, 10) == Progress(phase="convert", done=5, total=10)
+
+
+def test_work_that_fails_fails_for_all_who_follow_and_the_key_is_free_again() -> None:
+    async def main() -> None:
+        works: Works[int] = Works(progress_seconds=0.01)
+        begun = 0
+
+        async def fail(tell: Tell) -> int:
+            nonlocal begun
+            begun += 1
+            await asyncio.sleep(0)
+            raise ZeroDivisionError
+
+        async def succeed(tell: Tell) -> int:
+            return 7
+
+        ends = await asyncio.gather(
+            *(works.result("key", fail, lambda _: None) for _ in range(3)), return_exceptions=True
+        )
+        assert [type(end) for end in ends] == [ZeroDivisionError] * 3
+        assert begun == 1
+        assert await works.result("key", succeed, lambda _: None) == 7
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_call_waits_for_its_thread() -> None:
+    async def main() -> None:
+        begun, may_end, ended = Event(), Event(), Event()
+
+        def work() -> None:
+            begun.set()
+            may_end.wait(20)
+            ended.set()
+
+        with ThreadPoolExecutor(1) as executor:
+            call = asyncio.create_task(in_thread(executor, work))
+            while not begun.is_set():  # noqa: ASYNC110 — a thread's event
+                await asyncio.sleep(0.001)
+            call.cancel()
+            await asyncio.sleep(0)
+            assert not call.done()
+            may_end.set()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert ended.is_set()
+
+    asyncio.run(main())
+
+
+def test_who_comes_when_too_many_wait_is_sent_away_and_a_place_is_free_again_when_one_leaves() -> None:
+    async def main() -> None:
+        slots = Slots(running_max=1, waiting_max=1)
+
+        async def wait() -> str:
+            async with slots.taken():
+                return "had its turn"
+
+        async with slots.taken():
+            waiting = asyncio.create_task(wait())
+            await asyncio.sleep(0)
+            with pytest.raises(ResourceExhausted, match="1 calls wait for their turn already") as refused:
+                await wait()
+            assert refused.value.metadata == {"what": "works_waiting_max", "limit": "1"}
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            following = asyncio.create_task(wait())
+            await asyncio.sleep(0)
+            assert not slots.idle
+        assert await following == "had its turn"
+        assert slots.idle
+
+    asyncio.run(main())
+
+
+def test_work_goes_on_for_who_follows_when_who_began_it_leaves() -> None:
+    async def main() -> None:
+        works: Works[int] = Works(progress_seconds=0.01)
+        may_end, ends = asyncio.Event(), list[str]()
+
+        async def work(tell: Tell) -> int:
+            try:
+                await may_end.wait()
+            except asyncio.CancelledError:
+                ends.append("cancelled")
+                raise
+            return 7
+
+        first, second, third = (asyncio.create_task(works.result("key", work, lambda _: None)) for _ in range(3))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait({first})
+        may_end.set()
+        assert (await second, await third, ends) == (7, 7, [])
+        assert not works.under_way("key")
+        may_end.clear()
+        last = asyncio.create_task(works.result("key", work, lambda _: None))
+        await asyncio.sleep(0)
+        last.cancel()
+        await asyncio.wait({last})
+        assert (ends, works.under_way("key")) == (["cancelled"], False)
+
+    asyncio.run(main())

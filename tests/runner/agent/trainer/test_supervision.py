@@ -1,0 +1,77 @@
+"""A trainer under supervision: whatever breaks on the way, it never stands still unheard."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sihlai.scheduler.v1 import job_pb2
+
+from runner.agent.decision import Stopping
+from runner.agent.ledger import Ledger
+from runner.agent.trainer.ending import Ending
+from runner.agent.trainer.supervision import StopWanted, Supervision
+from runner.report import Progress
+from tests.runner.agent.recording import Recording, limits, until
+
+MakeTrainer = Callable[[str], list[str]]
+
+FOR_EVER = """
+iteration = 0
+while not commands:
+    iteration += 1
+    writer.write(Progress(iteration, 1_000_000))
+writer.write(Ended(Outcome.STOPPED, "USER_STOP", f"told {commands[0]}", iteration))
+"""
+
+
+def supervision(folder: Path, on_report: Callable[[Any], None], stop: StopWanted | None = None) -> Supervision:
+    return Supervision(
+        mark="0197-3",
+        recorder=Recording(folder / "s", limits()).recorder,
+        ledger=Ledger(folder / "ledger"),
+        exit_seconds_max=10,
+        on_report=on_report,
+        stop=stop or StopWanted(),
+    )
+
+
+def test_a_relay_that_dies_ends_the_attempt_with_its_reason(tmp_path: Path, make_trainer: MakeTrainer) -> None:
+    """Nobody reads the pipe any more: the trainer would wait for ever, and its lease be renewed for ever."""
+
+    def refuse(report: object) -> None:
+        raise RuntimeError("the agent cannot take this in")
+
+    async def run() -> Ending:
+        watched = supervision(tmp_path, refuse)
+        return await asyncio.wait_for(watched.run(make_trainer(FOR_EVER), folder=tmp_path, environ=os.environ), 60)
+
+    ending = asyncio.run(run())
+    assert (ending.outcome, ending.reason) == (job_pb2.ATTEMPT_OUTCOME_FAILED, job_pb2.JOB_REASON_INTERNAL)
+    assert "the agent cannot take this in" in ending.message
+
+
+def test_a_stop_that_came_before_the_trainer_is_told_to_it(tmp_path: Path, make_trainer: MakeTrainer) -> None:
+    async def run() -> Ending:
+        wanted = StopWanted(stopping=Stopping.CHECKPOINT, grace_seconds=60)
+        watched = supervision(tmp_path, lambda report: None, wanted)
+        return await asyncio.wait_for(watched.run(make_trainer(FOR_EVER), folder=tmp_path, environ=os.environ), 60)
+
+    ending = asyncio.run(run())
+    assert (ending.outcome, ending.message) == (job_pb2.ATTEMPT_OUTCOME_STOPPED, "told stop")
+
+
+def test_a_stop_while_the_trainer_works_is_told_to_it(tmp_path: Path, make_trainer: MakeTrainer) -> None:
+    seen: list[Progress] = []
+
+    async def run() -> Ending:
+        watched = supervision(tmp_path, seen.append)
+        running = asyncio.create_task(watched.run(make_trainer(FOR_EVER), folder=tmp_path, environ=os.environ))
+        await until(lambda: bool(seen), seconds=60)
+        watched.stop(StopWanted(stopping=Stopping.CHECKPOINT, grace_seconds=60, hand_back=True))
+        return await asyncio.wait_for(running, 60)
+
+    assert asyncio.run(run()).message == "told hand-back"

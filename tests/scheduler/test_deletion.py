@@ -1,0 +1,152 @@
+"""A deleted project leaves nothing behind, and its deletion says when that is so."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import pytest
+from sihlai.scheduler.v1 import job_service_pb2, project_service_pb2
+
+from services.chassis.errors import FailedPrecondition, NotFound, SihlaiError
+from services.scheduler.deletion import Deletion, DeletionLimits
+from services.scheduler.domain.job import CheckpointKey, ResumeSource
+from services.scheduler.domain.request import Request
+from services.scheduler.objects.checkpoints import CheckpointStore
+
+NOBODY = Request(request_id="", digest=b"")
+STOP = "ATTEMPT_OUTCOME_STOPPED"
+
+
+async def with_a_checkpoint(client, runner, project_id: str):
+    """An ended job of the project, with files under its prefix."""
+    job = await client.submit(project_id)
+    await runner.idle()
+    folder = client.folder / "checkpoints" / job.uid / str(runner.assignment.epoch)
+    for path in (
+        folder / "10" / "manifest.json",
+        folder / "10" / "model.safetensors",
+        folder / "conversion" / "a.json",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"{}")
+    await client.jobs.StopJob(job_service_pb2.StopJobRequest(name=job.name))
+    await runner.close(STOP)
+    return job
+
+
+def files(client) -> list[str]:
+    root = client.folder / "checkpoints"
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_deleted_project_leaves_no_file_and_says_when_it_is_gone(serve, simulated_runner):
+    async def test():
+        async with serve(deletion_seconds=60.0) as client:
+            runner = simulated_runner(client)
+            for project_id in ("digits", "kept"):
+                await client.create_project(project_id)
+                job = await with_a_checkpoint(client, runner, project_id)
+            assert len(files(client)) == 6
+            request = project_service_pb2.DeleteProjectRequest(name="projects/digits", request_id=str(uuid.uuid4()))
+            for _ in range(2):
+                assert (await client.projects.DeleteProject(request)).done
+            assert {path.partition("/")[0] for path in files(client)} == {job.uid}, "another project's stay"
+            assert len(files(client)) == 3
+
+    asyncio.run(test())
+
+
+def test_deleted_job_leaves_no_file_its_name_is_free_and_all_who_watch_are_told(serve, simulated_runner):
+    async def test():
+        async with serve(deletion_seconds=60.0) as client:
+            runner = simulated_runner(client)
+            await client.create_project("digits")
+            kept = await with_a_checkpoint(client, runner, "digits")
+            job = await with_a_checkpoint(client, runner, "digits")
+
+            async def removed(parent: str, caught_up: asyncio.Event) -> str:
+                async for answer in client.jobs.WatchJobs(job_service_pb2.WatchJobsRequest(parent=parent)):
+                    if answer.HasField("caught_up"):
+                        caught_up.set()
+                    if answer.HasField("removed"):
+                        return answer.removed.uid
+                return ""
+
+            events = {parent: asyncio.Event() for parent in ("projects/digits", "projects/-")}
+            watches = [asyncio.create_task(removed(parent, event)) for parent, event in events.items()]
+            await asyncio.gather(*(event.wait() for event in events.values()))
+            request = job_service_pb2.DeleteJobRequest(name=job.name, request_id=str(uuid.uuid4()))
+            for _ in range(2):
+                answer = await client.jobs.DeleteJob(request)
+                assert (answer.uid, answer.done) == (job.uid, True)
+            assert {path.partition("/")[0] for path in files(client)} == {kept.uid}
+            listed = await client.jobs.ListJobs(job_service_pb2.ListJobsRequest(parent="projects/digits"))
+            assert [each.uid for each in listed.jobs] == [kept.uid]
+            found = await client.jobs.BatchGetJobs(job_service_pb2.BatchGetJobsRequest(uids=[job.uid]))
+            assert (list(found.jobs), list(found.missing)) == ([], [job.uid])
+            again = await client.submit("digits", job_id=job.name.rpartition("/")[2])
+            assert again.uid != job.uid
+            async with asyncio.timeout(60):
+                assert await asyncio.gather(*watches) == [job.uid, job.uid]
+
+    asyncio.run(test())
+
+
+def test_job_is_not_deleted_while_it_or_one_that_goes_on_from_it_has_not_ended(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        uid = await stores.submit("digits")
+
+        async def delete(uid: str) -> bytes:
+            job = (await stores.job(uid)).job
+            return await stores.jobs.delete(NOBODY, lambda _: b"", project_id="digits", job_id=job.job_id)
+
+        with pytest.raises(FailedPrecondition, match="is QUEUED"):
+            await delete(uid)
+        await stores.stop(uid)
+        key = CheckpointKey(job_uid=uid, epoch=1, iteration=1)
+        job = (await stores.job(uid)).job
+        source = ResumeSource(job_name=job.name, checkpoint_name=f"{job.name}/checkpoints/1-1", key=key)
+        later = await stores.submit("digits", source=source)
+        with pytest.raises(FailedPrecondition, match="goes on from"):
+            await delete(uid)
+        await stores.stop(later)
+        await delete(uid)
+        with pytest.raises(NotFound):
+            await stores.jobs.delete(NOBODY, lambda _: b"", project_id="digits", job_id=job.job_id)
+        assert await stores.projects.doomed() == [uid]
+        listed = await stores.projects.page(after="", limit=10)
+        assert [project.project_id for project in listed] == ["digits"]
+        await stores.projects.purge([uid])
+        assert (await stores.count("jobs"), await stores.count("projects")) == (1, 1)
+        assert (await stores.facts()).count("deleted") == 1
+
+    with_stores(test)
+
+
+def test_deletion_that_the_store_holds_up_is_done_later(with_stores, tmp_path):
+    async def test(stores):
+        await stores.create_project("digits")
+        uid = await stores.submit("digits")
+        await stores.stop(uid)
+        (tmp_path / uid / "1").mkdir(parents=True)
+        (tmp_path / uid / "1" / "model.safetensors").write_bytes(b"model")
+        project_uid = (await stores.projects.get("digits")).uid
+        await stores.projects.delete(NOBODY, lambda _: b"", project_id="digits")
+        # Nobody listens there; a look ends after half a second.
+        away = CheckpointStore("s3://bucket/checkpoints", endpoint_url="http://127.0.0.1:9")
+        deletion = Deletion(stores.projects, away, limits=DeletionLimits(job_seconds=0.5))
+        with pytest.raises(SihlaiError):
+            await deletion.turn()
+        assert not await deletion.is_done(project_uid, seconds=0.0)
+        assert (await stores.count("jobs"), "deleted" in await stores.facts()) == (1, False)
+
+        deletion = Deletion(stores.projects, CheckpointStore(tmp_path.as_uri()), limits=DeletionLimits())
+        turning = asyncio.create_task(deletion.turn())
+        assert await deletion.is_done(project_uid, seconds=60.0)
+        turning.cancel()
+        assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix == ".safetensors"] == []
+        assert (await stores.count("jobs"), (await stores.facts())[-1]) == (0, "deleted")
+
+    with_stores(test)

@@ -1,0 +1,132 @@
+"""Old checkpoints go; the last, the best, some of every part of the iterations, and what others begin with stay."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
+
+from services.chassis.loop import keep_turning
+from services.scheduler.desk import DeskLimits
+from services.scheduler.domain.job import SECOND_US, CheckpointKey, ResumeSource
+from services.scheduler.domain.retention import Retention
+from services.scheduler.loop.forgetting import Forgetting, ForgettingLimits
+from services.scheduler.objects.checkpoints import MANIFEST, CheckpointStore
+from services.scheduler.store.retention import RetentionRows
+from services.scheduler.wire.checkpoint import pinned_checkpoint
+
+RETENTION = Retention(kept=4, settle_minutes=10.0)
+DESK = DeskLimits(wait_seconds_max=1.0, resend_seconds=1.0, stop_grace_seconds=1.0, forget_seconds=60.0)
+SECONDS_MAX = 30.0
+
+
+def left(checkpoints, retention: Retention = RETENTION, *, needed=frozenset(), now_us: int = 2**60) -> list[int]:
+    gone = retention.superfluous(checkpoints, iterations_max=100, needed=needed, now_us=now_us)
+    return [each.key.iteration for each in checkpoints if each not in gone]
+
+
+def test_one_of_each_part_stays_and_the_best_and_what_is_needed(checkpoint):
+    all_of_them = [checkpoint("a", 1, iteration, best=iteration == 40) for iteration in range(10, 101, 10)]
+    assert left(all_of_them) == [20, 40, 50, 70, 100]
+    needed = frozenset({CheckpointKey(job_uid="a", epoch=1, iteration=10)})
+    assert left(all_of_them, needed=needed) == [10, 20, 40, 50, 70, 100]
+
+
+def test_what_stays_stays_when_it_is_asked_again_and_while_more_come(checkpoint):
+    every = [checkpoint("a", 1, iteration) for iteration in range(1, 101)]
+    kept: list = []
+    for each in every:
+        kept.append(each)
+        gone = RETENTION.superfluous(kept, iterations_max=100, needed=frozenset(), now_us=2**60)
+        kept = [one for one in kept if one not in gone]
+        assert kept[-1] is each
+        assert len(kept) <= RETENTION.kept
+    assert [each.key.iteration for each in kept] == [25, 50, 75, 100]
+
+
+def test_of_two_epochs_the_newer_ones_count(checkpoint):
+    assert left([checkpoint("a", 1, 20), checkpoint("a", 1, 60), checkpoint("a", 2, 10)]) == [60, 10]
+
+
+def test_a_young_checkpoint_stays(checkpoint):
+    young = [checkpoint("a", 1, iteration) for iteration in (1, 2, 3, 100)]
+    created_us = young[0].create_time_us
+    assert left(young, now_us=created_us + 599 * SECOND_US) == [1, 2, 3, 100]
+    assert left(young, now_us=created_us + 600 * SECOND_US) == [3, 100]
+
+
+def test_no_checkpoints_are_none_too_many():
+    assert RETENTION.superfluous([], iterations_max=100, needed=frozenset(), now_us=0) == []
+
+
+def begins_with(name: str) -> bytes:
+    spec = JobSpec()
+    spec.model.initialization.checkpoint.checkpoint = name
+    return spec.SerializeToString()
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_what_other_jobs_begin_with_stays(with_stores, checkpoint, live):
+    async def test(stores):
+        await stores.create_project("digits")
+        uid = await stores.submit("digits", "first")
+        standing = await stores.report("one")
+        made = [checkpoint(uid, 1, n) for n in (1, 2, 3, 4, 5, 30, 60, 90, 99)]
+        await stores.end("one", standing, "COMPLETED", checkpoints=tuple(made))
+        source = ResumeSource(job_name="projects/digits/jobs/first", checkpoint_name="1-2", key=made[1].key)
+        await stores.submit("digits", "resumed", source=source)
+        pinning = await stores.submit("digits", "begun", spec=begins_with("projects/digits/jobs/first/checkpoints/1-4"))
+        if not live:
+            await stores.stop(pinning)
+        stores.clock.pass_seconds(600)
+        rows = RetentionRows(stores.database, RETENTION, pinned_by=pinned_checkpoint)
+        gone = [each.key.iteration for each in await rows.prune()]
+        assert gone == ([1, 3, 90] if live else [1, 3, 4, 90])
+        assert await rows.prune() == []
+        assert await stores.count("checkpoints") == len(made) - len(gone)
+
+    with_stores(test)
+
+
+def test_the_files_of_what_goes_are_deleted_and_no_others(with_stores, checkpoint, tmp_path: Path):
+    root = tmp_path / "checkpoints"
+    store = CheckpointStore(root.as_uri())
+
+    async def test(stores):
+        await stores.create_project("digits")
+        uid = await stores.submit("digits", "first")
+        standing = await stores.report("one")
+        made = []
+        for iteration in range(10, 101, 10):
+            folder = root / uid / "1" / str(iteration)
+            folder.mkdir(parents=True)
+            for name in ("model.safetensors", MANIFEST):
+                (folder / name).write_text("x")
+            made.append(replace(checkpoint(uid, 1, iteration), uri=folder.as_uri()))
+        report = root / uid / "1" / "conversion.json"
+        report.write_text("{}")
+        await stores.end("one", standing, "COMPLETED", checkpoints=tuple(made))
+        stores.clock.pass_seconds(600)
+        forgetting = Forgetting(
+            stores.upkeep,
+            store,
+            RetentionRows(stores.database, RETENTION, pinned_by=pinned_checkpoint),
+            limits=ForgettingLimits(),
+        )
+        running = asyncio.create_task(keep_turning("forgetting", forgetting.turn))
+        try:
+            async with asyncio.timeout(SECONDS_MAX):
+                while sum(path.is_file() for path in root.rglob("*")) > 2 * RETENTION.kept + 1:  # noqa: ASYNC110 — files
+                    await asyncio.sleep(0.02)
+        finally:
+            running.cancel()
+        there = sorted(int(path.parent.name) for path in root.rglob(MANIFEST))
+        assert there == [20, 50, 70, 100]
+        assert report.exists()
+        listed = await stores.checkpoints.page("digits", "first", before=None, limit=9)
+        assert [each.key.iteration for each in listed] == [100, 70, 50, 20]
+
+    with_stores(test)

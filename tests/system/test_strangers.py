@@ -1,0 +1,318 @@
+"""Nobody gets in who does not belong: every role at every call of the real services, and a scan of every port."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import nats
+import nats.errors
+import psutil
+import pytest
+from google.protobuf.message import Message
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from sihlai.auth.v1 import token_service_pb2, token_service_pb2_grpc
+from sihlai.logs.v1 import log_service_pb2, log_service_pb2_grpc
+from sihlai.scheduler.v1 import job_service_pb2, job_service_pb2_grpc, project_service_pb2, project_service_pb2_grpc
+
+from services.chassis.auth.access import ACCESS
+from services.chassis.auth.keys import TokenSigner
+from services.chassis.auth.principal import Role
+from services.chassis.errors import Reason, SihlaiError
+from services.chassis.rpc import error_from_rpc
+from services.cli.machine.supervisor import Stack, StackConfig
+from tests.tokens import carrying, token
+
+SECONDS = 60.0
+OPTIONS = [("grpc.enable_http_proxy", 0)]
+SERVICES = {
+    "sihlai.auth": "scheduler",
+    "sihlai.scheduler": "scheduler",
+    "sihlai.runner": "scheduler",
+    "sihlai.conversion": "conversion",
+    "sihlai.metrics": "metrics",
+    "sihlai.logs": "metrics",
+    "sihlai.installation": "conversion",
+}
+CALLS = [name for name in ACCESS if name.startswith("sihlai.")]
+PROJECT = "projects/cells"
+
+# What each principal is, and what it may do in the project that the requests name.
+PRINCIPALS: dict[str, tuple[str, dict[str, Any], Role | None]] = {
+    "nobody special": ("users/nobody", {"roles": {}}, None),
+    "viewer": ("users/viewer", {"roles": {PROJECT: Role.VIEWER}}, Role.VIEWER),
+    "editor": ("users/editor", {"roles": {PROJECT: Role.EDITOR}}, Role.EDITOR),
+    "admin": ("users/admin", {"roles": {PROJECT: Role.ADMIN}}, Role.ADMIN),
+    "viewer of all": ("users/viewer", {"roles": {"projects/-": Role.VIEWER}}, Role.VIEWER),
+    "admin of all": ("users/admin", {"roles": {"projects/-": Role.ADMIN}}, Role.ADMIN),
+    "admin of another": ("users/other", {"roles": {"projects/other": Role.ADMIN}}, None),
+    "installation's admin": ("users/root", {}, Role.ADMIN),
+    "runner": ("runners/one", {}, None),
+    "another runner": ("runners/other", {}, None),
+    "service": ("services/metrics", {}, None),
+}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    config = StackConfig(data=tmp_path_factory.mktemp("stack"), runners=1, device="cpu", start_seconds_max=300.0)
+    with Stack(config, environ=os.environ) as running:
+        yield running
+
+
+def channel(stack: Stack, service: str, text: str = "") -> grpc.Channel:
+    return carrying(grpc.insecure_channel(stack.address(service), options=OPTIONS), text)
+
+
+def request_of(call: str) -> tuple[type[Message], Message, Any]:
+    """Request class, a request that names the project wherever it names something, and the method."""
+    service, _, method = call.rpartition("/")
+    package, _, name = service.rpartition(".")
+    for module in (Path(__file__).parents[2] / "protos").joinpath(*package.split(".")).glob("*_pb2.py"):
+        found = importlib.import_module(f"{package}.{module.stem}")
+        if name in found.DESCRIPTOR.services_by_name:
+            break
+    described = found.DESCRIPTOR.services_by_name[name].methods_by_name[method]
+    cls = getattr(found, described.input_type.name)
+    request = cls()
+    for path in (*ACCESS[call].on, *(["runner"] if isinstance(ACCESS[call].runner, str) else [])):
+        *parents, last = path.split(".")
+        message = request
+        for parent in parents:
+            message = getattr(message, parent)
+        value = {"project_id": "cells", "runner": "runners/one"}.get(last, f"{PROJECT}/jobs/none")
+        if path in ("parent", "project.name") or (service.endswith("ProjectService") and last == "name"):
+            value = PROJECT
+        if message.DESCRIPTOR.fields_by_name[last].is_repeated:
+            getattr(message, last).append(value)
+        else:
+            setattr(message, last, value)
+    return cls, request, described
+
+
+def refusal(opened: grpc.Channel, call: str) -> SihlaiError | None:
+    """What a call is refused with; None where it is answered, or still runs after its first answer, or a second."""
+    cls, request, described = request_of(call)
+    output = described.output_type._concrete_class.FromString
+    serialize = cls.SerializeToString
+    try:
+        if described.client_streaming:
+            for _ in opened.stream_stream(f"/{call}", serialize, output)(iter([request]), timeout=SECONDS):
+                break
+        elif described.server_streaming:
+            running = opened.unary_stream(f"/{call}", serialize, output)(request, timeout=2.0)
+            for _ in running:
+                break
+            running.cancel()
+        else:
+            opened.unary_unary(f"/{call}", serialize, output)(request, timeout=2.0)
+    except grpc.RpcError as error:
+        return None if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else error_from_rpc(error)
+    return None
+
+
+def expected(call: str, who: str) -> bool:
+    """Whether the call is this principal's to make, by the words of the table alone."""
+    rule = ACCESS[call]
+    subject, _, role = PRINCIPALS[who]
+    if rule.anyone or who == "installation's admin":
+        return True
+    if subject.startswith("runners/"):
+        return bool(rule.runner) and not (isinstance(rule.runner, str) and who == "another runner")
+    if subject.startswith("services/"):
+        return rule.service
+    if rule.role is None:
+        return False
+    if not rule.on and who == "admin of another":
+        return True  # in any project
+    return role is not None and role >= rule.role
+
+
+@pytest.mark.parametrize("who", PRINCIPALS)
+def test_every_call_is_answered_to_whom_the_table_says_and_to_nobody_else(stack: Stack, who: str) -> None:
+    subject, claims, _ = PRINCIPALS[who]
+    text = token(stack.folder.token_key, subject, **claims)
+    wrong = []
+    # What ends others' rights or lives comes last.
+    for call in CALLS:
+        service = SERVICES[".".join(call.split(".")[:2])]
+        with channel(stack, service, text) as opened:
+            error = refusal(opened, call)
+        denied = error is not None and error.reason is Reason.PERMISSION_DENIED
+        if error is not None and error.reason in (Reason.TOKEN_MISSING, Reason.TOKEN_INVALID):
+            denied = True
+        if denied == expected(call, who):
+            wrong.append(f"{call}: {error.message if error else 'answered'}")
+    assert wrong == []
+
+
+def test_without_a_token_nothing_is_answered(stack: Stack) -> None:
+    reasons = {}
+    for call in CALLS:
+        with channel(stack, SERVICES[".".join(call.split(".")[:2])]) as opened:
+            error = refusal(opened, call)
+            reasons[call] = error.reason if error is not None else None
+    assert set(reasons.values()) == {Reason.TOKEN_MISSING}
+
+
+def test_what_is_there_and_what_is_not_are_refused_alike(stack: Stack) -> None:
+    admin = token(stack.folder.token_key)
+    with channel(stack, "scheduler", admin) as opened:
+        project = project_service_pb2.Project(training_dataset={"uri": stack.folder.root.as_uri()})
+        request = project_service_pb2.CreateProjectRequest(project=project, project_id="secret")
+        project_service_pb2_grpc.ProjectServiceStub(opened).CreateProject(request)
+    stranger = token(stack.folder.token_key, "users/stranger", roles={"projects/mine": Role.ADMIN})
+    with channel(stack, "scheduler", stranger) as opened:
+        stub = project_service_pb2_grpc.ProjectServiceStub(opened)
+        messages = []
+        for name in ("projects/secret", "projects/nowhere"):
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.GetProject(project_service_pb2.GetProjectRequest(name=name))
+            messages.append(error_from_rpc(caught.value).message.replace(name, ""))
+        assert messages[0] == messages[1]
+        assert not stub.ListProjects(project_service_pb2.ListProjectsRequest()).projects
+        jobs = job_service_pb2_grpc.JobServiceStub(opened)
+        answer = jobs.BatchGetJobs(job_service_pb2.BatchGetJobsRequest(uids=["0" * 32]))
+        assert list(answer.missing) == ["0" * 32]
+
+
+def test_a_revoked_token_is_refused_by_every_service_within_seconds_and_its_streams_end(stack: Stack) -> None:
+    admin, key = token(stack.folder.token_key), stack.folder.token_key
+    with channel(stack, "scheduler", admin) as opened:
+        stub = token_service_pb2_grpc.TokenServiceStub(opened)
+        made = stub.CreateToken(
+            token_service_pb2.CreateTokenRequest(
+                principal={"subject": "users/ada", "grants": [{"project": "projects/-", "role": "ROLE_ADMIN"}]}
+            )
+        )
+        with channel(stack, "scheduler", made.text) as users, channel(stack, "conversion", made.text) as datasets:
+            watch = job_service_pb2_grpc.JobServiceStub(users).WatchJobs(
+                job_service_pb2.WatchJobsRequest(parent="projects/-")
+            )
+            assert next(watch).HasField("caught_up")
+            assert refusal(datasets, "sihlai.conversion.v1.ConversionService/ListTasks") is None
+            stub.RevokeToken(token_service_pb2.RevokeTokenRequest(name=made.token.name))
+            with pytest.raises(grpc.RpcError) as caught:
+                for _ in watch:
+                    pass
+            assert error_from_rpc(caught.value).reason is Reason.TOKEN_REVOKED
+            wanted = {
+                "sihlai.conversion.v1.ConversionService/ListTasks": "conversion",
+                "sihlai.logs.v1.LogService/ListLogFields": "metrics",
+                "sihlai.auth.v1.TokenService/WhoAmI": "scheduler",
+            }
+            for call, service in wanted.items():
+                assert until_revoked(stack, service, call, made.text), service
+        # Killed and started anew, with what it kept.
+        stack.restart("conversion")
+        stack.restart("scheduler")
+        for call, service in wanted.items():
+            assert until_revoked(stack, service, call, made.text), service
+    assert TokenSigner.from_file(key).key_id
+
+
+def until_revoked(stack: Stack, service: str, call: str, text: str) -> bool:
+    """Whether the service refuses the token for its revocation, in time."""
+    for _ in range(300):
+        with channel(stack, service, text) as opened:
+            error = refusal(opened, call)
+        if error is not None and error.reason is Reason.TOKEN_REVOKED:
+            return True
+    return False
+
+
+def listening(stack: Stack) -> dict[tuple[str, int], str]:
+    """Every port that a process of the stack listens on, its grandchildren's too."""
+    found = {}
+    for name in stack.names:
+        top = psutil.Process(stack.process_id(name))
+        for process in (top, *top.children(recursive=True)):
+            for connection in process.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found[connection.laddr.ip, connection.laddr.port] = name
+    return found
+
+
+def test_no_port_answers_a_stranger(stack: Stack) -> None:
+    ports = listening(stack)
+    assert set(ports.values()) == {"nats", "conversion", "scheduler", "metrics"}
+    for (host, port), name in ports.items():
+        assert host.removeprefix("::ffff:") == "127.0.0.1", name
+        if name == "nats":
+            continue
+        with channel(stack, name) as opened:
+            stub = reflection_pb2_grpc.ServerReflectionStub(opened)
+            request = reflection_pb2.ServerReflectionRequest(list_services="")
+            with pytest.raises(grpc.RpcError) as caught:
+                list(stub.ServerReflectionInfo(iter([request]), timeout=SECONDS))
+            assert error_from_rpc(caught.value).reason is Reason.TOKEN_MISSING
+        # What a web page of another origin can send, with or without a look beforehand.
+        for head in ("OPTIONS / HTTP/1.1", "GET / HTTP/1.1", "POST /sihlai.auth.v1.TokenService/WhoAmI HTTP/1.1"):
+            answer = said("127.0.0.1", port, f"{head}\r\nHost: {host}\r\nOrigin: http://evil.example\r\n\r\n")
+            assert b"Access-Control" not in answer
+            assert b"HTTP/1.1 2" not in answer
+
+
+def said(host: str, port: int, text: str) -> bytes:
+    """What a port answers to these bytes until it says nothing more for a moment."""
+    found = b""
+    with socket.create_connection((host, port), timeout=SECONDS) as connection:
+        connection.sendall(text.encode())
+        connection.settimeout(0.5)
+        try:
+            while part := connection.recv(65_536):
+                found += part
+        except (TimeoutError, ConnectionResetError):
+            pass
+    return found
+
+
+def test_nats_lets_nobody_in_without_its_password(stack: Stack) -> None:
+    user, password = stack.folder.nats_credentials.read_text().split()
+
+    async def connect(**credentials: str) -> None:
+        async def ignore(_error: Exception) -> None:
+            pass
+
+        url = f"nats://{stack.address('nats')}"
+        client = await nats.connect(url, allow_reconnect=False, error_cb=ignore, connect_timeout=10, **credentials)
+        await client.close()
+
+    async def test() -> None:
+        for wrong in ({}, {"user": user, "password": "guess"}):
+            with pytest.raises((nats.errors.Error, OSError)):
+                await connect(**wrong)
+        await connect(user=user, password=password)
+
+    asyncio.run(test())
+
+
+def test_only_its_owner_reads_what_up_keeps(stack: Stack) -> None:
+    assert stack.folder.root.stat().st_mode & 0o777 == 0o700
+    secrets = [stack.folder.token, stack.folder.token_key, stack.folder.nats_credentials]
+    secrets += [stack.folder.of("nats") / "nats.conf", *(stack.folder.root / "tokens").iterdir()]
+    assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
+    texts = [path.read_text().strip() for path in (stack.folder.root / "tokens").iterdir()]
+    texts += [stack.folder.token.read_text().strip(), stack.folder.nats_credentials.read_text().split()[1]]
+    seen = [log for log in (stack.folder.root / "logs").iterdir() for text in texts if text in log.read_text()]
+    assert seen == []
+    for name in stack.names:
+        command = " ".join(psutil.Process(stack.process_id(name)).cmdline())
+        assert not [text for text in texts if text in command], "anybody on the machine sees command lines"
+
+
+def test_a_tail_says_who_may_not_read_it(stack: Stack) -> None:
+    text = token(stack.folder.token_key, "users/stranger", roles={"projects/mine": Role.ADMIN})
+    with channel(stack, "metrics", text) as opened:
+        tail = log_service_pb2_grpc.LogServiceStub(opened).TailLogs(
+            log_service_pb2.TailLogsRequest(job="projects/secret/jobs/a", follow=True)
+        )
+        with pytest.raises(grpc.RpcError) as caught:
+            next(tail)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
