@@ -6,6 +6,7 @@ decodes them. Source: W3C PNG, third edition.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import struct
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ _BITS = {_GRAY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GRAY_A
 _UP = 2
 """A row as what it differs from the one above."""
 _HEADER = ">IIBBBBB"
+_keep_one_more = ctypes.PyDLL(None).Py_IncRef
+_keep_one_more.argtypes, _keep_one_more.restype = (ctypes.py_object,), None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +174,9 @@ def _decode(png: _Png) -> Pixels:
     try:
         return imagecodecs.png_decode(_file(struct.pack(_HEADER, *fields), png.data))
     except (imagecodecs.PngError, ValueError) as error:
+        # imagecodecs 2026.3.6 lets go of a None that it never held whenever libpng jumps out of it: some ten thousand
+        # damaged pictures would end the process. Once that is mended, a None too many costs nothing.
+        _keep_one_more(None)
         raise RasterError("unreadable_map", f"has a picture that is damaged, or too short: {error}") from error
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import sys
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -327,3 +329,12 @@ def test_a_damaged_file_is_read_or_refused(content: bytes, data: st.DataObject) 
     except RasterError:
         return
     assert pixels.shape[0] * pixels.shape[1] <= LIMITS.pixels_max
+
+
+def test_any_number_of_damaged_pictures_leaves_the_interpreter_as_it_was() -> None:
+    damaged = png(made(RGB, 8), RGB, 8, data=zlib.compress(b"too little"))
+    before = sys.getrefcount(None)
+    for _ in range(3_000):
+        with contextlib.suppress(RasterError):
+            decode_png(damaged, LIMITS)
+    assert sys.getrefcount(None) > before - 1_000  # each had taken one away, and without any the interpreter aborts
