@@ -98,6 +98,9 @@ class Client:
     def job(self, name: str) -> job_pb2.Job:
         return self.jobs.GetJob(job_service_pb2.GetJobRequest(name=name), timeout=10).job
 
+    def list_jobs(self, project: str) -> list[job_pb2.Job]:
+        return list(self.jobs.ListJobs(job_service_pb2.ListJobsRequest(parent=project), timeout=10).jobs)
+
     def wait_for(self, name: str, condition: Callable[[job_pb2.Job], bool]) -> job_pb2.Job:
         def answer() -> job_pb2.Job | None:
             job = self.job(name)
