@@ -7,18 +7,22 @@ pyarrow, which gives the protocol, is imported with the first use: it comes with
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 
 class Frame:
-    """Columns of one length. None is no value."""
+    """Columns of one length. None is no value.
 
-    def __init__(self, columns: Mapping[str, Sequence[Any]], times: frozenset[str] = frozenset()) -> None:
+    What kind of values a column has may be said: then it is of that kind too where it has no value at all, so that
+    frames of several jobs can be joined. A datetime is given as microseconds since 1970, UTC.
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[Any]], kinds: Mapping[str, type] | None = None) -> None:
         lengths = {len(column) for column in columns.values()}
         assert len(lengths) <= 1, "columns have one length"
         self.columns = dict(columns)
-        self._times = times
-        """Columns of microseconds since 1970, UTC."""
+        self._kinds = dict(kinds or {})
         self._length = lengths.pop() if lengths else 0
 
     def __len__(self) -> int:
@@ -38,10 +42,16 @@ class Frame:
             import pyarrow
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("frames need pyarrow: pip install 'sihlai[frames]'", name=error.name) from error
-        moment = pyarrow.timestamp("us", tz="UTC")
+        types = {
+            str: pyarrow.string(),
+            int: pyarrow.int64(),
+            float: pyarrow.float64(),
+            datetime: pyarrow.timestamp("us", tz="UTC"),
+        }
+        kinds = {name: self._kinds.get(name) for name in self.columns}
         return pyarrow.table(
             {
-                name: pyarrow.array(column, type=moment if name in self._times else None)
+                name: pyarrow.array(column, type=types[kind] if (kind := kinds[name]) else None)
                 for name, column in self.columns.items()
             }
         )

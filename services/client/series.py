@@ -6,9 +6,10 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
 from sihlai.metrics.v1 import metrics_service_pb2 as pb
 from sihlai.metrics.v1.series_pb2 import BucketColumns, Series, SeriesDefinition
 from sihlai.scheduler.v1.job_pb2 import Job
@@ -17,11 +18,17 @@ from services.client.call import METRICS, Break, Operation, Reading, ask, follow
 from services.client.frame import Frame
 from services.client.job import state_name
 from services.client.name import job_name, short
+from services.client.specification import value_at
 
 Item = TypeVar("Item")
 JOBS_MAX = 100
 """How many jobs one call takes."""
 BUCKET_COLUMNS = tuple(field.name for field in BucketColumns.DESCRIPTOR.fields)
+KINDS = {FieldDescriptor.CPPTYPE_INT64: int, FieldDescriptor.CPPTYPE_DOUBLE: float}
+BUCKET_KINDS = {"series": str, "context": str} | {
+    field.name.removesuffix("s"): KINDS[field.cpp_type] for field in BucketColumns.DESCRIPTOR.fields
+}
+CURVE_KINDS = {"job": str, "series": str, "context": str, "step": int, "time": datetime, "value": float}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +87,7 @@ class Curves(_Several[Curve]):
             for curve in self:
                 column.extend(getattr(curve, name))
             columns[{"steps": "step", "times_unix_us": "time", "values": "value"}[name]] = column
-        return Frame(columns, times=frozenset({"time"}))
+        return Frame(columns, CURVE_KINDS)
 
 
 class Buckets(_Several[pb.SeriesData]):
@@ -95,7 +102,7 @@ class Buckets(_Several[pb.SeriesData]):
             columns["context"] += [json.dumps(dict(data.definition.context), sort_keys=True)] * count
         for name in BUCKET_COLUMNS:
             columns[name.removesuffix("s")] = [value for data in self for value in getattr(data.buckets, name)]
-        return Frame(columns)
+        return Frame(columns, BUCKET_KINDS)
 
 
 def label_of(name: str, context: Mapping[str, str]) -> str:
@@ -179,22 +186,28 @@ def watched(
 
 
 def jobs_frame(jobs: Sequence[Job], config: Iterable[str] = (), best: Iterable[str] = ()) -> Operation[Frame]:
-    """One row a job: its state and times, fields of its configuration by path, and the better end of each series."""
+    """One row a job: its state and times, fields of its configuration by path, and the better end of each series.
+
+    A job without the field or the series has None there. Raises SpecificationError where no job could have the field.
+    """
     best = list(best)
     columns: dict[str, list[Any]] = {
         "job": [short(job.name) for job in jobs],
         "state": [state_name(job.state) for job in jobs],
         "iteration": [job.progress.iteration for job in jobs],
     }
+    kinds: dict[str, type] = {"job": str, "state": str, "iteration": int}
     for name in ("create_time", "start_time", "end_time"):
+        kinds[name] = datetime
         columns[name] = [getattr(job, name).ToMicroseconds() if job.HasField(name) else None for job in jobs]
     for path in config:
-        columns[path] = [_at_path(job, path) for job in jobs]
+        columns[path] = [value_at(job.spec, path) for job in jobs]
     series = (yield from summarised([job.name for job in jobs], best)) if best and jobs else []
     by_place = {(each.job, label_of(each.definition.name, each.definition.context)): each for each in series}
     for name in best:
         columns[name] = [_best(by_place.get((job.name, name))) for job in jobs]
-    return Frame(columns, times=frozenset({"create_time", "start_time", "end_time"}))
+        kinds[name] = float
+    return Frame(columns, kinds)
 
 
 def _best(series: Series | None) -> float | None:
@@ -204,20 +217,6 @@ def _best(series: Series | None) -> float | None:
     if lower_is_better(series.definition.name):
         return summary.minimum if summary.HasField("minimum") else None
     return summary.maximum if summary.HasField("maximum") else None
-
-
-def _at_path(job: Job, path: str) -> Any:
-    """The value in the specification, or None where the job does not have it; messages as JSON."""
-    found: Any = json_format.MessageToDict(job.spec, preserving_proto_field_name=True)
-    for part in path.replace("[", ".").replace("]", "").split("."):
-        if isinstance(found, list):
-            found = found[int(part)] if part.isdigit() and int(part) < len(found) else None
-        else:
-            found = found.get(part) if isinstance(found, dict) else None
-    if isinstance(found, (dict, list)):
-        return json.dumps(found, sort_keys=True)
-    # JSON of protos has 64-bit numbers as text
-    return int(found) if isinstance(found, str) and found.lstrip("-").isdigit() else found
 
 
 def _job_text(curve: Curve) -> str:

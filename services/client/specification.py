@@ -5,8 +5,9 @@ short (`multiclass-classification`). What does not fit is one error that says wh
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -49,6 +50,14 @@ def field_of(descriptor: Any, name: str, path: str) -> Any:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}" if names else "it has no fields"
     raise SpecificationError(f"{path or name}: {descriptor.name} has no field {name!r}: {hint}")
+
+
+def value_at(message: Message, path: str) -> Any:
+    """What the message has at a path such as `model.heads[0].task`; None where it has nothing there.
+
+    Enums are names; messages, lists and maps are JSON. Raises SpecificationError where there is no such field.
+    """
+    return _at(message, path.replace("[", ".").replace("]", "").split("."), path)
 
 
 def enum_value(enum: EnumDescriptor, text: str, path: str) -> int:
@@ -94,3 +103,43 @@ def _value(field: FieldDescriptor, value: Any, path: str) -> Any:
         return json_format.MessageToDict(value, preserving_proto_field_name=True)
     ours = nested is not None and nested.full_name.startswith("sihlai.") and not nested.GetOptions().map_entry
     return _written_out(value, nested, path) if ours and value is not None else value
+
+
+def _at(message: Message, parts: Sequence[str], path: str) -> Any:
+    name, *rest = parts
+    field = field_of(message.DESCRIPTOR, name, path)
+    found: Any = getattr(message, field.name)
+    if field.is_repeated and rest:
+        found, rest = _member(field, found, rest[0], path), rest[1:]
+        if found is None:
+            return None
+    is_there = field.is_repeated or not field.has_presence or message.HasField(field.name)
+    if rest and not isinstance(found, Message):
+        raise SpecificationError(f"{path}: {name} has no fields")
+    if rest:
+        value = _at(found, rest, path)  # also where it is not there: a wrong name is told in any case
+        return value if is_there else None
+    return _plain(message, field, found) if is_there else None
+
+
+def _member(field: FieldDescriptor, members: Any, key: str, path: str) -> Any:
+    """One of a list or of a map; None where there is none."""
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return members[key] if key in members else None  # noqa: SIM401  # maps of protos make what get() misses
+    if not key.isdigit():
+        raise SpecificationError(f"{path}: {field.name} is a list: {field.name}[0] was wanted, not {key!r}")
+    return members[int(key)] if int(key) < len(members) else None
+
+
+def _plain(message: Message, field: FieldDescriptor, found: Any) -> Any:
+    if isinstance(found, Message):
+        written: Any = json_format.MessageToDict(found, preserving_proto_field_name=True)
+        return written if isinstance(written, str) else json.dumps(written, sort_keys=True)
+    if isinstance(found, int) and field.enum_type is not None:
+        known = field.enum_type.values_by_number.get(found)
+        return known.name if known else str(found)
+    if isinstance(found, str | bytes | int | float):
+        return found
+    return json.dumps(
+        json_format.MessageToDict(message, preserving_proto_field_name=True).get(field.name), sort_keys=True
+    )
