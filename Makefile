@@ -25,7 +25,7 @@ demo: setup  ## The main job, end to end: trains on real digits while metrics an
 	$(BIN)/sihlai demo
 
 test: setup check  ## All tests.
-	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## Style, types and the direction of dependency.
 	$(BIN)/ruff check --quiet .

@@ -52,7 +52,7 @@ async def main(engine):
     store.close()
 
 engine = open_engine(
-    "chdb://" + sys.argv[1], lock_seconds=5, query_seconds=15, insert_seconds=5, query_memory_bytes=10**8
+    "chdb://" + sys.argv[1], lock_seconds=5, query_seconds=4, insert_seconds=5, query_memory_bytes=10**8
 )
 asyncio.run(main(engine))
 engine.close()
