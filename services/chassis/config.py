@@ -84,6 +84,14 @@ class ServerConfig:
     revocations_file: Path | None = setting(
         None, "keeps which tokens were revoked, for a start with the scheduler away"
     )
+    oidc_file: Path | None = setting(None, "an OpenID Connect issuer whose tokens are taken beside our own (YAML)")
+    oidc_ca_file: Path | None = setting(None, "authority of its certificate; those of the system where left out")
+    oidc_fetch_seconds: float = setting(5.0, "longest wait for a document of the issuer", units="s", minimum=0.1)
+    oidc_fetch_bytes_max: int = setting(2**20, "largest document of the issuer", units="bytes", minimum=1)
+    oidc_refresh_seconds: float = setting(300.0, "how often the issuer's keys are fetched anew", units="s", minimum=1)
+    oidc_unknown_key_seconds: float = setting(
+        30.0, "least pause between two fetches because a token names an unknown key", units="s", minimum=0
+    )
 
 
 def load(cls: type[Config], *, argv: Sequence[str], environ: Mapping[str, str], prog: str, prefix: str) -> Config:

@@ -18,6 +18,7 @@ from services.chassis import log as logs
 from services.chassis.auth.carrying import TokenFile
 from services.chassis.auth.guard import token_guard
 from services.chassis.auth.keys import TokenVerifier
+from services.chassis.auth.oidc.verifier import AccessVerifier
 from services.chassis.auth.revocation import Revocations, follow_revocations
 from services.chassis.bus import Bus, BusAccess
 from services.chassis.config import load
@@ -70,7 +71,8 @@ def main() -> None:
 async def serve(config: ConversionConfig) -> None:
     """Serve until a signal."""
     revocations = Revocations(config.revocations_file)
-    server = Server(config, token_guard(config, TokenVerifier.from_files(config.token_public_keys), revocations))
+    access = AccessVerifier.configured(config, TokenVerifier.from_files(config.token_public_keys))
+    server = Server(config, token_guard(config, access, revocations))
     bus = None
     if config.nats_url:
         bus = await Bus.connect(
@@ -90,6 +92,7 @@ async def serve(config: ConversionConfig) -> None:
         background = {
             asyncio.create_task(sweep_now_and_then(library.store, config), name="sweeping"),
             asyncio.create_task(collect_when_idle(library.slots), name="collecting"),
+            asyncio.create_task(access.run(), name="issuer"),
         }
         if config.scheduler_address:
             token = TokenFile.required(config.token_file) if config.token_file is not None else None

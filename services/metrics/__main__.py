@@ -25,6 +25,7 @@ from services.chassis import log as logs
 from services.chassis.auth.carrying import TokenFile
 from services.chassis.auth.guard import token_guard
 from services.chassis.auth.keys import TokenVerifier
+from services.chassis.auth.oidc.verifier import AccessVerifier
 from services.chassis.auth.revocation import Revocations, follow_revocations
 from services.chassis.bus import Bus, BusAccess
 from services.chassis.errors import ConfigurationError
@@ -113,7 +114,8 @@ async def serve(config: Config, engine: Engine) -> None:
     inserter = Inserter(store, ownership, limits=_block_limits(config), is_watched=hub.is_watched, publish=hub.publish)
     registry = Registry(verifier, limits=_ingest_limits(config), clock=now, on_leave=ownership.release)
     openings = Openings(store=store.on(Lane.INGEST), ownership=ownership, inserter=inserter, registry=registry)
-    server = Server(config, token_guard(config, verifier, revocations))
+    access_verifier = AccessVerifier.configured(config, verifier)
+    server = Server(config, token_guard(config, access_verifier, revocations))
     _add_services(server, config, store=store, hub=hub, openings=openings, jobs=jobs)
     works: list[Coroutine[Any, Any, None]] = [
         inserter.run(),
@@ -122,6 +124,7 @@ async def serve(config: Config, engine: Engine) -> None:
         hub.run(server.stopping),
         engine.upkeep(),
         follow_revocations(revocations, scheduler),
+        access_verifier.run(),
     ]
     async with contextlib.AsyncExitStack() as stack:
         if config.nats_url:

@@ -26,6 +26,7 @@ from services.chassis import log as logs
 from services.chassis.auth.carrying import TokenFile
 from services.chassis.auth.guard import token_guard
 from services.chassis.auth.keys import TokenSigner, TokenVerifier, public_key_files
+from services.chassis.auth.oidc.verifier import AccessVerifier
 from services.chassis.auth.revocation import Revocations
 from services.chassis.bus import Bus, BusAccess
 from services.chassis.errors import ConfigurationError, SihlaiError
@@ -112,7 +113,8 @@ class Scheduler:
         self.signer = TokenSigner.from_file(config.token_key_file)
         verifier = TokenVerifier.from_files([*public_key_files(config.token_key_file), *config.token_public_keys])
         self.revocations = Revocations(config.revocations_file)
-        self.server = Server(config, token_guard(config, verifier, self.revocations), addresses=_announced(config))
+        self.access = AccessVerifier.configured(config, verifier)
+        self.server = Server(config, token_guard(config, self.access, self.revocations), addresses=_announced(config))
         self.seal = Seal.from_file(config.credentials_key_file)
         self.checkpoints = CheckpointStore(config.checkpoint_root, endpoint_url=config.checkpoint_endpoint_url)
         placing = Placing(lease_seconds=config.lease_seconds)
@@ -239,6 +241,7 @@ class Scheduler:
             keep_turning("forgetting", self.forgetting.turn),
             self.leading.run(),
             self._end_waits(),
+            self.access.run(),
         ]
         if self.publisher is not None:
             work.append(keep_turning("publishing", self.publisher.turn))

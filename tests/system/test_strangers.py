@@ -15,18 +15,21 @@ import nats
 import nats.errors
 import psutil
 import pytest
+import yaml
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sihlai.auth.v1 import token_service_pb2, token_service_pb2_grpc
 from sihlai.logs.v1 import log_service_pb2, log_service_pb2_grpc
 from sihlai.scheduler.v1 import job_service_pb2, job_service_pb2_grpc, project_service_pb2, project_service_pb2_grpc
 
-from services.chassis.auth.access import ACCESS
+from services.chassis.auth.access import ACCESS, Rule
 from services.chassis.auth.keys import TokenSigner
 from services.chassis.auth.principal import Role
-from services.chassis.errors import Reason, SihlaiError
+from services.chassis.errors import NotFound, Reason, SihlaiError
 from services.chassis.rpc import error_from_rpc
 from services.cli.machine.supervisor import Stack, StackConfig
+from tests.oidc_issuer import AUDIENCE, Issuer
+from tests.system.client import until
 from tests.tokens import carrying, token
 
 SECONDS = 60.0
@@ -42,6 +45,8 @@ SERVICES = {
 }
 CALLS = [name for name in ACCESS if name.startswith("sihlai.")]
 PROJECT = "projects/cells"
+WHO = "/sihlai.installation.v1.InstallationService/GetInstallation"
+"""What every service answers to everybody who has a token."""
 
 # What each principal is, and what it may do in the project that the requests name.
 PRINCIPALS: dict[str, tuple[str, dict[str, Any], Role | None]] = {
@@ -60,8 +65,19 @@ PRINCIPALS: dict[str, tuple[str, dict[str, Any], Role | None]] = {
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    config = StackConfig(data=tmp_path_factory.mktemp("stack"), runners=1, device="cpu", start_seconds_max=300.0)
+def issuer() -> Iterator[Issuer]:
+    with Issuer() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[Stack]:
+    oidc_file = tmp_path_factory.mktemp("oidc") / "oidc.yaml"
+    roles = [{"claim": "groups", "value": "vision", "project": "cells", "role": "viewer"}]
+    oidc_file.write_text(yaml.safe_dump({"issuer": issuer.url, "audience": AUDIENCE, "roles": roles}))
+    config = StackConfig(
+        data=tmp_path_factory.mktemp("stack"), runners=1, device="cpu", start_seconds_max=300.0, oidc_file=oidc_file
+    )
     with Stack(config, environ=os.environ) as running:
         yield running
 
@@ -159,6 +175,41 @@ def test_without_a_token_nothing_is_answered(stack: Stack) -> None:
             error = refusal(opened, call)
             reasons[call] = error.reason if error is not None else None
     assert set(reasons.values()) == {Reason.TOKEN_MISSING}
+
+
+def test_every_service_takes_a_token_of_the_issuer_for_what_its_claims_mean(stack: Stack, issuer: Issuer) -> None:
+    calls = {
+        "sihlai.scheduler.v1.JobService/ListJobs": "scheduler",
+        "sihlai.logs.v1.LogService/ListLogFields": "metrics",
+        "sihlai.conversion.v1.ConversionService/ListTasks": "conversion",
+    }
+    admins = [call for call, rule in ACCESS.items() if rule == Rule() and call in CALLS]
+    for service in calls.values():  # until each has the issuer's keys, however late it came
+        with channel(stack, service, issuer.token()) as opened:
+            until(lambda opened=opened: opened.unary_unary(WHO)(b"", timeout=SECONDS))
+    for call, service in calls.items():
+        with channel(stack, service, issuer.token(groups=["vision"])) as opened:
+            error = refusal(opened, call)
+            assert error is None or isinstance(error, NotFound), error
+        without_role = Reason.PERMISSION_DENIED if service != "conversion" else None
+        for text, reason in (
+            (issuer.token(groups=["chess"]), without_role),
+            (issuer.token(groups=["vision"], exp=1), Reason.TOKEN_EXPIRED),
+            (issuer.token(groups=["vision"], aud="another"), Reason.TOKEN_INVALID),
+            (issuer.token(groups=["vision"], iss="https://elsewhere.example"), Reason.TOKEN_INVALID),
+        ):
+            with channel(stack, service, text) as opened:
+                error = refusal(opened, call)
+                assert (error.reason if error is not None else None) is reason, call
+    with channel(stack, "scheduler", issuer.token(groups=["vision"])) as opened:
+        for call in admins:
+            assert refusal(opened, call).reason is Reason.PERMISSION_DENIED, call
+        who = token_service_pb2_grpc.TokenServiceStub(opened).WhoAmI(token_service_pb2.WhoAmIRequest())
+        assert (who.principal.subject, [grant.project for grant in who.principal.grants]) == ("users/ada", [PROJECT])
+        with channel(stack, "scheduler", token(stack.folder.token_key)) as admin:
+            stub = token_service_pb2_grpc.TokenServiceStub(admin)
+            stub.RevokeToken(token_service_pb2.RevokeTokenRequest(name=who.token))
+        assert refusal(opened, "sihlai.auth.v1.TokenService/WhoAmI").reason is Reason.TOKEN_REVOKED
 
 
 def test_what_is_there_and_what_is_not_are_refused_alike(stack: Stack) -> None:

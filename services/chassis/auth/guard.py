@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from services.chassis.auth.access import Rule, rule_of
-from services.chassis.auth.keys import LEEWAY_SECONDS, TokenVerifier, token_expired
+from services.chassis.auth.keys import LEEWAY_SECONDS, token_expired
 from services.chassis.auth.principal import ANONYMOUS, Principal
 from services.chassis.auth.revocation import Revocations
 from services.chassis.config import ServerConfig
@@ -66,6 +66,14 @@ class Guard(Protocol):
         ...
 
 
+class Verifier(Protocol):
+    """Who a token stands for."""
+
+    def verify_access(self, text: str, *, now: datetime) -> Principal:
+        """The principal, or Unauthenticated with the reason. It never waits."""
+        ...
+
+
 class OpenGuard:
     """Everybody may do everything, as "users/anonymous". For servers that nobody but their starter can reach."""
 
@@ -84,7 +92,7 @@ class TokenGuard:
 
     def __init__(
         self,
-        verifier: TokenVerifier,
+        verifier: Verifier,
         revocations: Revocations,
         *,
         open_methods: frozenset[str] = frozenset(),
@@ -157,7 +165,7 @@ class TokenGuard:
                     timer.cancel()
 
 
-def token_guard(config: ServerConfig, verifier: TokenVerifier, revocations: Revocations) -> TokenGuard:
+def token_guard(config: ServerConfig, verifier: Verifier, revocations: Revocations) -> TokenGuard:
     """The guard of a service that is configured so."""
     return TokenGuard(verifier, revocations, open_methods=REFLECTION if config.reflection_open else frozenset())
 

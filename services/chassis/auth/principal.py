@@ -45,7 +45,7 @@ class Principal:
     """Who makes a call. `subject` is its name (`users/ada`), and what a created resource remembers.
 
     `is_admin`: of the whole installation. `roles` is by project, `projects/-` stands for all. `token_id` is empty where
-    no token of ours said so; `expires_at` (aware, whole seconds) is when it ends.
+    no token said so; `expires_at` (aware, whole seconds) is when it ends.
     """
 
     subject: str

@@ -47,6 +47,10 @@ def up(
     allow_endpoint_host: Annotated[
         list[str] | None, typer.Option(metavar="HOST[:PORT]", help="An S3-compatible server that may be asked.")
     ] = None,
+    oidc: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Take the tokens of an OpenID Connect issuer too, which this YAML names."),
+    ] = None,
     listen_scheduler: Listen = FREE_PORT,
     listen_metrics: Listen = FREE_PORT,
     listen_conversion: Listen = FREE_PORT,
@@ -73,6 +77,7 @@ def up(
         device=device,
         allowed_roots=tuple(allow_root or usual_roots(environ)),
         allowed_endpoint_hosts=tuple(allow_endpoint_host or ()),
+        oidc_file=oidc.expanduser() if oidc is not None else None,
         listen_nats=listen_nats,
         listen_conversion=listen_conversion,
         listen_scheduler=listen_scheduler,

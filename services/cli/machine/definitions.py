@@ -40,6 +40,8 @@ class StackConfig:
     allowed_roots: tuple[Path, ...] = ()
     """Folders that datasets may lie in, and be written to; to be read, the data folder always is one."""
     allowed_endpoint_hosts: tuple[str, ...] = ()
+    oidc_file: Path | None = None
+    """Names an OpenID Connect issuer whose tokens are taken too."""
     device: str = "auto"
     """What runners train on: auto, cpu or cuda."""
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -164,6 +166,7 @@ def _server(
         *("--address-file", address_file),
         *("--token-file", folder.token_of(name)),
         *("--revocations-file", folder.revocations(name)),
+        *(("--oidc-file", config.oidc_file.resolve()) if config.oidc_file is not None else ()),
         *flags,
         *config.extra.get(name, ()),
     )
