@@ -30,8 +30,10 @@ from services.chassis.errors import (
     Cancelled,
     DeadlineExceeded,
     Internal,
+    Reason,
     ResourceExhausted,
     SihlaiError,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -210,7 +212,8 @@ def follow(
     `request_at` gets the cursor to go on from, empty at the start. The first connection must succeed: what a service
     refuses, or that none is there, is raised. Later breaks are told to `on_break`, and tried again until
     `outage_seconds_max` have passed without an answer; then the last error is raised. So is, the second time at one
-    cursor, that what is asked is too much. Raises TimeoutError when it has not ended after `seconds`.
+    cursor, that what is asked is too much. Where the token ended after an answer, the next connection carries the one
+    of its moment. Raises TimeoutError when it has not ended after `seconds`.
     """
     began = answered_at = monotonic()
     answered = False
@@ -226,10 +229,11 @@ def follow(
         if left is not None and left <= 0:
             raise TimeoutError(f"it has not ended after {seconds:g} s")
         stream: Stream = yield Open(method=cast(Method, method), request=request_at(cursor), seconds=left)
+        answered_here = False
         try:
             while (answer := (yield Next(stream))) is not None:
                 cursor = answer.cursor or cursor
-                answered, answered_at = True, monotonic()
+                answered, answered_here, answered_at = True, True, monotonic()
                 backoff.reset()
                 yield Emit(answer)
                 if is_last(answer):
@@ -244,6 +248,10 @@ def follow(
                 if too_much_at == cursor:
                     raise
                 too_much_at = cursor
+        except Unauthenticated as error:
+            broke = error
+            if error.reason is not Reason.TOKEN_EXPIRED or not answered_here:
+                raise
         finally:
             stream.cancel()  # who stops reading early leaves no call behind
         on_break(broke)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
-from collections.abc import Mapping
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,12 @@ LOCAL = "local"
 VARIABLE = "SIHLAI_CONTEXT"
 FILE_VARIABLE = "SIHLAI_CONTEXTS"
 FILE_MODE = 0o600
+COMMAND_SECONDS_MAX = 120.0
+"""How long a command may take to print a token: it may ask its user to log in."""
+RENEWAL_SECONDS = 30.0
+"""So long before the end of a printed token its command is asked for another one."""
+UNDATED_SECONDS = 60.0
+"""How long a printed token that does not say when it ends is used."""
 
 
 class NoContextError(Exception):
@@ -24,21 +34,44 @@ class NoContextError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """An installation. The token stands here, or in a file that is read anew with each use."""
+    """An installation. The token stands here, or in a file that is read anew with each use, or a command prints it."""
 
     address: str
     token: str = ""
     token_file: Path | None = None
+    token_command: str = ""
     certificates: Path | None = None
 
     def current_token(self) -> str:
-        """The token as it is now. Raises NoContextError where its file cannot be read."""
+        """The token as it is now. Raises NoContextError where its file cannot be read, or its command fails."""
+        if self.token_command:
+            return _printed(self.token_command)
         if self.token_file is None:
             return self.token
         try:
             return self.token_file.expanduser().read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise NoContextError(f"the context's token cannot be read: {error}") from error
+
+
+class CurrentToken:
+    """A context's token for each call of a long time: a command is run again when what it printed is about to end."""
+
+    def __init__(self, context: Context, *, now: Callable[[], float] = time.time) -> None:
+        self._context = context
+        self._now = now
+        self._printed = ""
+        self._until = 0.0
+
+    def __call__(self) -> str:
+        """As Context.current_token."""
+        if not self._context.token_command:
+            return self._context.current_token()
+        if self._now() >= self._until:
+            self._printed = self._context.current_token()
+            ends_at = _end_of(self._printed)
+            self._until = self._now() + UNDATED_SECONDS if ends_at is None else ends_at - RENEWAL_SECONDS
+        return self._printed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +135,33 @@ def _with_paths(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: Path(value) if name in ("token_file", "certificates") else str(value) for name, value in fields.items()
     }
+
+
+def _printed(command: str) -> str:
+    """What the command prints. What it says beside goes where ours goes, so that it can ask its user for something."""
+    try:
+        done = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, timeout=COMMAND_SECONDS_MAX, check=True)
+        text = done.stdout.decode().strip()
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise NoContextError(f"the context's token cannot be had from its command: {_without_output(error)}") from error
+    if not text:
+        raise NoContextError(f"the command of the context's token prints nothing: {command}")
+    return text
+
+
+def _without_output(error: Exception) -> str:
+    """The error in words, which may not quote what the command printed."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"{shlex.join(error.cmd)} ended with exit code {error.returncode}"
+    if isinstance(error, UnicodeDecodeError):
+        return "it prints no text"
+    return str(error)
+
+
+def _end_of(token: str) -> float | None:
+    """When a token says that it ends, in seconds; None where it is no JWT. Nobody is believed for it."""
+    try:
+        body = token.split(".")[1]
+        return float(json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))["exp"])
+    except (LookupError, TypeError, ValueError):
+        return None

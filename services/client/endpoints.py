@@ -9,11 +9,11 @@ import fcntl
 import json
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.client.context import LOCAL, NoContextError, chosen_context
+from services.client.context import LOCAL, CurrentToken, NoContextError, chosen_context
 
 SERVICES = ("scheduler", "metrics", "conversion")
 """The services that clients talk to, as they are named in flags, variables and endpoints.json."""
@@ -35,7 +35,8 @@ class Endpoints:
 
     given: Mapping[str, str] = field(default_factory=dict)
     up: Path | None = None
-    said_token: str = ""
+    said_token: str | Callable[[], str] = ""
+    """It, or what gives the one of the moment."""
     certificates: Path | None = None
     """Of the authorities that the services' certificates are checked with; without them nothing is encrypted."""
     known: dict[str, str] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class Endpoints:
     def token(self, address: str) -> str:
         """What goes along with calls to the address. The token of this machine's `up` goes nowhere else."""
         if self.said_token or self.up is None or address not in read_endpoints(self.up).values():
-            return self.said_token
+            return self.said_token if isinstance(self.said_token, str) else self.said_token()
         with contextlib.suppress(OSError):
             return (self.up / TOKEN_FILE).read_text().strip()
         return ""
@@ -100,7 +101,7 @@ def resolve(
         return Endpoints(given=said, up=data or data_folder(environ), said_token=token)
     return Endpoints(
         given={"scheduler": chosen.address} | said,
-        said_token=token or chosen.current_token(),
+        said_token=token or CurrentToken(chosen),
         certificates=chosen.certificates,
     )
 

@@ -95,3 +95,17 @@ def test_without_a_token_nothing_is_sent_to_an_address_that_was_given(
     )
     assert shown.exit_code == 1
     assert "needs a token" in shown.stderr
+
+
+def test_a_context_calls_with_what_its_command_prints(scheduler: tuple[str, str], tmp_path: Path) -> None:
+    address, admin = scheduler
+    environ = {"SIHLAI_CONTEXTS": str(tmp_path / "contexts.json")}
+    words = ["context", "add", "team", address, "--token-command", f"printf {admin}", "--use"]
+    added = CliRunner().invoke(app, words, obj=environ)
+    assert added.exit_code == 0, added.output
+    who = CliRunner().invoke(app, ["token", "inspect"], obj=environ)
+    assert "users/ada" in who.stdout, who.output
+    both = CliRunner().invoke(app, [*words, "--token-file", "x"], obj=environ)
+    assert (both.exit_code, "either" in both.output) == (2, True)
+    broken = CliRunner().invoke(app, ["context", "add", "other", address, "--token-command", "false"], obj=environ)
+    assert (broken.exit_code, "false ended with exit code 1" in broken.output) == (2, True), broken.output

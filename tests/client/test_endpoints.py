@@ -1,13 +1,24 @@
 """Where the services are looked for, and where the token goes."""
 
+import base64
 import json
+import shlex
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
 from services.cli.machine.folder import DataFolder, FolderInUseError, held, write_endpoints
-from services.client.context import Context, Contexts, NoContextError, contexts_file, read_contexts, write_contexts
+from services.client.context import (
+    Context,
+    Contexts,
+    CurrentToken,
+    NoContextError,
+    contexts_file,
+    read_contexts,
+    write_contexts,
+)
 from services.client.endpoints import Endpoints, NoEndpointError, data_folder, resolve
 
 ALL = {"scheduler": "file:1", "metrics": "file:2", "conversion": "file:3"}
@@ -95,6 +106,35 @@ def test_the_token_of_a_context_goes_along_and_a_file_of_it_is_read_anew(tmp_pat
     assert Context(address="a:1", token_file=tmp_path / "token").current_token() == "of a file"
     with pytest.raises(NoContextError, match="cannot be read"):
         Context(address="a:1", token_file=tmp_path / "none").current_token()
+
+
+def counting_command(folder: Path, printed: str) -> str:
+    """A command that prints this, then the number of times that it was run."""
+    script = f"import pathlib; p = pathlib.Path({str(folder / 'runs')!r}); p.open('a').write('x'); "
+    return shlex.join([sys.executable, "-c", script + f"print({printed!r} + str(len(p.read_text())))"])
+
+
+def test_the_token_of_a_context_is_printed_by_its_command_again_when_it_ends(tmp_path: Path) -> None:
+    environ = {"SIHLAI_CONTEXTS": str(tmp_path / "contexts.json")}
+    body = base64.urlsafe_b64encode(json.dumps({"exp": 1_000}).encode()).decode().rstrip("=")
+    team = Context(address="team:1", token_command=counting_command(tmp_path, f"head.{body}."))
+    write_contexts(contexts_file(environ), Contexts(by_name={"team": team}))
+    assert resolve(environ=environ, context="team").token("team:1") == f"head.{body}.1"
+    now = 900.0
+    current = CurrentToken(team, now=lambda: now)
+    assert [current(), current()] == [f"head.{body}.2"] * 2
+    now = 971.0
+    assert current() == f"head.{body}.3"
+    undated = CurrentToken(Context(address="a:1", token_command=counting_command(tmp_path, "opaque ")), now=lambda: now)
+    assert [undated(), undated()] == ["opaque 4"] * 2
+    now = 1_100.0
+    assert undated() == "opaque 5"
+
+
+@pytest.mark.parametrize("command", ["/no/such/command", "false", "true", "unclosed '"])
+def test_a_command_that_prints_no_token_is_told(command: str) -> None:
+    with pytest.raises(NoContextError, match="command"):
+        Context(address="a:1", token_command=command).current_token()
 
 
 def test_contexts_are_a_file_that_nobody_else_reads(tmp_path: Path) -> None:

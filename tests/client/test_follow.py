@@ -1,7 +1,8 @@
 """Long reads that go on after a break, against a server that breaks them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import pytest
@@ -11,7 +12,14 @@ from sihlai.logs.v1.log_line_pb2 import LogLine
 
 from services.chassis.auth.guard import OpenGuard
 from services.chassis.config import ServerConfig
-from services.chassis.errors import DeadlineExceeded, ResourceExhausted, SihlaiError, Unavailable
+from services.chassis.errors import (
+    DeadlineExceeded,
+    Reason,
+    ResourceExhausted,
+    SihlaiError,
+    Unauthenticated,
+    Unavailable,
+)
 from services.chassis.rpc import Server
 from services.client.awaiting import AsyncClient
 from services.client.blocking import Client
@@ -63,7 +71,29 @@ class StrainedLogs(log_service_pb2_grpc.LogServiceServicer):
         yield pb.TailLogsResponse(ended=pb.LogEnded(logs_complete=True))
 
 
-async def followed(servicer: log_service_pb2_grpc.LogServiceServicer, *, blocking: bool) -> Followed:
+class ExpiringLogs(log_service_pb2_grpc.LogServiceServicer):
+    """A log of LINES lines, of which each token reads `lines` before it ends."""
+
+    def __init__(self, lines: int) -> None:
+        self.tokens: list[str] = []
+        self._lines = lines
+
+    async def TailLogs(  # noqa: N802  # gRPC's name
+        self, request: pb.TailLogsRequest, context: object
+    ) -> AsyncIterator[pb.TailLogsResponse]:
+        metadata = dict(context.invocation_metadata())  # type: ignore[attr-defined]
+        self.tokens.append(metadata["authorization"])
+        first = int(request.cursor or 0)
+        for number in range(first + 1, min(first + self._lines, LINES) + 1):
+            yield pb.TailLogsResponse(cursor=str(number), batch=pb.LogBatch(lines=[LogLine(number=number)]))
+        if first + self._lines < LINES:
+            raise Unauthenticated(Reason.TOKEN_EXPIRED, "the token ended")
+        yield pb.TailLogsResponse(ended=pb.LogEnded(logs_complete=True))
+
+
+async def followed(
+    servicer: log_service_pb2_grpc.LogServiceServicer, *, blocking: bool, token: str | Callable[[], str] = ""
+) -> Followed:
     """All answers of a tail, and how often it broke, of either client."""
     server = Server(ServerConfig(drain_seconds=0.1), OpenGuard())
     server.add(
@@ -72,7 +102,7 @@ async def followed(servicer: log_service_pb2_grpc.LogServiceServicer, *, blockin
     )
     breaks: list[SihlaiError | None] = []
     tail = tailed(pb.TailLogsRequest(job="projects/a/jobs/b", follow=True), on_break=breaks.append)
-    endpoints = Endpoints(given={"metrics": await server.start()})
+    endpoints = Endpoints(given={"metrics": await server.start()}, said_token=token)
     try:
         if blocking:
             with Client(endpoints) as client:
@@ -119,6 +149,21 @@ def test_a_tail_that_is_too_much_for_the_service_ends_with_its_error(
     with pytest.raises(raised):
         asyncio.run(followed(servicer, blocking=blocking))
     assert servicer.connections == 3, "lines came, then two more, then none"
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_tail_goes_on_with_the_token_of_the_moment_when_the_one_before_ends(blocking: bool) -> None:
+    servicer, numbers = ExpiringLogs(LINES // 3), itertools.count(1)
+    answers, _ = asyncio.run(followed(servicer, blocking=blocking, token=lambda: f"token-{next(numbers)}"))
+    assert [line.number for answer in answers for line in answer.batch.lines] == list(range(1, LINES + 1))
+    assert servicer.tokens == [f"Bearer token-{number}" for number in (1, 2, 3)]
+
+
+def test_a_tail_whose_token_has_ended_for_good_ends_too() -> None:
+    servicer = ExpiringLogs(0)
+    with pytest.raises(Unauthenticated):
+        asyncio.run(followed(servicer, blocking=True, token="old"))
+    assert len(servicer.tokens) == 1
 
 
 def test_a_first_connection_that_fails_is_raised_and_not_tried_for_ever() -> None:

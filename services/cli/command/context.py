@@ -44,6 +44,9 @@ def add_context(
         Path | None,
         typer.Option(metavar="FILE", help="A file with the token, read with each use. `-` asks for it, and keeps it."),
     ] = None,
+    token_command: Annotated[
+        str, typer.Option(metavar="COMMAND", help="Prints the token, such as one of your own login; run when needed.")
+    ] = "",
     certificates: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The authorities that certificates are checked with (PEM).")
     ] = None,
@@ -60,14 +63,17 @@ def add_context(
             raise _not_understood(f"{name!r} is no name: lower-case letters, digits and dashes were wanted")
         if ":" not in address:
             raise _not_understood(f"{address!r} has no port: write it like gpu-farm:50051")
+        if token_command and token_file is not None:
+            raise _not_understood("give either --token-file or --token-command")
         token = typer.prompt("token", hide_input=True, err=True) if str(token_file) == "-" else ""
         made = Context(
             address=address,
             token=token,
             token_file=token_file.expanduser().resolve() if token_file is not None and not token else None,
+            token_command=token_command,
             certificates=certificates.expanduser().resolve() if certificates is not None else None,
         )
-        made.current_token()  # a file that cannot be read is told now
+        made.current_token()  # a file that cannot be read, or a command that fails, is told now
         used = name if use else contexts.used
         write(Contexts(by_name={**contexts.by_name, name: made}, used=used))
         output.line(f"{'uses' if used == name else 'added'} {name}")
@@ -111,7 +117,11 @@ def list_contexts(context: typer.Context, as_json: AsJson = False) -> None:
             table.add_column(column, overflow="fold")
         for name, found in {LOCAL: None, **contexts.by_name}.items():
             address = found.address if found else "the `sihlai up` of this machine"
-            token = "" if found is None else str(found.token_file or ("kept" if found.token else "none"))
+            token = (
+                ""
+                if found is None
+                else str(found.token_file or found.token_command or ("kept" if found.token else "none"))
+            )
             if as_json:
                 output.json({"context": name, "scheduler": address if found else "", "used": name == used})
             table.add_row("*" if name == used else "", Text(name), Text(address), Text(token))
