@@ -1,4 +1,4 @@
-"""Half a minute of fuzzing, split over the readers: nothing but our own errors comes out, in bounded time and memory."""
+"""Half a minute of fuzzing, split over the readers: nothing but our errors comes out, in bounded time and memory."""
 
 from __future__ import annotations
 
