@@ -18,8 +18,6 @@ from services.chassis.log import get_logger
 
 log = get_logger(__name__)
 
-ROW_BYTES_MIN = 8
-"""A row takes at least its time."""
 SEQUENCES_SKIPPED = 2**20
 ROWS_SKIPPED = 2**24
 """Where nobody knows which numbers were used last, so many are left out: more than anybody writes within
@@ -51,7 +49,7 @@ class _Found:
         return self.head is not None and self.size_bytes == self.segment.size_bytes
 
 
-def take_inventory(folder: Path, noted: Counts | None, *, segment_bytes_max: int, counted: bool) -> Inventory:
+def take_inventory(folder: Path, noted: Counts | None, *, counted: bool) -> Inventory:
     """Read all segments, cut torn tails, delete files of which nothing can be read. Raises OSError.
 
     `counted`: counts were noted once, so that what is not there was lost.
@@ -59,8 +57,8 @@ def take_inventory(folder: Path, noted: Counts | None, *, segment_bytes_max: int
     found = [_read(path) for path in sorted(folder.glob(f"*{SUFFIX}")) if path.stem.isdecimal()]
     readable = sum(each.segment.rows for each in found)
     if noted is None:
-        counts = _counts_by_heads(found, segment_bytes_max) if found else Counts()
-        if counted:  # the newest segment may be gone with them: what is left out is told as a gap
+        counts = _counts_by_heads(found)
+        if counted or found:  # the newest records may be gone too, without a trace: a gap is told
             log.warning("spool_counts_lost", folder=str(folder), last_sequence=counts.next_sequence - 1)
             counts = replace(
                 counts, next_sequence=counts.next_sequence + SEQUENCES_SKIPPED, rows=counts.rows + ROWS_SKIPPED
@@ -94,8 +92,8 @@ def _counts_by_note(found: Sequence[_Found], noted: Counts, readable: int) -> Co
     )
 
 
-def _counts_by_heads(found: Sequence[_Found], segment_bytes_max: int) -> Counts:
-    """Where the note is gone too: the heads tell what came before each, and nobody what was in a damaged newest one."""
+def _counts_by_heads(found: Sequence[_Found]) -> Counts:
+    """Where the note is gone: the heads tell what came before each, and nobody what was behind the newest record."""
     rows = dropped = lost = 0
     known = False
     for each in found:
@@ -105,14 +103,7 @@ def _counts_by_heads(found: Sequence[_Found], segment_bytes_max: int) -> Counts:
             dropped = max(dropped, each.head.rows_dropped)
             known = True
         rows += each.segment.rows
-    newest = found[-1]
-    next_sequence = newest.segment.last + 1
-    if not newest.whole:
-        # Whatever it held, the numbers behind are free.
-        size_bytes = max(newest.size_bytes, segment_bytes_max)
-        next_sequence = newest.segment.first + size_bytes // RECORD.size + 1
-        rows += size_bytes // ROW_BYTES_MIN
-    log.warning("spool_counts_unreadable", next_sequence=next_sequence, rows_lost=lost)
+    next_sequence = found[-1].segment.last + 1 if found else 1
     return Counts(next_sequence=next_sequence, rows=rows, rows_dropped=dropped + lost)
 
 

@@ -61,7 +61,7 @@ class WriterSpool:
             draft.unlink()
         self._noted = CountsFile(folder / COUNTS_FILE)
         noted = self._noted.read()
-        inventory = take_inventory(folder, noted, segment_bytes_max=segment_bytes_max, counted=begun)
+        inventory = take_inventory(folder, noted, counted=begun)
         counts = inventory.counts
         self._boot = this_boot()
         self._numbers_uncertain = noted is not None and noted.boot != self._boot

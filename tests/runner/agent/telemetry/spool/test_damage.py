@@ -103,7 +103,9 @@ def test_with_the_counts_gone_too_no_number_is_used_twice_and_what_is_whole_is_k
         data.draw(st.sampled_from([Damage("zero", 0, SLOT_BYTES * SLOTS), Damage("delete", 0, 0)])).strike(counts)
         struck = data.draw(st.sampled_from([None, *sorted(folder.glob("*.segment"))]))
         if struck is not None:
-            damage = data.draw(damages(struck.stat().st_size).filter(lambda each: each.how != "delete"))
+            ends = st.integers(HEAD.size, struck.stat().st_size - 1).map(lambda each: each - (each - HEAD.size) % 60)
+            between = ends.map(lambda end: Damage("cut", end, end + 1))  # two records: what is left looks whole
+            damage = data.draw(between | damages(struck.stat().st_size).filter(lambda each: each.how != "delete"))
             damage.strike(struck)
         again = opened(folder)
         found = [record.sequence for record in records_of(again)]

@@ -59,7 +59,7 @@ def test_a_torn_tail_is_cut_at_the_last_whole_record_wherever_it_was_torn(tmp_pa
         kept = sum(end <= cut for end in ends[1:])
         assert [record.body for record in records_of(survivor)] == bodies[:kept]
         number = survivor.append(b"next", rows=1)
-        assert number == kept + 1 if cut in ends else number > len(bodies)
+        assert number > len(bodies), "without the counts nobody knows that nothing was behind it"
         assert [record.body for record in records_of(opened(torn))] == [*bodies[:kept], b"next"]
         shutil.rmtree(torn)
 
