@@ -96,7 +96,7 @@ def test_a_trainer_that_fails_fails_the_job_with_the_tail_of_its_log(
 
 
 def test_a_dataset_that_cannot_be_read_fails_the_job_in_the_words_of_conversion(system: System, work: Path) -> None:
-    dataset = system.dataset("broken")
+    dataset = system.dataset("of-an-elephant")
     (dataset / "annotations.yaml").write_text("0000.png: elephant")
     job = system.wait_ended(system.submit(system.project(dataset)))
     assert (job.state, job.reason) == (job_pb2.JOB_STATE_FAILED, job_pb2.JOB_REASON_DATASET_ERROR)
