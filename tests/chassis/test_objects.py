@@ -25,7 +25,7 @@ QUICK = ObjectLimits(connect_seconds=1, read_seconds=1, retries_max=0, retry_sec
 
 @pytest.fixture
 def folder(tmp_path):
-    return open_store(f"file://{tmp_path}/data", allowed_roots=[tmp_path])
+    return open_store(f"file://{tmp_path}/data")
 
 
 async def paths(folder, prefix=""):

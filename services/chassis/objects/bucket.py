@@ -6,16 +6,18 @@ log, and of what the process may do itself nothing goes along with those of a ca
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import jwt
+import obstore
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
@@ -23,6 +25,7 @@ from services.chassis.errors import InvalidArgument, Violation
 from services.chassis.objects.access import AzureKey, Credentials, GoogleKey, ObjectLimits, S3Key
 
 if TYPE_CHECKING:  # obstore's types do not exist at run time
+    from obstore import ObjectMeta
     from obstore.store import (
         AzureConfig,
         ClientConfig,
@@ -72,6 +75,20 @@ class Bucket:
     def open(self, path: str, *, write: bool = False) -> ObjectStore:
         """The bucket's store; its credentials say what is allowed."""
         return self._opened(write)
+
+    @contextlib.contextmanager
+    def reading(self, path: str) -> Iterator[tuple[ObjectStore, str]]:
+        """The same, for reading."""
+        yield self._opened(False), path
+
+    async def list(self, prefix: str) -> AsyncIterator[Sequence[ObjectMeta]]:
+        """What lies under a prefix."""
+        async for batch in obstore.list(self._opened(False), prefix or None):
+            yield batch
+
+    def opened(self, path: str) -> contextlib.AbstractContextManager[int]:
+        """There is nothing of it on this machine."""
+        raise AssertionError("a bucket has no descriptors")
 
 
 class Buckets:

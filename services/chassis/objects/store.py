@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote_to_bytes
 
 import obstore
 from obstore.exceptions import (
@@ -27,7 +25,6 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import LocalStore
 
 from services.chassis.errors import (
     AlreadyExists,
@@ -44,7 +41,8 @@ from services.chassis.errors import (
 from services.chassis.files import replacing
 from services.chassis.objects.access import Credentials, ObjectLimits, S3Key
 from services.chassis.objects.bucket import Buckets, Rights, open_bucket
-from services.chassis.objects.uri import bucket_of, check_endpoint, check_region, split_uri
+from services.chassis.objects.local import LocalBounds, OwnFolder, UsersFolder
+from services.chassis.objects.uri import bucket_of, check_endpoint, check_region, local_path, split_uri
 
 CHUNK_BYTES = 4 * 2**20
 PARTS_MAX = 10_000
@@ -113,15 +111,15 @@ class ObjectFolder:
         if not self._store.exists():
             return
         with self._translated(prefix):
-            async for batch in obstore.list(self._store.open(under), under or None):
+            async for batch in self._store.list(under):
                 for found in batch:
-                    yield self._info(found)
+                    yield self._info(found, found["path"].removeprefix(f"{self._prefix}/" if self._prefix else ""))
 
     async def info(self, path: str) -> ObjectInfo:
         """What is known of one object, or ObjectNotFound."""
         full = self._full(_checked_path(path))
-        with self._translated(path):
-            return self._info(await obstore.head_async(self._store.open(full), full))
+        with self._translated(path), self._store.reading(full) as (store, name):
+            return self._info(await obstore.head_async(store, name), path.removesuffix("/"))
 
     async def exists(self, path: str) -> bool:
         """Whether there is an object (a folder is none)."""
@@ -138,8 +136,8 @@ class ObjectFolder:
         """
         full = self._full(_checked_path(path))
         options: obstore.GetOptions = {"if_match": etag} if etag else {}
-        with self._translated(path):
-            result = await obstore.get_async(self._store.open(full), full, options=options)
+        with self._translated(path), self._store.reading(full) as (store, name):
+            result = await obstore.get_async(store, name, options=options)
             size_bytes = result.meta["size"]
             if size_bytes > self._limits.read_bytes_max:
                 raise self._too_large(path, size_bytes)
@@ -153,14 +151,13 @@ class ObjectFolder:
         `etag`: as for `read`.
         """
         full = self._full(_checked_path(path))
-        with self._translated(path):
-            store = self._store.open(full)
-            if offset and (await obstore.head_async(store, full))["size"] <= offset:
+        with self._translated(path), self._store.reading(full) as (store, name):
+            if offset and (await obstore.head_async(store, name))["size"] <= offset:
                 return
             options: obstore.GetOptions = {"range": {"offset": offset}} if offset else {}
             if etag:
                 options["if_match"] = etag
-            result = await obstore.get_async(store, full, options=options)
+            result = await obstore.get_async(store, name, options=options)
             async for chunk in result.stream(min_chunk_size=chunk_bytes):
                 yield bytes(chunk)
 
@@ -206,6 +203,18 @@ class ObjectFolder:
         if parts.failure is not None:
             raise parts.failure
 
+    @contextlib.contextmanager
+    def opened(self, path: str = "") -> Iterator[int]:
+        """A descriptor of what lies at the path, a file or not; `local.through` gives the path that reads it.
+
+        Only in a folder of this machine. Raises as `read` does.
+        """
+        full = self._full(_checked_path(path)) if path else self._prefix
+        with contextlib.ExitStack() as stack:
+            with self._translated(path):
+                descriptor = stack.enter_context(self._store.opened(full))
+            yield descriptor
+
     async def delete(self, path: str) -> None:
         """Delete the object; not an error where there is none."""
         full = self._full(_checked_path(path))
@@ -231,9 +240,9 @@ class ObjectFolder:
     def _full(self, path: str) -> str:
         return f"{self._prefix}/{path}" if self._prefix else path
 
-    def _info(self, found: obstore.ObjectMeta) -> ObjectInfo:
+    def _info(self, found: obstore.ObjectMeta, path: str) -> ObjectInfo:
         return ObjectInfo(
-            path=found["path"].removeprefix(f"{self._prefix}/" if self._prefix else ""),
+            path=path,
             size_bytes=found["size"],
             etag=found["e_tag"] or "",
             last_modified=found["last_modified"],
@@ -265,14 +274,16 @@ def open_store(
     region: str = "",
     anonymous: bool = False,
     allowed_roots: Sequence[Path] | None = None,
+    closed_roots: Sequence[Path] = (),
     allowed_hosts: Sequence[str] | None = None,
     limits: ObjectLimits | None = None,
     buckets: Buckets | None = None,
 ) -> ObjectFolder:
     """The folder at `uri`; it need not exist. Nothing is read yet.
 
-    `allowed_roots` bounds file:// (symbolic links resolved), `allowed_hosts` bounds `endpoint_url` (`host` or
-    `host:port`). None: no bound, for uris of our own. Empty: nothing is allowed, so a forgotten setting opens nothing.
+    `allowed_roots` bounds file:// (symbolic links resolved), `closed_roots` are those among them that stay closed;
+    `allowed_hosts` bounds `endpoint_url` (`host` or `host:port`). None: no bound, for uris of our own; with bounds a
+    folder is read only. Empty: nothing is allowed, so a forgotten setting opens nothing.
     Without `credentials` the process's own are used for a bucket (environment, instance role); `anonymous`: none at
     all, which is enough for a public bucket. A process's own never go along with those of a caller. `buckets` are
     those that have been opened before.
@@ -282,10 +293,14 @@ def open_store(
     parts = split_uri(uri)
     uri = uri.rstrip("/")
     if parts.scheme == "file":
-        roots = None if allowed_roots is None else tuple(root.resolve() for root in allowed_roots)
-        local = LocalFolder(uri, Path(os.fsdecode(unquote_to_bytes(parts.path))), roots)
-        local.check("")
-        return ObjectFolder(uri, local, limits=limits)
+        folder = local_path(uri)
+        assert folder is not None
+        if allowed_roots is None:
+            return ObjectFolder(uri, OwnFolder(uri, folder), limits=limits)
+        bounds = LocalBounds(
+            roots=tuple(root.resolve() for root in allowed_roots), closed=tuple(root.resolve() for root in closed_roots)
+        )
+        return ObjectFolder(uri, UsersFolder(uri, folder, bounds), limits=limits)
     if endpoint_url:
         check_endpoint(endpoint_url, allowed_hosts)
     region = region or (credentials.region if isinstance(credentials, S3Key) else "")
@@ -315,44 +330,20 @@ class Store(Protocol):
         ...
 
     def open(self, path: str, *, write: bool = False) -> obstore.store.ObjectStore:
-        """The store, for work on `path`. Raises PermissionDenied where that lies outside the bounds."""
+        """The store, for a change at `path`. Raises PermissionDenied where nothing may be changed."""
         ...
 
+    def reading(self, path: str) -> contextlib.AbstractContextManager[tuple[obstore.store.ObjectStore, str]]:
+        """The store to read `path` from, and its name there. Raises PermissionDenied where it is out of bounds."""
+        ...
 
-class LocalFolder:
-    """A folder of this machine, bounded by roots. Links are resolved at each use, not only at the first."""
+    def list(self, prefix: str) -> AsyncIterator[Sequence[obstore.ObjectMeta]]:
+        """What lies under a prefix, in batches."""
+        ...
 
-    advice = "check the permissions of the files"
-
-    def __init__(self, uri: str, folder: Path, roots: tuple[Path, ...] | None) -> None:
-        self._uri = uri
-        self._folder = folder
-        self._roots = roots
-
-    def exists(self) -> bool:
-        """Whether the folder is there."""
-        return self._folder.is_dir()
-
-    def open(self, path: str, *, write: bool = False) -> LocalStore:
-        """The folder's store; writing makes the folder."""
-        self.check(path)
-        if not write and not self.exists():
-            raise FileNotFoundError(self._folder)
-        return LocalStore(self._folder, mkdir=write)
-
-    def check(self, path: str) -> None:
-        """Raise PermissionDenied where the path leads out of every root."""
-        if self._roots is None:
-            return
-        found = (self._folder / path).resolve()
-        if any(found.is_relative_to(root) for root in self._roots):
-            return
-        allowed = ", ".join(str(root) for root in self._roots) or "none"
-        uri = f"{self._uri}/{path}" if path else self._uri
-        here = Path(os.path.normpath(self._folder / path))
-        link = f" is a link to {found}, which" if found != here else ""
-        message = f"{uri}{link} lies outside the folders that the configuration allows ({allowed})"
-        raise PermissionDenied(Reason.URI_NOT_ALLOWED, message, {"uri": uri})
+    def opened(self, path: str) -> contextlib.AbstractContextManager[int]:
+        """A descriptor of what lies at `path` on this machine."""
+        ...
 
 
 class _Parts:

@@ -61,7 +61,7 @@ class ForeignSource:
         found: dict[str, int] = {}
         local = local_path(self.uri)
         if local is not None and local.is_dir():
-            found = await in_thread(self._executor, self._walk, local, report)
+            found = await in_thread(self._executor, self._walk, report)
         elif local is None:
             async for each in self._folder.list():
                 if any(part.startswith((".", "__MACOSX")) for part in each.path.split("/")):
@@ -71,19 +71,15 @@ class ForeignSource:
                 self._check_count(len(found))
         if OWN_REPORT in found and OWN_KEY in await self.head(OWN_REPORT):
             del found[OWN_REPORT]
-        outside = await in_thread(self._executor, _outside, local, list(found)) if local is not None else []
-        for path in outside:
-            report.error("leads_outside", "it is a link out of the dataset: put the file there", Place(file=path))
-            del found[path]
         if not found:
             problem = await in_thread(self._executor, _nothing, local) if local is not None else NOTHING
             message = f"there is no dataset at {self.uri}: {problem}"
             raise FailedPrecondition(Reason.DATASET_NOT_FOUND, message, {"uri": self.uri})
         self.paths = dict(sorted(found.items()))
 
-    def _walk(self, root: Path, report: Report) -> dict[str, int]:
+    def _walk(self, report: Report) -> dict[str, int]:
         found: dict[str, int] = {}
-        for each in walk(root, report):
+        for each in walk(self._folder, report):
             found[each.path] = each.size_bytes
             self._versions[each.path] = each.version
             self._check_count(len(found))
@@ -176,21 +172,6 @@ class ForeignSource:
     def _changed(self, path: str) -> FailedPrecondition:
         message = f"{self.uri}/{path} was listed, but it is not there any more: the dataset changed meanwhile"
         return FailedPrecondition(Reason.DATASET_CHANGED, message, {"uri": f"{self.uri}/{path}"})
-
-
-def _outside(root: Path, paths: Sequence[str]) -> list[str]:
-    """Files that are reached through a link out of the root. Each folder is resolved once: there may be millions."""
-    resolved = root.resolve()
-    folders: dict[Path, bool] = {}
-    found = []
-    for path in paths:
-        full = root / path
-        inside = folders.get(full.parent)
-        if inside is None:
-            inside = folders[full.parent] = full.parent.resolve().is_relative_to(resolved)
-        if not inside or (full.is_symlink() and not full.resolve().is_relative_to(resolved)):
-            found.append(path)
-    return found
 
 
 def _nothing(folder: Path) -> str:

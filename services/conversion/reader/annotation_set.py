@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from services.chassis.errors import FailedPrecondition
-from services.chassis.objects.store import ObjectChanged, ObjectFolder, ObjectNotFound
+from services.chassis.objects.local import require_file, through
+from services.chassis.objects.store import ObjectFolder, ObjectNotFound
 from services.chassis.objects.uri import local_path
 from services.conversion.conveyor.work import Tell, in_thread, some_at_a_time
 from services.conversion.dataset.map_folder import MapFolder
@@ -62,7 +62,7 @@ class SetReader:
     ) -> SetContents:
         maps = folder.folder(path)
         try:
-            listing = await self._access.list_maps(maps, folder, path, tuple(suffixes))
+            listing = await self._access.list_maps(maps, path, tuple(suffixes))
         except ObjectNotFound:
             listing = Listing(files=())
         if not listing.files and not listing.refused:
@@ -126,7 +126,7 @@ class MapLoader:
 
     def __init__(self, folder: ObjectFolder, maps: MapFolder, executor: Executor) -> None:
         self._folder = folder
-        self._local = local_path(folder.uri)
+        self._is_local = local_path(folder.uri) is not None
         self._entries = {f"{maps.path}{entry.name}": entry for entry in maps.index.images}
         self._executor = executor
 
@@ -134,12 +134,12 @@ class MapLoader:
         """The map. Raises FailedPrecondition (DATASET_CHANGED) where it is not what was indexed any more."""
         entry = self._entries[record.path]
         try:
-            if self._local is None:
+            if not self._is_local:
                 return await self._folder.read(record.path, etag=entry.etag)
-            content, etag = await in_thread(self._executor, _read_hashed, self._local / record.path, entry.size_bytes)
-        except (FileNotFoundError, ObjectNotFound) as error:
+            content, etag = await in_thread(self._executor, _read_hashed, self._folder, record.path, entry.size_bytes)
+        except ObjectNotFound as error:
             raise self._changed(record.path, gone=True) from error
-        except (OSError, ObjectChanged) as error:
+        except (OSError, FailedPrecondition) as error:
             raise self._changed(record.path, gone=False) from error
         if etag != entry.etag:
             raise self._changed(record.path, gone=False)
@@ -164,13 +164,15 @@ async def _hash(folder: ObjectFolder, path: str) -> str:
     return digest.hexdigest()
 
 
-def _read_hashed(path: Path, size_bytes: int) -> tuple[bytes, str]:
+def _read_hashed(folder: ObjectFolder, path: str, size_bytes: int) -> tuple[bytes, str]:
     """A file of this machine with its ETag. Nothing is learned of a file that was put in its place: the two differ.
 
     It may have become anything since it was indexed: a pipe must not be waited for, nor an endless file be read.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        content = file.read(size_bytes + 1)
+    with folder.opened(path) as descriptor:
+        require_file(descriptor, f"{folder.uri}/{path}")
+        with Path(through(descriptor)).open("rb") as file:
+            content = file.read(size_bytes + 1)
     return content, f"sha256-{hashlib.sha256(content).hexdigest()}"
 
 

@@ -59,7 +59,7 @@ class Reader:
     async def describe(self, source: DatasetSource, report: Report, field_name: str = "source") -> Described:
         """The metadata alone. Raises FailedPrecondition (DATASET_NOT_FOUND) where there is no dataset."""
         folder = self._access.open(source, field_name)
-        found = [name for name in METADATA_NAMES if await folder.exists(name)]
+        found = [name for name in METADATA_NAMES if leads_outside(folder, name) or await folder.exists(name)]
         if not found and not await _has_images(folder):
             raise _not_found(folder.uri, f"there is neither {METADATA_NAMES[0]} nor images/")
         if len(found) > 1:
@@ -78,11 +78,10 @@ class Reader:
     async def open(self, described: Described, keep: Callable[[AnnotationSet], bool], tell: Tell) -> Snapshot:
         """The index, and the annotations of the sets that are to be kept; of the others the hashes alone."""
         images = self.images(described)
-        root = described.folder if not described.metadata.images_uri else images
         if not described.metadata.images_uri and leads_outside(described.folder, "images"):
             raise _outside(images.uri)
         try:
-            listing = await self._access.list_images(images, root)
+            listing = await self._access.list_images(images)
         except ObjectNotFound as error:
             raise _not_found(images.uri, error.message) from error
         if not listing.files and not listing.refused:
@@ -110,7 +109,9 @@ class Reader:
         )
 
     def images(self, described: Described) -> ObjectFolder:
-        """The folder of the images, opened with the rights of the dataset's source."""
+        """The folder of the images, opened with the rights of the dataset's source; links may lead within that."""
+        if not described.metadata.images_uri:
+            return described.folder.folder("images")
         source = replace(described.source, uri=described.images_uri)
         return self._access.open(source, "images")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +19,13 @@ from pathlib import Path
 from services.chassis.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
 from services.chassis.objects.access import Credentials, ObjectLimits
 from services.chassis.objects.bucket import Buckets
+from services.chassis.objects.local import listed, require_file, through
 from services.chassis.objects.store import ObjectFolder, ObjectNotFound, open_store
 from services.chassis.objects.uri import local_path, uri_parts
 from services.conversion.file.document import SUFFIXES as DOCUMENT_SUFFIXES
 from services.conversion.file.header import FORMAT_BY_SUFFIX
 from services.conversion.finding import Finding, Place, Report
+from services.conversion.source.entry import EntryError, look_at
 
 LISTING_FINDINGS_MAX = 1_000_000
 """Of one listing, whatever is sent of it later; below it nothing is lost between a listing and its replay."""
@@ -82,6 +83,7 @@ class Access:
         self,
         *,
         allowed_roots: Sequence[Path],
+        closed_roots: Sequence[Path] = (),
         allowed_hosts: Sequence[str],
         own_credentials_uris: Sequence[str],
         images_max: int,
@@ -89,6 +91,7 @@ class Access:
         buckets_max: int,
     ) -> None:
         self._roots = tuple(allowed_roots)
+        self._closed = tuple(closed_roots)
         self._hosts = tuple(allowed_hosts)
         self._own = tuple(map(uri_parts, own_credentials_uris))
         self._images_max = images_max
@@ -99,6 +102,7 @@ class Access:
         """The same for writing: with other roots, and never with the service's own credentials."""
         other = copy(self)
         other._roots = tuple(roots)
+        other._closed = ()  # closed to readers; what is closed to writers stays so however deep a root lies
         other._own = ()
         return other
 
@@ -117,6 +121,7 @@ class Access:
                 region=source.region,
                 anonymous=source.credentials is None and not own,
                 allowed_roots=self._roots,
+                closed_roots=self._closed,
                 allowed_hosts=self._hosts,
                 limits=self._limits,
                 buckets=self._buckets,
@@ -126,11 +131,11 @@ class Access:
                 replace(violation, field=f"{field_name}.{violation.field}") for violation in error.violations
             ) from error
 
-    async def list_images(self, folder: ObjectFolder, root: ObjectFolder) -> Listing:
-        """The images that lie directly in `folder`; links must not lead out of `root`. Sub-folders are ignored."""
-        return await self._list(folder, root, _Rules(folder="images/", unreadable="unreadable_image"), _is_image_name)
+    async def list_images(self, folder: ObjectFolder) -> Listing:
+        """The images that lie directly in a dataset's `folder`. Sub-folders are ignored."""
+        return await self._list(folder, _Rules(folder="images/", unreadable="unreadable_image"), _is_image_name)
 
-    async def list_maps(self, folder: ObjectFolder, root: ObjectFolder, path: str, suffixes: Sequence[str]) -> Listing:
+    async def list_maps(self, folder: ObjectFolder, path: str, suffixes: Sequence[str]) -> Listing:
         """The maps, and what stands beside them, that lie directly in `folder`, which is `path` in the dataset."""
 
         def accepts(name: str, report: Report, refused: dict[str, str]) -> bool:
@@ -142,12 +147,11 @@ class Access:
             refused[name] = "wrong_extension"
             return False
 
-        return await self._list(folder, root, _Rules(folder=path, unreadable="unreadable_map"), accepts)
+        return await self._list(folder, _Rules(folder=path, unreadable="unreadable_map"), accepts)
 
     async def _list(
         self,
         folder: ObjectFolder,
-        root: ObjectFolder,
         rules: _Rules,
         accepts: Callable[[str, Report, dict[str, str]], bool],
     ) -> Listing:
@@ -155,7 +159,7 @@ class Access:
         local = local_path(folder.uri)
         refused: dict[str, str] = {}
         if local is not None:
-            found = await asyncio.to_thread(_scan, local, local_path(root.uri) or local, rules, report, refused)
+            found = await asyncio.to_thread(_scan, folder, rules, report, refused)
         else:
             found = [
                 ImageFile(name=each.path, size_bytes=each.size_bytes, version=each.etag)
@@ -202,27 +206,24 @@ def still_there() -> Iterator[None]:
 async def copy_file(folder: ObjectFolder, path: str, target: Path) -> None:
     """Copy a file of a source to a new one of this machine: from this machine the system does it, without us.
 
-    Raises ObjectNotFound where it is gone, Unavailable where this machine's disk does not take it.
+    Raises ObjectNotFound where it is gone, PermissionDenied where it is a link out of the dataset by now, Unavailable
+    where this machine's disk does not take it.
     """
-    local = local_path(folder.uri)
-    if local is None:
+    if local_path(folder.uri) is None:
         await folder.copy_to_local(path, target)
         return
-    if leads_outside(folder, path):
-        raise ObjectNotFound(Reason.OBJECT_NOT_FOUND, f"{folder.uri}/{path} leads out of it", {"uri": folder.uri})
-    try:
-        await asyncio.to_thread(_copy, local / path, target)
-    except FileNotFoundError as error:
-        uri = f"{folder.uri}/{path}"
-        raise ObjectNotFound(Reason.OBJECT_NOT_FOUND, f"{uri} does not exist", {"uri": uri}) from error
-    except OSError as error:
-        message = f"{target} cannot be written: {error.strerror}"
-        raise Unavailable(Reason.OBJECT_STORE_UNAVAILABLE, message, {"path": str(target)}) from error
+    await asyncio.to_thread(_copy, folder, path, target)
 
 
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+def _copy(folder: ObjectFolder, path: str, target: Path) -> None:
+    with folder.opened(path) as source:
+        require_file(source, f"{folder.uri}/{path}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(through(source), target)
+        except OSError as error:
+            message = f"{target} cannot be written: {error.strerror}"
+            raise Unavailable(Reason.OBJECT_STORE_UNAVAILABLE, message, {"path": str(target)}) from error
 
 
 def leads_outside(folder: ObjectFolder, path: str) -> bool:
@@ -231,26 +232,20 @@ def leads_outside(folder: ObjectFolder, path: str) -> bool:
     return local is not None and not (local / path).resolve().is_relative_to(local.resolve())
 
 
-def _scan(folder: Path, root: Path, rules: _Rules, report: Report, refused: dict[str, str]) -> list[ImageFile]:
-    """The regular files in a local folder, hidden ones left out; what leads out of `root` is refused."""
-    bounds = (root.resolve(), folder.resolve())
+def _scan(folder: ObjectFolder, rules: _Rules, report: Report, refused: dict[str, str]) -> list[ImageFile]:
+    """The regular files in a local folder, hidden ones left out; links that lead out of the dataset are refused."""
     found: list[ImageFile] = []
-    if not folder.is_dir():
-        return found
-    with os.scandir(folder) as entries:
+    with contextlib.suppress(ObjectNotFound, NotADirectoryError), folder.opened() as here, listed(here) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             place = rules.place(entry.name)
-            if entry.is_symlink() and not any(Path(entry.path).resolve().is_relative_to(each) for each in bounds):
-                refused[entry.name] = "leads_outside"
-                report.error("leads_outside", "it is a link out of the dataset: put the file there", place)
-                continue
             try:
-                about = entry.stat()
-            except OSError as error:
-                refused[entry.name] = rules.unreadable
-                report.error(rules.unreadable, f"it cannot be opened: {error.strerror}", place)
+                about = look_at(folder, entry.name, entry)
+            except EntryError as error:
+                rule = refused[entry.name] = "leads_outside" if error.outside else rules.unreadable
+                link_out = "it is a link out of the dataset: put the file there"
+                report.error(rule, link_out if error.outside else f"it cannot be opened: {error}", place)
                 continue
             if stat.S_ISDIR(about.st_mode):
                 continue

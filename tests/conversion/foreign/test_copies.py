@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.errors import Unavailable
+from services.chassis.errors import PermissionDenied, Unavailable
 from services.chassis.objects.store import ObjectNotFound, open_store
 from services.conversion.source.place import copy_file
 
@@ -20,8 +20,9 @@ def test_a_copy_is_the_same_bytes_and_what_is_gone_or_does_not_fit_is_said(tmp_p
     folder = open_store((tmp_path / "source").as_uri())
     asyncio.run(copy_file(folder, "a.png", tmp_path / "new/a.png"))
     assert (tmp_path / "new/a.png").read_bytes() == (tmp_path / "source/a.png").read_bytes()
-    for gone in ("b.png", "out.png"):
-        with pytest.raises(ObjectNotFound):
+    for gone, refusal in (("b.png", ObjectNotFound), ("out.png", PermissionDenied)):
+        with pytest.raises(refusal):
             asyncio.run(copy_file(folder, gone, tmp_path / "new/b.png"))
+    assert not (tmp_path / "new/b.png").exists()
     with pytest.raises(Unavailable, match="cannot be written"):
         asyncio.run(copy_file(folder, "a.png", tmp_path / "new/a.png/b.png"))
