@@ -16,12 +16,14 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from services.chassis.errors import FailedPrecondition, PermissionDenied, Reason
+from services.chassis.objects.local import listed, through
 from services.chassis.objects.store import ObjectFolder, ObjectNotFound
 from services.chassis.objects.uri import local_path, uri_parts
 from services.conversion.conveyor.sink import METADATA
@@ -58,6 +60,11 @@ class Destinations:
 
     def open(self, source: DatasetSource, field_name: str = "destination") -> Destination:
         """A destination; nothing is read yet. Raises InvalidArgument for what is no uri, PermissionDenied."""
+        self._access.open(source, field_name)
+        local = local_path(source.uri)
+        place = local.resolve() if local is not None else None
+        if place is not None:  # from here on no link is followed, so what is allowed now is what is written
+            source = replace(source, uri=place.as_uri())
         folder = self._access.open(source, field_name)
         here, store = _parts(folder.uri), _parts(self._store_uri)
         if here[: len(store)] == store or store[: len(here)] == here:
@@ -103,7 +110,7 @@ class Destination:
         Raises FailedPrecondition (OBJECT_ALREADY_EXISTS) where anything else is there.
         """
         if self._local is not None:
-            await in_thread(self._executor, _tidy, self._local)
+            await in_thread(self._executor, self._tidy, self._local)
         found = await self._first_name()
         if found is None:
             if self._local is not None and (problem := await asyncio.to_thread(_unwritable, self._local)):
@@ -141,30 +148,45 @@ class Destination:
     async def _first_name(self) -> str | None:
         """The name of anything that is there."""
         if self._local is not None:
-            return await asyncio.to_thread(_first_entry, self._local)
+            return await asyncio.to_thread(self._first_entry, self._local)
         async for each in self._folder.list():
             return each.path
         return None
 
+    def _first_entry(self, target: Path) -> str | None:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), beside(target) as pinned:
+            return _first_entry(pinned)
+        return None
+
+    def _tidy(self, target: Path) -> None:
+        with contextlib.suppress(OSError), beside(target) as pinned:
+            _tidy(pinned)
+
     def _rename(self, draft: Path, target: Path) -> None:
+        try:
+            with beside(target, make=True) as pinned:
+                self._rename_pinned(draft, pinned)
+        except OSError as error:
+            raise self._denied(_problem(error)) from error
+
+    def _rename_pinned(self, draft: Path, target: Path) -> None:
         """Into a folder beside the target first: what is copied from another file system takes its time."""
         part = target.parent / f".{target.name}.part-{secrets.token_hex(8)}"
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = lock_folder(part)
+        part.mkdir(mode=0o700)
+        with _pinned(part) as inside:
+            descriptor = lock_folder(inside)
             assert descriptor is not None, "nobody else knows the folder"
             try:
-                _move(draft, part / DATASET)
-                sync_folder(part / DATASET)
-                if target.is_dir():  # an empty folder gives way, anything else does not; its rights stay
-                    (part / DATASET).chmod(stat.S_IMODE(target.stat().st_mode))
-                (part / DATASET).rename(target)
+                _move(draft, inside / DATASET)
+                sync_folder(inside / DATASET)
+                _take_rights(inside / DATASET, target)
+                (inside / DATASET).rename(target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                raise self._not_empty(_first_entry(target) or "") from error
             finally:
                 release_folder(part, descriptor, kept=False)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise self._not_empty(_first_entry(target) or "") from error
-            raise self._denied(_problem(error)) from error
 
     def _denied(self, problem: str) -> FailedPrecondition:
         message = f"{self.uri} cannot be written: {problem}"
@@ -179,6 +201,62 @@ def _parts(uri: str) -> tuple[str, ...]:
     """What a uri names, part by part: a folder may have many names, and links lead to it."""
     local = local_path(uri)
     return uri_parts(uri) if local is None else ("file", "", *local.resolve().parts[1:])
+
+
+@contextlib.contextmanager
+def beside(target: Path, *, make: bool = False) -> Iterator[Path]:
+    """The target, whose path has no links, by a path that leads to the folder it was in, whatever is put there since.
+
+    `make`: folders that are missing are made. Raises FileNotFoundError where they are not, NotADirectoryError where one
+    has become a link, OSError.
+    """
+    with contextlib.ExitStack() as stack:
+        here = stack.enter_context(_opened_folder(target.anchor))
+        for name in target.parts[1:-1]:
+            try:
+                below = stack.enter_context(_opened_folder(name, here))
+            except FileNotFoundError:
+                if not make:
+                    raise
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=here)
+                below = stack.enter_context(_opened_folder(name, here))
+            here = below
+        yield Path(through(here)) / target.name
+
+
+@contextlib.contextmanager
+def _pinned(folder: Path) -> Iterator[Path]:
+    """A folder, no link, by a path that leads to it, whatever is put in its place."""
+    with _opened_folder(folder) as descriptor:
+        yield Path(through(descriptor))
+
+
+@contextlib.contextmanager
+def _opened_folder(path: str | Path, below: int | None = None) -> Iterator[int]:
+    """Raises NotADirectoryError for a link."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=below)
+    except NotADirectoryError as error:
+        problem = f"{path} is no folder, or has become a link"
+        raise NotADirectoryError(error.errno, problem) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _take_rights(dataset: Path, target: Path) -> None:
+    """An empty folder gives way, anything else does not; its rights stay, so it must be one of this service's own."""
+    with contextlib.suppress(FileNotFoundError):
+        about = target.lstat()
+        if not stat.S_ISDIR(about.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "it is no folder")
+        if about.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "the folder is another user's: name one that does not exist")
+        if about.st_gid != dataset.stat().st_gid:
+            os.chown(dataset, -1, about.st_gid)
+        dataset.chmod(stat.S_IMODE(about.st_mode))
 
 
 def _move(draft: Path, part: Path) -> None:
@@ -222,11 +300,11 @@ def _tidy(target: Path) -> None:
 
 
 def _first_entry(folder: Path) -> str | None:
-    """The name of anything in a folder; the folder's own where it is a file."""
+    """The name of anything in a folder; its own where it is a file or a link."""
     try:
-        with os.scandir(folder) as entries:
+        with _opened_folder(folder) as descriptor, listed(descriptor) as entries:
             return min((entry.name for entry in entries), default=None)
     except FileNotFoundError:
         return None
     except NotADirectoryError:
-        return folder.name if folder.exists() else None  # a folder above it may be a file
+        return folder.name if os.path.lexists(folder) else None

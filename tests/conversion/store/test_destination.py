@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import grpc
 import pytest
 from sihlai.conversion.v1 import dataset_pb2, task_pb2
 
-from services.chassis.errors import FailedPrecondition, PermissionDenied, Reason, Unavailable
+from services.chassis.errors import FailedPrecondition, PermissionDenied, Reason, SihlaiError, Unavailable
+from services.chassis.objects.access import ObjectLimits
 from services.chassis.objects.store import ObjectFolder, ObjectInfo, open_store
 from services.chassis.rpc import error_from_rpc
-from services.conversion.store.destination import Destination
+from services.conversion.source.place import Access, DatasetSource
+from services.conversion.store.destination import Destination, Destinations
 from tests.conversion.map_dataset import files_of, write_semantic
 from tests.object_server import Bucket, key_to_proto
 
@@ -247,3 +250,63 @@ def test_an_upload_that_ends_early_takes_back_what_it_wrote(left: int, error: Ba
             assert bucket._left < 0
 
     asyncio.run(main())
+
+
+def test_a_link_that_takes_a_folders_place_midway_gets_nothing(tmp_path: Path) -> None:
+    """Whoever may write where a dataset is to be written must not send it, or its folders, to somewhere else."""
+    (tmp_path / "out/deep").mkdir(parents=True)
+    (tmp_path / "closed").mkdir()
+    draft = tmp_path / "draft"
+    with ThreadPoolExecutor(1) as executor:
+        access = Access(
+            allowed_roots=(tmp_path / "out",),
+            allowed_hosts=(),
+            own_credentials_uris=(),
+            images_max=10,
+            limits=ObjectLimits(),
+            buckets_max=1,
+        )
+        destinations = Destinations(
+            access=access,
+            store_uri=(tmp_path / "store").as_uri(),
+            requests_max=3,
+            upload_seconds_max=60,
+            executor=executor,
+        )
+
+        def publish(target: str, swap: Callable[[], None]) -> SihlaiError:
+            draft.mkdir(exist_ok=True)
+            (draft / "metadata.json").write_text("{}")
+            destination = destinations.open(DatasetSource(uri=(tmp_path / "out" / target).as_uri()))
+            swap()
+            with pytest.raises(SihlaiError) as caught:
+                asyncio.run(destination.publish(draft, "digest"))
+            return caught.value
+
+        def link(name: str, *, folder: bool) -> Callable[[], None]:
+            def swap() -> None:
+                if folder:
+                    (tmp_path / "out" / name).rename(tmp_path / f"was-{name}")
+                (tmp_path / "out" / name).symlink_to(tmp_path / "closed")
+
+            return swap
+
+        assert "has become a link" in publish("deep/labels", link("deep", folder=True)).message
+        assert "has become a link" in publish("new/labels", link("new", folder=False)).message
+        assert publish("labels", link("labels", folder=False)).reason is Reason.URI_NOT_ALLOWED
+    assert list((tmp_path / "closed").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's folder can be made by root alone")
+def test_an_empty_folder_of_another_user_is_left_as_it_is(run: Any, dataset: Any, tmp_path: Path) -> None:
+    dataset.write()
+    theirs = tmp_path / "out/theirs"
+    theirs.mkdir(parents=True)
+    os.chown(theirs, 4242, 4242)
+
+    async def test(service: Any) -> None:
+        error = await refused(service.convert(dataset.source, MULTILABEL, destination=place(theirs)))
+        assert "another user's" in error.message
+        assert (theirs.stat().st_uid, list(theirs.iterdir())) == (4242, [])
+
+    run(test, allowed_destination_roots=(tmp_path / "out",))
