@@ -220,6 +220,7 @@ def build_access(config: ConversionConfig, store: ResultStore) -> Access:
     )
     return Access(
         allowed_roots=(*config.allowed_roots, *([store.local] if store.local is not None else [])),
+        closed_roots=config.closed_roots,
         allowed_hosts=config.allowed_endpoint_hosts,
         own_credentials_uris=(*config.own_credentials_uris, store.uri),
         images_max=config.images_max,

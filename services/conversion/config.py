@@ -26,6 +26,9 @@ class ConversionConfig(ServerConfig):
     allowed_roots: tuple[Path, ...] = setting(
         (), "folders that file:// datasets may lie in; the store's own always may"
     )
+    closed_roots: tuple[Path, ...] = setting(
+        (), "folders among these that no dataset is read from, such as the installation's own data; the store still is"
+    )
     allowed_endpoint_hosts: tuple[str, ...] = setting((), "hosts that a dataset's endpoint_url may name")
     own_credentials_uris: tuple[str, ...] = setting(
         (),

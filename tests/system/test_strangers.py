@@ -19,6 +19,7 @@ import yaml
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sihlai.auth.v1 import token_service_pb2, token_service_pb2_grpc
+from sihlai.conversion.v1 import conversion_service_pb2, conversion_service_pb2_grpc, dataset_pb2
 from sihlai.logs.v1 import log_service_pb2, log_service_pb2_grpc
 from sihlai.scheduler.v1 import job_service_pb2, job_service_pb2_grpc, project_service_pb2, project_service_pb2_grpc
 
@@ -75,8 +76,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[
     oidc_file = tmp_path_factory.mktemp("oidc") / "oidc.yaml"
     roles = [{"claim": "groups", "value": "vision", "project": "cells", "role": "viewer"}]
     oidc_file.write_text(yaml.safe_dump({"issuer": issuer.url, "audience": AUDIENCE, "roles": roles}))
+    home = tmp_path_factory.mktemp("home")
     config = StackConfig(
-        data=tmp_path_factory.mktemp("stack"), runners=1, device="cpu", start_seconds_max=300.0, oidc_file=oidc_file
+        data=home / "stack",
+        allowed_roots=(home,),
+        runners=1,
+        device="cpu",
+        start_seconds_max=300.0,
+        oidc_file=oidc_file,
     )
     with Stack(config, environ=os.environ) as running:
         yield running
@@ -215,7 +222,7 @@ def test_every_service_takes_a_token_of_the_issuer_for_what_its_claims_mean(stac
 def test_what_is_there_and_what_is_not_are_refused_alike(stack: Stack) -> None:
     admin = token(stack.folder.token_key)
     with channel(stack, "scheduler", admin) as opened:
-        project = project_service_pb2.Project(training_dataset={"uri": stack.folder.root.as_uri()})
+        project = project_service_pb2.Project(training_dataset={"uri": stack.folder.root.parent.as_uri()})
         request = project_service_pb2.CreateProjectRequest(project=project, project_id="secret")
         project_service_pb2_grpc.ProjectServiceStub(opened).CreateProject(request)
     stranger = token(stack.folder.token_key, "users/stranger", roles={"projects/mine": Role.ADMIN})
@@ -367,3 +374,27 @@ def test_a_tail_says_who_may_not_read_it(stack: Stack) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             next(tail)
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_not_even_an_admin_reads_or_writes_the_installations_own_data_as_a_dataset(stack: Stack) -> None:
+    root, store = stack.folder.root, stack.folder.of("conversion")
+    reads = [root, root / "keys", stack.folder.checkpoints]
+
+    def source(path: Path) -> dataset_pb2.DatasetSource:
+        return dataset_pb2.DatasetSource(uri=path.resolve().as_uri())
+
+    with channel(stack, "conversion", token(stack.folder.token_key)) as opened:
+        stub = conversion_service_pb2_grpc.ConversionServiceStub(opened)
+
+        def reason(read: Path, written: Path) -> Reason:
+            request = conversion_service_pb2.ImportDatasetRequest(
+                source=source(read), format="FOREIGN_FORMAT_COCO_INSTANCES", destination=source(written)
+            )
+            with pytest.raises(grpc.RpcError) as caught:
+                list(stub.ImportDataset(request))
+            return error_from_rpc(caught.value).reason
+
+        assert {reason(path, root.parent / "new") for path in reads} == {Reason.URI_NOT_ALLOWED}
+        assert {reason(root.parent, path / "new") for path in (*reads, store)} == {Reason.URI_NOT_ALLOWED}
+        assert reason(store, root.parent / "new") is not Reason.URI_NOT_ALLOWED, "converted datasets may be read"
+    assert not list(root.parent.rglob("new"))

@@ -38,7 +38,7 @@ class StackConfig:
     listen_scheduler: str = FREE_PORT
     listen_metrics: str = FREE_PORT
     allowed_roots: tuple[Path, ...] = ()
-    """Folders that datasets may lie in, and be written to; to be read, the data folder always is one."""
+    """Folders that datasets may lie in, and be written to; of the data folder only converted datasets may be read."""
     allowed_endpoint_hosts: tuple[str, ...] = ()
     oidc_file: Path | None = None
     """Names an OpenID Connect issuer whose tokens are taken too."""
@@ -106,7 +106,9 @@ def _server_flags(
 ) -> dict[str, Sequence[str | Path]]:
     nats = ("--nats-url", f"nats://{addresses['nats']}", "--nats-credentials-file", folder.nats_credentials)
     keys = ("--token-public-keys", folder.token_public_keys)
-    roots = [word for root in (config.data, *config.allowed_roots) for word in ("--allowed-roots", root.resolve())]
+    store = folder.of("conversion").resolve()
+    roots = [word for root in config.allowed_roots for word in ("--allowed-roots", root.resolve())]
+    closed = ("--closed-roots", config.data.resolve())  # the keys and all projects' models lie there
     written = [word for root in config.allowed_roots for word in ("--allowed-destination-roots", root.resolve())]
     written += ["--closed-destination-roots", config.data.resolve()]
     hosts = [word for host in config.allowed_endpoint_hosts for word in ("--allowed-endpoint-hosts", host)]
@@ -115,8 +117,9 @@ def _server_flags(
             *nats,
             *keys,
             *("--scheduler-address", addresses["scheduler"]),
-            *("--store-uri", folder.of("conversion").resolve().as_uri()),
+            *("--store-uri", store.as_uri()),
             *roots,
+            *closed,
             *written,
             *hosts,
         ),
@@ -128,6 +131,7 @@ def _server_flags(
             *("--checkpoint-root", folder.checkpoints.resolve().as_uri()),
             *("--token-key-file", folder.token_key),
             *("--credentials-key-file", folder.credentials_key),
+            *("--allowed-roots", store),
             *roots,
             *hosts,
         ),
