@@ -7,8 +7,14 @@ import contextlib
 import sqlite3
 import time
 import uuid
+from dataclasses import replace
 
 from sihlai.scheduler.v1 import job_pb2
+
+from services.chassis.errors import Unavailable
+from services.scheduler.domain.job import JobState
+from services.scheduler.store.attempts import save_job
+from tests.scheduler.recording import record
 
 
 @contextlib.contextmanager
@@ -48,3 +54,44 @@ def test_runner_that_waits_gets_its_job_at_once_though_the_answer_to_the_commit_
 
 async def is_idle(client, runner_id: str) -> bool:
     return client.scheduler.database._dispatcher.is_idle(runner_id)
+
+
+def test_call_whose_row_was_changed_by_another_is_sent_again_and_takes_no_other_with_it(with_stores):
+    async def test(stores):
+        jobs = []
+        for project_id in ("digits", "streets"):
+            await stores.create_project(project_id)
+            jobs.append((await stores.job(await stores.submit(project_id))).job)
+        late, right = jobs
+        late = replace(late, revision=late.revision - 1)  # as if it had been read before another changed it
+
+        def saves(job):
+            return lambda transaction: save_job(transaction, job, replace(job, priority=job.priority + 1)).priority
+
+        writes = [stores.database.write(saves(job)) for job in (late, right)]
+        refused, priority = await asyncio.gather(*writes, return_exceptions=True)
+        assert isinstance(refused, Unavailable)
+        assert "changed by another" in refused.message
+        assert (await stores.job(late.uid)).job.priority == late.priority
+        assert (await stores.job(right.uid)).job.priority == priority == right.priority + 1
+
+    with_stores(test)
+
+
+def test_reports_of_working_runners_cost_the_database_a_few_statements_in_all(with_stores):
+    async def test(stores):
+        groups, runners = record(stores.database.writing), [f"r{number}" for number in range(12)]
+        held = {}
+        for runner_id in runners:
+            await stores.create_project(runner_id)
+            await stores.submit(runner_id)
+            held[runner_id] = await stores.report(runner_id)
+        blocked = asyncio.ensure_future(stores.database.write(lambda _: time.sleep(0.2), control=True))
+        await asyncio.sleep(0.05)  # so that all that follow share a transaction
+        after = await asyncio.gather(*(stores.hold(runner_id, held[runner_id]) for runner_id in runners))
+        await blocked
+        assert [each.job.state for each in after] == [JobState.RUNNING] * len(runners)
+        last = next(group for group in reversed(groups) if group)
+        assert len([each for each in last if not each.statement.startswith("SELECT")]) < len(runners)
+
+    with_stores(test)

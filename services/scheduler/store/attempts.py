@@ -50,6 +50,11 @@ UPDATES_MAX = 256
 """Statements that are kept, one for each set of columns that change together."""
 _INSERT_JOB = Statement(insert(tables.jobs))
 _INSERT_LABEL = Statement(insert(tables.job_labels))
+JOB_OF_RUNNER = Statement(
+    select(tables.jobs)
+    .join(tables.attempts, tables.attempts.c.job_uid == tables.jobs.c.uid)
+    .where(tables.attempts.c.runner_id == bindparam("id"), tables.attempts.c.active)
+)
 JOB_BY_UID = Statement(select(tables.jobs).where(tables.jobs.c.uid == bindparam("id")))
 ACTIVE_OF_RUNNER = Statement(
     select(tables.attempts).where(tables.attempts.c.runner_id == bindparam("id"), tables.attempts.c.active)
@@ -91,7 +96,7 @@ def load_job(connection: Connection, uid: str) -> Job | None:
 def insert_job(transaction: Transaction, job: Job) -> None:
     """Write a new job and put it into the queue. The unit's caller gets AlreadyExists where the name is taken."""
 
-    def refused(error: DBAPIError) -> Exception:
+    def refused(error: DBAPIError | Unavailable) -> Exception:
         transaction.doubts.append(lambda: reload_project(transaction, job.project_uid))
         if not isinstance(error, IntegrityError):
             return error
@@ -110,7 +115,7 @@ def save_job(transaction: Transaction, before: Job, after: Job) -> Job:
     if after == before:
         return before
     after = replace(after, revision=transaction.next_revision())
-    update_jobs(transaction.connection, [(before, after)])
+    transaction.write(*_job_update(before, after))
     if before.ready and not after.ready:
         leave_queue(transaction, before)
     if after.ready and not before.ready:
@@ -121,15 +126,12 @@ def save_job(transaction: Transaction, before: Job, after: Job) -> Job:
 
 def update_jobs(connection: Connection, changed: Sequence[tuple[Job, Job]]) -> None:
     """Write what changed in each of the jobs, those in which the same has changed together."""
-    alike: dict[frozenset[str], list[Values]] = {}
+    alike: dict[Statement, list[Values]] = {}
     for before, after in changed:
-        values = changes(job_to_row(before), job_to_row(after))
-        is_it = {"is_uid": before.uid, "is_revision": before.revision}
-        alike.setdefault(frozenset(values), []).append({**values, **is_it})
-    for columns, rows in alike.items():
-        if _update_job(columns).run_each(connection, rows) != len(rows):
-            names = ", ".join(before.name for before, _ in changed)
-            raise Unavailable(Reason.DATABASE_UNAVAILABLE, f"{names} was changed by another: send the call again")
+        statement, values = _job_update(before, after)
+        alike.setdefault(statement, []).append(values)
+    for statement, rows in alike.items():
+        statement.run_each(connection, rows)
 
 
 def find_attempt(connection: Connection, key: AttemptKey) -> Attempt | None:
@@ -146,12 +148,8 @@ def active_attempt(connection: Connection, runner_id: str) -> Attempt | None:
 
 def save_attempt(transaction: Transaction, before: Attempt, after: Attempt) -> None:
     """Write what changed in an active attempt."""
-    if after == before:
-        return
-    values = changes(attempt_to_row(before), attempt_to_row(after))
-    is_it = {"is_uid": before.job_uid, "is_epoch": before.epoch}
-    if _update_attempt(frozenset(values)).run(transaction.connection, {**values, **is_it}) != 1:
-        raise Unavailable(Reason.DATABASE_UNAVAILABLE, "the attempt was closed by another: send the call again")
+    if after != before:
+        transaction.write(*_attempt_update(before, after))
 
 
 def close_attempt(
@@ -244,17 +242,33 @@ def record_checkpoints(transaction: Transaction, job: Job, checkpoints: Iterable
     return save_job(transaction, job, after)
 
 
+def look_up_checkpoint(transaction: Transaction, key: CheckpointKey) -> Checkpoint | None:
+    """As `find_checkpoint`, in the middle of a transaction, without a savepoint."""
+    row = transaction.look_up(_CHECKPOINT, job_uid=key.job_uid, epoch=key.epoch, iteration=key.iteration)
+    return checkpoint_from_row(row) if row is not None else None
+
+
 def find_checkpoint(connection: Connection, key: CheckpointKey) -> Checkpoint | None:
     """The checkpoint; None where none is recorded."""
     row = _CHECKPOINT.one(connection, {"job_uid": key.job_uid, "epoch": key.epoch, "iteration": key.iteration})
     return checkpoint_from_row(row) if row is not None else None
 
 
+def _job_update(before: Job, after: Job) -> tuple[Statement, Values]:
+    values = changes(job_to_row(before), job_to_row(after))
+    return _update_job(frozenset(values)), {**values, "is_uid": before.uid, "is_revision": before.revision}
+
+
+def _attempt_update(before: Attempt, after: Attempt) -> tuple[Statement, Values]:
+    values = changes(attempt_to_row(before), attempt_to_row(after))
+    return _update_attempt(frozenset(values)), {**values, "is_uid": before.job_uid, "is_epoch": before.epoch}
+
+
 @lru_cache(maxsize=UPDATES_MAX)
 def _update_job(columns: frozenset[str]) -> Statement:
     jobs = tables.jobs
     is_it = (jobs.c.uid == bindparam("is_uid")) & (jobs.c.revision == bindparam("is_revision"))
-    return Statement(update(jobs).where(is_it).values({name: bindparam(name) for name in columns}))
+    return Statement(update(jobs).where(is_it).values({name: bindparam(name) for name in columns}), guarded=True)
 
 
 @lru_cache(maxsize=UPDATES_MAX)
@@ -262,7 +276,7 @@ def _update_attempt(columns: frozenset[str]) -> Statement:
     attempts = tables.attempts
     is_it = (attempts.c.job_uid == bindparam("is_uid")) & (attempts.c.epoch == bindparam("is_epoch"))
     query = update(attempts).where(is_it, attempts.c.active)
-    return Statement(query.values({name: bindparam(name) for name in columns}))
+    return Statement(query.values({name: bindparam(name) for name in columns}), guarded=True)
 
 
 def _emit_changes(transaction: Transaction, before: Job, after: Job) -> None:

@@ -158,7 +158,7 @@ class Database:
         self.writing = self._engine(readers=None)
         self._reading = self._engine(readers=self._limits.readers)
         self._driver_error: type[Exception] = self.writing.dialect.loaded_dbapi.Error
-        self._listing = self._engine(readers=self._limits.list_readers)
+        self._listing = self._engine(readers=self._limits.list_readers, lists=True)
         self._waiting = _Waiting(self._limits)
         self._writer = threading.Thread(target=self._write_for_ever, name="database-writer", daemon=True)
         self._readers = ThreadPoolExecutor(self._limits.readers, thread_name_prefix="database-reader")
@@ -327,12 +327,13 @@ class Database:
             else:
                 unit.future.set_result(unit.result)
 
-    def _engine(self, *, readers: int | None) -> Engine:
-        """The writer's engine (`readers` is None) or the readers'."""
+    def _engine(self, *, readers: int | None, lists: bool = False) -> Engine:
+        """The writer's engine (`readers` is None), the readers', or the one of `lists`."""
         if not self._is_sqlite:
             size: dict[str, Any] = {"pool_size": readers or 1, "max_overflow": 1, "pool_pre_ping": True}
             level = "READ COMMITTED" if readers is None else "REPEATABLE READ"
-            return create_engine(self._url, isolation_level=level, connect_args=self.leader.connect_args(), **size)
+            arguments = self.leader.connect_args(lists=lists)
+            return create_engine(self._url, isolation_level=level, connect_args=arguments, **size)
         options: dict[str, Any] = {"connect_args": {"timeout": self._limits.busy_seconds, "check_same_thread": False}}
         if readers is not None:
             options |= {"pool_size": readers, "max_overflow": 0}

@@ -120,9 +120,13 @@ class Leader:
         with self._using:
             self._drop_connection()
 
-    def connect_args(self) -> dict[str, Any]:
-        """For every other connection to the server: none hangs in a transaction, or on a line that is cut."""
-        return self._args(f"-c idle_in_transaction_session_timeout={self._silence_ms}")
+    def connect_args(self, *, lists: bool = False) -> dict[str, Any]:
+        """For every other connection to the server: none hangs in a transaction, or on a line that is cut.
+
+        `lists`: each takes one core of the server at most, as what runners and stops ask has to come through.
+        """
+        alone = " -c max_parallel_workers_per_gather=0" if lists else ""
+        return self._args(f"-c idle_in_transaction_session_timeout={self._silence_ms}{alone}")
 
     def _lock_args(self) -> dict[str, Any]:
         silence = f"-c idle_session_timeout={self._silence_ms} -c statement_timeout={self._silence_ms}"

@@ -8,7 +8,7 @@ from functools import lru_cache
 from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from services.chassis.errors import Aborted, NotFound, Reason
+from services.chassis.errors import Aborted, NotFound, Reason, Unavailable
 from services.scheduler.domain.fact import RunnerDrained, RunnerJoined, RunnerPutAside
 from services.scheduler.domain.lease import Report, Runner
 from services.scheduler.store import tables
@@ -91,7 +91,7 @@ def _update_runner(columns: frozenset[str]) -> Statement:
 def _write(transaction: Transaction, statement: Statement, values: Values) -> None:
     runner_id = values.get("is_id") or values["runner_id"]
 
-    def refused(error: DBAPIError) -> Exception:
+    def refused(error: DBAPIError | Unavailable) -> Exception:
         transaction.doubts.append(lambda: transaction.dispatcher.unregister(runner_id))
         return error
 

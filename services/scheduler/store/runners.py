@@ -38,11 +38,13 @@ from services.scheduler.domain.view import Damaged, RunnerView
 from services.scheduler.store import tables
 from services.scheduler.store.attempts import (
     ACTIVE_OF_RUNNER,
+    JOB_OF_RUNNER,
     active_attempt,
     close_attempt,
     find_attempt,
     find_checkpoint,
     load_job,
+    look_up_checkpoint,
     reattach_attempt,
     record_checkpoints,
     save_attempt,
@@ -52,12 +54,15 @@ from services.scheduler.store.database import Database
 from services.scheduler.store.placing import Placing, WaitingCall
 from services.scheduler.store.registration import RUNNER_BY_ID, find_runner, known_runner, save_runner, taken_over
 from services.scheduler.store.requests import answered
-from services.scheduler.store.rows import attempt_from_row, readable, runner_from_row
+from services.scheduler.store.rows import attempt_from_row, job_from_row, readable, runner_from_row
 from services.scheduler.store.transaction import Transaction
 
 log = get_logger(__name__)
 
 
+_IDLE = (RUNNER_BY_ID, ACTIVE_OF_RUNNER)
+_WORKING = (*_IDLE, JOB_OF_RUNNER)
+"""What a report of a runner is held against."""
 LOST_BY_RUNNER = "the runner came without the attempt that it held"
 
 
@@ -109,7 +114,7 @@ class RunnerStore:
         return await self._database.write(
             lambda tx: self._synchronize(tx, report, call),
             then=_with_what_was_placed,
-            ahead=[(RUNNER_BY_ID, {"id": report.runner_id}), (ACTIVE_OF_RUNNER, {"id": report.runner_id})],
+            ahead=[(each, {"id": report.runner_id}) for each in (_WORKING if report.active is not None else _IDLE)],
             control=True,
         )
 
@@ -137,7 +142,7 @@ class RunnerStore:
             if report.active is not None and is_free and runner.session == report.session:
                 attempt = self._reattached(transaction, report, report.active)
                 if attempt is not None:
-                    self._observe(transaction, runner, attempt, report)
+                    return self._observe(transaction, runner, attempt, report)
             return _standing_of(transaction.connection, runner)
 
         return await self._database.write(take_up, control=True)
@@ -230,12 +235,11 @@ class RunnerStore:
         attempt = attempt_from_row(found) if found is not None else None
         if attempt is None and report.active is not None:
             attempt = self._reattached(transaction, report, report.active)
+        standing = Standing(runner=runner)
         if attempt is not None:
-            self._observe(transaction, runner, attempt, report)
+            standing = self._observe(transaction, runner, attempt, report)
         if report.active is not None and (attempt is None or report.active.key.epoch != attempt.epoch):
             self._record_late(transaction, runner, report.active.key, report.active.checkpoints)
-        is_free = attempt is None and report.active is None
-        standing = Standing(runner=runner) if is_free else _standing_of(transaction.connection, runner)
         if report.active is None and standing.attempt is None:
             self._placing.wait(transaction, runner, call)
         return standing
@@ -286,27 +290,35 @@ class RunnerStore:
             record_checkpoints(transaction, job, checkpoints)
         return attempt
 
-    def _observe(self, transaction: Transaction, runner: Runner, attempt: Attempt, report: Report) -> None:
-        """Hold the report against the attempt that the runner should have."""
-        job = load_job(transaction.connection, attempt.job_uid)
-        assert job is not None, "a job with an active attempt is never deleted"
+    def _observe(self, transaction: Transaction, runner: Runner, attempt: Attempt, report: Report) -> Standing:
+        """Hold the report against the attempt that the runner should have; how it stands then."""
+        row = transaction.ask(JOB_OF_RUNNER, id=runner.runner_id)
+        assert row is not None, "a job with an active attempt is never deleted"
+        job = job_from_row(row)
         match grip(attempt, report):
             case Grip.HELD:
                 assert report.active is not None, "who holds an attempt names it"
-                self._hold(transaction, job, attempt, report.active)
+                job, attempt = self._hold(transaction, job, attempt, report.active)
             case Grip.UNACKNOWLEDGED if job.state is JobState.STOPPING:
                 nobody = JobReason.UNSPECIFIED
                 self._end(transaction, attempt, AttemptOutcome.STOPPED, nobody, "stopped before the runner had it")
+                return Standing(runner=runner)
             case Grip.UNACKNOWLEDGED if not runner.takes_jobs:
                 drained = "the runner was drained before it had it"
                 self._end(transaction, attempt, AttemptOutcome.HANDED_BACK, JobReason.UNSPECIFIED, drained)
+                return Standing(runner=runner)
             case Grip.UNACKNOWLEDGED:
-                lease = transaction.now_us + self._lease_us
-                save_attempt(transaction, attempt, replace(attempt, lease_expire_time_us=lease))
+                before, lease = attempt, transaction.now_us + self._lease_us
+                attempt = replace(attempt, lease_expire_time_us=lease)
+                save_attempt(transaction, before, attempt)
             case Grip.LOST:
                 self._end(transaction, attempt, AttemptOutcome.LOST, JobReason.RUNNER_LOST, LOST_BY_RUNNER)
+                return Standing(runner=runner)
+        resume = look_up_checkpoint(transaction, attempt.resume) if attempt.resume is not None else None
+        return Standing(runner=runner, attempt=attempt, job=job, resume=resume)
 
-    def _hold(self, transaction: Transaction, job: Job, attempt: Attempt, active: ActiveReport) -> None:
+    def _hold(self, transaction: Transaction, job: Job, attempt: Attempt, active: ActiveReport) -> tuple[Job, Attempt]:
+        """Job and attempt after the report of the runner that holds it."""
         after, seen = domain.observe(job, attempt, phase=active.phase or attempt.phase, now_us=transaction.now_us)
         moved_on = active.progress != job.progress
         seen = replace(
@@ -320,7 +332,7 @@ class RunnerStore:
             progress=active.progress,
             dataset_fingerprint=after.dataset_fingerprint or active.dataset_fingerprint,
         )
-        record_checkpoints(transaction, save_job(transaction, job, after), active.checkpoints)
+        return record_checkpoints(transaction, save_job(transaction, job, after), active.checkpoints), seen
 
     def _end(
         self, transaction: Transaction, attempt: Attempt, outcome: AttemptOutcome, reason: JobReason, message: str

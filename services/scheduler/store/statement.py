@@ -14,16 +14,22 @@ from sqlalchemy import BindParameter, Connection, Delete, Insert, Select, Update
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 
+from services.chassis.errors import Reason, Unavailable
+
 Values: TypeAlias = dict[str, Any]
 Clause: TypeAlias = Select[Any] | Insert | Update | Delete
 
 
 class Statement:
-    """`clause` takes its values by the names of its parameters; an insert has one for each column of `columns`."""
+    """`clause` takes its values by the names of its parameters; an insert has one for each column of `columns`.
 
-    def __init__(self, clause: Clause, *, columns: Sequence[str] | None = None) -> None:
+    A `guarded` update is of one row as it was read: where that is not so any more, Unavailable is raised.
+    """
+
+    def __init__(self, clause: Clause, *, columns: Sequence[str] | None = None, guarded: bool = False) -> None:
         self._clause = clause
         self._columns = columns
+        self._guarded = guarded
         self._compiled: dict[str, _Compiled] = {}
 
     def all(self, connection: Connection, values: Mapping[str, Any]) -> list[Values]:
@@ -49,21 +55,27 @@ class Statement:
             cursors = [driver.execute(compiled.sql, compiled.bound(values)) for values in many]
             return [compiled.rows(cursor) for cursor in cursors]
 
-    def run(self, connection: Connection, values: Mapping[str, Any]) -> int:
-        """How many rows were changed."""
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> None:
+        """Change rows."""
         compiled = self._for(connection.dialect)
         with _cursor(connection, compiled.sql) as cursor:
             cursor.execute(compiled.sql, compiled.bound(values))
-            return int(cursor.rowcount)
+            self._check(cursor, 1)
 
-    def run_each(self, connection: Connection, many: Sequence[Mapping[str, Any]]) -> int:
-        """How many rows were changed by the statement with each of the values; a server gets all of them at once."""
+    def run_each(self, connection: Connection, many: Sequence[Mapping[str, Any]]) -> None:
+        """Change rows by the statement with each of the values; a server gets all of them at once."""
         if len(many) == 1:
-            return self.run(connection, many[0])
+            self.run(connection, many[0])
+            return
         compiled = self._for(connection.dialect)
         with _cursor(connection, compiled.sql) as cursor:
             cursor.executemany(compiled.sql, [compiled.bound(values) for values in many])
-            return int(cursor.rowcount)
+            self._check(cursor, len(many))
+
+    def _check(self, cursor: Any, rows: int) -> None:
+        if self._guarded and cursor.rowcount != rows:
+            message = "what this call is about was changed by another: send it again"
+            raise Unavailable(Reason.DATABASE_UNAVAILABLE, message)
 
     def _for(self, dialect: Dialect) -> _Compiled:
         compiled = self._compiled.get(dialect.driver)

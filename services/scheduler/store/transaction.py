@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, insert, update
 from sqlalchemy.exc import DBAPIError
 
+from services.chassis.errors import Unavailable
 from services.chassis.log import get_logger
 from services.scheduler.domain.dispatcher import Dispatcher
 from services.scheduler.domain.fact import EncodedFact, Fact
@@ -35,7 +36,7 @@ _COUNT = Statement(update(counters).where(counters.c.name == REVISION).values(va
 
 EncodeFact = Callable[..., EncodedFact]
 """encode(fact, event_id=…, time_us=…, trace_parent=…)."""
-Refused = Callable[[DBAPIError], Exception]
+Refused = Callable[[DBAPIError | Unavailable], Exception]
 """What the unit's caller gets where its row could not be written."""
 Question = tuple[Statement, Values]
 
@@ -181,7 +182,7 @@ class Transaction:
             return
         try:
             statement.run(self._connection, values)
-        except DBAPIError as error:
+        except (DBAPIError, Unavailable) as error:
             if refused is None or is_trouble(error):
                 raise
             raise refused(error) from error
@@ -332,7 +333,7 @@ class Transaction:
         self._savepoints.execute("SAVEPOINT rows")
         try:
             self._write(parts)
-        except DBAPIError as error:
+        except (DBAPIError, Unavailable) as error:
             if is_trouble(error):
                 raise
             self._savepoints.execute("ROLLBACK TO SAVEPOINT rows")
@@ -360,7 +361,9 @@ class Transaction:
         self._savepoints.execute("RELEASE SAVEPOINT unit")
 
 
-def is_trouble(error: DBAPIError) -> bool:
+def is_trouble(error: DBAPIError | Unavailable) -> bool:
     """Whether the database itself is in trouble (disk full, locked, gone), rather than the statement."""
     names = {"OperationalError", "InterfaceError", "InternalError"}
+    if isinstance(error, Unavailable):
+        return False  # a row was changed by another
     return error.connection_invalidated or type(error).__name__ in names
