@@ -71,7 +71,8 @@ def main() -> None:
 async def serve(config: ConversionConfig) -> None:
     """Serve until a signal."""
     revocations = Revocations(config.revocations_file)
-    access = AccessVerifier.configured(config, TokenVerifier.from_files(config.token_public_keys))
+    verifier = TokenVerifier.from_files(config.token_public_keys)
+    access = AccessVerifier.configured(config, verifier)
     server = Server(config, token_guard(config, access, revocations))
     bus = None
     if config.nats_url:
@@ -101,7 +102,9 @@ async def serve(config: ConversionConfig) -> None:
                 token=token,
                 tls=client_tls(config.tls_ca_file, config.tls_certificate_file, config.tls_key_file),
             )
-            background.add(asyncio.create_task(follow_revocations(revocations, scheduler), name="revocations"))
+            background.add(
+                asyncio.create_task(follow_revocations(revocations, scheduler, verifier.learn), name="revocations")
+            )
         servicer = ConversionServicer(library, server.stopping)
         server.add(SERVICE, lambda target: add_ConversionServiceServicer_to_server(servicer, target))
         try:

@@ -123,7 +123,7 @@ async def serve(config: Config, engine: Engine) -> None:
         jobs.run(),
         hub.run(server.stopping),
         engine.upkeep(),
-        follow_revocations(revocations, scheduler),
+        follow_revocations(revocations, scheduler, verifier.learn),
         access_verifier.run(),
     ]
     async with contextlib.AsyncExitStack() as stack:

@@ -42,6 +42,7 @@ from services.scheduler.domain.ending import RetryLimits
 from services.scheduler.domain.lease import AsideLimits
 from services.scheduler.domain.retention import Retention
 from services.scheduler.domain.timekeeping import ClockLimits, SilenceLimits
+from services.scheduler.keyring import Keyring
 from services.scheduler.loop.adoption import Adoption, AdoptionLimits
 from services.scheduler.loop.clock import Clock, TickLimits
 from services.scheduler.loop.forgetting import Forgetting, ForgettingLimits
@@ -110,8 +111,9 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig, database: Database) -> None:
         self.config = config
         self.database = database
-        self.signer = TokenSigner.from_file(config.token_key_file)
+        TokenSigner.from_file(config.token_key_file)  # makes it where it is missing
         verifier = TokenVerifier.from_files([*public_key_files(config.token_key_file), *config.token_public_keys])
+        self.keyring = Keyring(config.token_key_file, verifier, now=_now)
         self.revocations = Revocations(config.revocations_file)
         self.access = AccessVerifier.configured(config, verifier)
         self.server = Server(config, token_guard(config, self.access, self.revocations), addresses=_announced(config))
@@ -163,22 +165,25 @@ class Scheduler:
                 Retention(kept=config.checkpoints_kept, settle_minutes=config.checkpoint_settle_minutes),
                 pinned_by=pinned_checkpoint,
             ),
+            self.keyring,
             limits=ForgettingLimits(),
         )
         self.tokens = TokenServicer(
             AccessTokenStore(database),
-            self.signer,
+            self.keyring,
             self.revocations,
             limits=TokenLimits(
                 days_default=config.token_days_default,
                 days_max=config.token_days_max,
+                unlisted_seconds=max(config.token_days_default * 86_400, config.write_token_minutes * 60),
                 repeat_seconds=config.revocations_seconds,
             ),
             new_id=new_id,
-            now=lambda: datetime.now(UTC),
+            now=_now,
             stopping=self.server.stopping,
         )
         self.publisher: Publisher | None = None
+        database.renew_sealed = self.seal.renewed
         database.on_reload.append(placing.reload)
         database.before_commit.append(placing.place)
         database.after_commit += [self.desk.on_committed, self.watch.on_committed, self.adoption.on_committed]
@@ -261,11 +266,7 @@ class Scheduler:
 
     def _add_services(self) -> None:
         config, now = self.config, _now_us
-        mint = TokenMint(
-            self.signer,
-            minutes=config.write_token_minutes,
-            now=lambda: datetime.now(UTC),
-        )
+        mint = TokenMint(self.keyring, minutes=config.write_token_minutes, now=_now)
         bounds = SourceBounds(allowed_roots=config.allowed_roots, allowed_hosts=config.allowed_endpoint_hosts)
         project_servicer = ProjectServicer(
             self.projects,
@@ -351,6 +352,10 @@ def _announced(config: SchedulerConfig) -> dict[str, str]:
         "conversion": config.announced_conversion_address or config.conversion_address,
     }
     return {service: address for service, address in addresses.items() if address}
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _now_us() -> int:

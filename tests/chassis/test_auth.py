@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import jwt
 import pytest
 
-from services.chassis.auth.keys import TokenSigner, TokenVerifier
+from services.chassis.auth.keys import TokenSigner, TokenVerifier, remove_ended_keys, rotate_key
+from services.chassis.auth.principal import Principal
 from services.chassis.auth.write_token import WriteToken
 from services.chassis.errors import ConfigurationError, PermissionDenied, Unauthenticated
 
@@ -168,3 +169,105 @@ def test_a_token_whose_header_is_nested_without_end_is_refused(verifier):
     header = base64.urlsafe_b64encode(b"[" * 60_000).decode().rstrip("=")
     with pytest.raises(Unauthenticated):
         verifier.verify(f"{header}.e30.AA", now=NOW)
+
+
+MONTH = timedelta(days=30)
+
+
+def test_who_knows_a_key_believes_the_one_that_it_hands_over_to(tmp_path):
+    path = tmp_path / "keys" / "token.pem"
+    first = TokenSigner.from_file(path)
+    elsewhere = tmp_path / "elsewhere.pub.pem"  # of a service that shares no folder with the scheduler
+    elsewhere.write_bytes(path.with_name("token.pub.pem").read_bytes())
+    verifier, late = TokenVerifier.from_files([elsewhere]), TokenVerifier.from_files([elsewhere])
+    second = rotate_key(path, ends_at=NOW + MONTH)
+    third = rotate_key(path, ends_at=NOW + 2 * MONTH)
+    verifier.learn(second.successions)
+    for signer in (first, second):
+        assert verifier.verify(signer.sign(token()), now=NOW) == token()
+    with pytest.raises(Unauthenticated, match="does not know"):
+        verifier.verify(third.sign(token()), now=NOW)
+    late.learn(third.successions)
+    for signer in (first, second, third):
+        assert late.verify(signer.sign(token()), now=NOW) == token()
+    assert TokenSigner.from_file(path).key_id == third.key_id, "it is there after a restart"
+
+
+def test_tokens_of_a_replaced_key_hold_until_it_ends(tmp_path):
+    path = tmp_path / "token.pem"
+    old = TokenSigner.from_file(path)
+    new = rotate_key(path, ends_at=NOW + MONTH)
+    lasting = token(expires_at=NOW + 12 * MONTH)
+    verifier = TokenVerifier.from_folder(tmp_path)
+    assert verifier.verify(old.sign(lasting), now=NOW + MONTH) == lasting
+    with pytest.raises(Unauthenticated, match="another one has replaced"):
+        verifier.verify(old.sign(lasting), now=NOW + MONTH + timedelta(seconds=6))
+    assert verifier.verify(new.sign(lasting), now=NOW + 2 * MONTH) == lasting
+
+
+def test_an_access_token_ends_with_its_key(tmp_path):
+    path = tmp_path / "token.pem"
+    old = TokenSigner.from_file(path)
+    principal = Principal(subject="users/ada", token_id="one", expires_at=NOW + 12 * MONTH)
+    rotate_key(path, ends_at=NOW + MONTH)
+    found = TokenVerifier.from_folder(tmp_path).verify_access(old.sign_access(principal), now=NOW)
+    assert (found.expires_at, found.key_id) == (NOW + MONTH, old.key_id)
+
+
+def test_only_a_key_itself_hands_over_and_only_once(tmp_path):
+    path = tmp_path / "token.pem"
+    first = TokenSigner.from_file(path)
+    copy = tmp_path / "copy.pub.pem"
+    copy.write_bytes(path.with_name("token.pub.pem").read_bytes())
+    verifier = TokenVerifier.from_files([copy])
+    second = rotate_key(path, ends_at=NOW + MONTH)
+    stranger = TokenSigner.from_file(tmp_path / "elsewhere" / "token.pem")
+    public = stranger._private_key.public_key()
+    head, body, _ = second.successions[0].split(".")
+    for forged in (
+        stranger.hand_over(public, ends_at=NOW + MONTH),
+        jwt.encode(
+            jwt.decode(stranger.hand_over(public, ends_at=NOW), options={"verify_signature": False}),
+            stranger._private_key,
+            algorithm="EdDSA",
+            headers={"kid": first.key_id},
+        ),
+        f"{head}.{body}.",
+        "rubbish",
+    ):
+        verifier.learn([forged])
+        with pytest.raises(Unauthenticated, match="does not know"):
+            verifier.verify(stranger.sign(token()), now=NOW)
+        assert verifier.verify(first.sign(token(expires_at=NOW + 3 * MONTH)), now=NOW + 2 * MONTH).epoch == 5
+    # Who has the old key can make no other successor once it has one.
+    verifier.learn([*second.successions, first.hand_over(public, ends_at=NOW + MONTH)])
+    assert verifier.verify(second.sign(token()), now=NOW) == token()
+    with pytest.raises(Unauthenticated, match="does not know"):
+        verifier.verify(stranger.sign(token()), now=NOW)
+
+
+def test_no_statement_about_keys_is_a_token(tmp_path):
+    path = tmp_path / "token.pem"
+    TokenSigner.from_file(path)
+    (statement,) = rotate_key(path, ends_at=NOW + MONTH).successions
+    verifier = TokenVerifier.from_folder(tmp_path)
+    for verify in (verifier.verify, verifier.verify_access):
+        with pytest.raises(Unauthenticated):
+            verify(statement, now=NOW)
+
+
+def test_what_is_left_of_a_replaced_key_goes_when_it_has_ended(tmp_path):
+    path = tmp_path / "token.pem"
+    first = TokenSigner.from_file(path)
+    path.chmod(0o640)
+    second = rotate_key(path, ends_at=NOW + MONTH)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert remove_ended_keys(path, now=NOW) == []
+    assert remove_ended_keys(path, now=NOW + 2 * MONTH) == [first.key_id]
+    assert remove_ended_keys(path, now=NOW + 2 * MONTH) == []
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        f"token.{second.key_id}.pub.pem",
+        "token.pem",
+        "token.pub.pem",
+    ]
+    assert TokenVerifier.from_folder(tmp_path).verify(second.sign(token()), now=NOW) == token()

@@ -22,9 +22,9 @@ from services.chassis import rpc
 from services.chassis.auth import guard as guards
 from services.chassis.auth.carrying import TokenFile
 from services.chassis.auth.guard import TokenGuard, token_guard
-from services.chassis.auth.keys import TokenSigner, TokenVerifier
+from services.chassis.auth.keys import TokenSigner, TokenVerifier, rotate_key
 from services.chassis.auth.principal import Principal
-from services.chassis.auth.revocation import Revocations
+from services.chassis.auth.revocation import Revocations, key_revocation
 from services.chassis.auth.write_token import WriteToken
 from services.chassis.config import ServerConfig
 from services.chassis.errors import ConfigurationError, Reason, SihlaiError, Unauthenticated
@@ -193,6 +193,23 @@ def test_a_stream_ends_when_its_token_is_revoked_and_others_go_on(tmp_path: Path
     run(tmp_path, test)
 
 
+def test_all_that_a_key_signed_is_revoked_at_once(tmp_path: Path) -> None:
+    async def test(made: Served) -> None:
+        old = token(made.key)
+        async with rpc.channel(made.address, token=lambda: old) as channel:
+            call = made.follow(channel)
+            assert (await anext(aiter(call))).value == "first"
+            key_id = TokenSigner.from_file(made.key).key_id
+            rotate_key(made.key, ends_at=datetime.now(UTC) + timedelta(days=30))
+            made.revocations.add(key_revocation(key_id))
+            assert (await ended(call)).reason is Reason.TOKEN_REVOKED
+        assert (await made.refused(old)).reason is Reason.TOKEN_REVOKED
+        async with rpc.channel(made.address, token=lambda: token(made.key)) as channel:
+            assert (await anext(aiter(made.follow(channel)))).value == "first"
+
+    run(tmp_path, test)
+
+
 def test_a_stream_that_writes_by_itself_ends_when_its_token_is_revoked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +239,8 @@ def test_a_stream_that_writes_by_itself_ends_when_its_token_is_revoked(
 def test_a_revocation_outlives_the_process(tmp_path: Path) -> None:
     Revocations(tmp_path / "revoked.json").add("one")
     assert "one" in Revocations(tmp_path / "revoked.json")
+    Revocations(tmp_path / "revoked.json").replace(["one"], successions=["a.b.c"])
+    assert Revocations(tmp_path / "revoked.json").successions == ("a.b.c",)
     (tmp_path / "revoked.json").write_text("{")
     assert "one" not in Revocations(tmp_path / "revoked.json")
 

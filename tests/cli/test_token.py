@@ -109,3 +109,17 @@ def test_a_context_calls_with_what_its_command_prints(scheduler: tuple[str, str]
     assert (both.exit_code, "either" in both.output) == (2, True)
     broken = CliRunner().invoke(app, ["context", "add", "other", address, "--token-command", "false"], obj=environ)
     assert (broken.exit_code, "false ended with exit code 1" in broken.output) == (2, True), broken.output
+
+
+def test_keys_are_changed_by_a_command(scheduler: tuple[str, str]) -> None:
+    text = invoke(scheduler, "create", "bob").stdout.strip()
+    rotated = invoke(scheduler, "rotate-key")
+    assert rotated.exit_code == 0, rotated.output
+    assert "holds until its last token has ended" in rotated.stdout
+    for access in (text, invoke(scheduler, "create", "bob").stdout.strip()):
+        assert "users/bob" in invoke(scheduler, "inspect", access=access).stdout
+    asked = invoke(scheduler, "rotate-key", "--drop-old")
+    assert (asked.exit_code, "say --yes" in asked.stderr) == (2, True)
+    environ = {"SIHLAI_SCHEDULER_ADDRESS": scheduler[0], "SIHLAI_TOKEN": scheduler[1]}
+    resealed = CliRunner().invoke(app, ["project", "rotate-key"], obj=environ)
+    assert resealed.stdout.startswith("sealed 0 credentials anew, with key "), resealed.output

@@ -13,16 +13,14 @@ from pathlib import Path
 
 import grpc
 import pytest
-from cryptography.fernet import Fernet
 from sihlai.runner.v1 import runner_admin_service_pb2
 from sihlai.scheduler.v1 import job_pb2, job_service_pb2
-from sqlalchemy import event, select, text
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 from services.chassis import rpc
 from services.chassis.auth.keys import TokenVerifier
 from services.chassis.errors import Aborted, FailedPrecondition, Reason
-from services.scheduler.store.tables import credentials
 from tests.tokens import runner_token
 
 QUEUED, STARTING, RUNNING = job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_STARTING, job_pb2.JOB_STATE_RUNNING
@@ -456,31 +454,6 @@ def test_report_whose_commit_failed_is_applied_when_it_comes_again(serve, simula
             answer = await client.runners.Synchronize(request)
             assert [each.job_uid for each in answer.acknowledged_closed] == [job.uid]
             assert (await client.get(job.name)).state == COMPLETED
-
-    asyncio.run(test())
-
-
-def test_the_key_of_stored_credentials_is_changed_and_the_old_one_goes(serve, simulated_runner, tmp_path):
-    async def test():
-        secret = {"s3": {"access_key_id": "key", "secret_access_key": "secret"}}
-        allowed = {"allowed_endpoint_hosts": ("minio",)}
-        path = tmp_path / "credentials.key"
-        async with serve(**allowed) as client:
-            source = {"uri": "s3://bucket/digits", "endpoint_url": "http://minio:9000", "credentials": secret}
-            await client.create_project(training_dataset=source)
-            await client.submit()
-        old, new = path.read_bytes().strip(), Fernet.generate_key()
-        for keys in ([new, old], [new]):
-            path.write_bytes(b"\n".join(keys))
-            async with serve(**allowed) as client:
-                sealed = await client.scheduler.database.read(
-                    lambda c: c.execute(select(credentials.c.sealed)).scalar()
-                )
-                assert sealed.partition(b":")[0] == client.scheduler.seal.seal(b"").partition(b":")[0]
-        async with serve(**allowed) as client:
-            runner = simulated_runner(client)
-            await runner.idle(wait=0.0)
-            assert runner.assignment.training_dataset.credentials.s3.secret_access_key == "secret"
 
     asyncio.run(test())
 

@@ -6,13 +6,23 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import grpc
+import jwt
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from sihlai.auth.v1 import token_service_pb2 as messages
 from sihlai.auth.v1 import token_service_pb2_grpc
+from sihlai.scheduler.v1 import project_service_pb2, project_service_pb2_grpc
 
 from services.chassis import rpc
 from services.chassis.auth.principal import Role
-from services.chassis.errors import InvalidArgument, NotFound, PermissionDenied, Reason, Unauthenticated
+from services.chassis.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Reason,
+    Unauthenticated,
+)
 from tests import tokens
 
 REQUEST_ID = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"
@@ -177,3 +187,128 @@ def test_services_hear_of_revocations_at_once(serve):
                 assert list((await anext(aiter(watch))).token_ids) == [made.token.name.removeprefix("tokens/")]
 
     asyncio.run(test())
+
+
+def key_id_of(text: str) -> str:
+    return jwt.get_unverified_header(text)["kid"]
+
+
+def test_another_key_signs_while_tokens_of_the_old_one_hold_over_restarts(serve):
+    async def test():
+        async with serve() as client, holder(client) as root:
+            made = await root.create(expire_time=in_days(90))
+            answer = await root.stub.RotateTokenKey(messages.RotateTokenKeyRequest(request_id=REQUEST_ID))
+            assert answer.old_key_id == key_id_of(made.text)
+            assert answer.old_key_end_time == made.token.expire_time, "the last one's that it signed"
+            again = await root.stub.RotateTokenKey(messages.RotateTokenKeyRequest(request_id=REQUEST_ID))
+            assert again == answer
+            newer = await root.create("users/carol")
+            assert key_id_of(newer.text) == answer.key_id
+        for _ in range(2):  # a restart, and one more change
+            async with serve() as client, holder(client) as root:
+                for text in (made.text, newer.text):
+                    async with As(client, text) as each:
+                        await each.stub.WhoAmI(messages.WhoAmIRequest())
+                await root.stub.RotateTokenKey(messages.RotateTokenKeyRequest())
+
+    asyncio.run(test())
+
+
+def test_a_key_without_listed_tokens_holds_as_long_as_what_is_in_no_list_may_live(serve):
+    async def test():
+        async with serve(token_days_default=2.0) as client, holder(client) as root:
+            answer = await root.stub.RotateTokenKey(messages.RotateTokenKeyRequest())
+            left = answer.old_key_end_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC)
+            assert timedelta(days=1.9) < left <= timedelta(days=2, seconds=1)
+
+    asyncio.run(test())
+
+
+def test_nothing_that_a_dropped_key_signed_holds_any_more(serve):
+    async def test():
+        async with serve() as client, holder(client) as root, holder(client, None, "services/metrics") as service:
+            made = await root.create()
+            watch = service.stub.StreamRevocations(messages.StreamRevocationsRequest())
+            await anext(aiter(watch))
+            answer = await root.stub.RotateTokenKey(messages.RotateTokenKeyRequest(drop_old=True))
+            assert (await refused(anext(aiter(watch)))).reason is Reason.TOKEN_REVOKED
+            async with As(client, made.text) as bob:
+                for caller in (root, bob):
+                    error = await refused(caller.stub.WhoAmI(messages.WhoAmIRequest()))
+                    assert error.reason is Reason.TOKEN_REVOKED
+            async with holder(client) as other, holder(client, None, "services/metrics") as renewed:
+                await other.stub.WhoAmI(messages.WhoAmIRequest())
+                told = await anext(aiter(renewed.stub.StreamRevocations(messages.StreamRevocationsRequest())))
+                assert f"key-{answer.old_key_id}" in told.token_ids
+                assert [key_id_of(each) for each in told.key_successions] == [answer.old_key_id]
+        async with serve() as client, As(client, made.text) as bob:  # started again
+            assert isinstance(await refused(bob.stub.WhoAmI(messages.WhoAmIRequest())), Unauthenticated)
+
+    asyncio.run(test())
+
+
+def test_services_hear_of_a_new_key_at_once(serve):
+    async def test():
+        async with serve() as client, holder(client) as root, holder(client, None, "services/metrics") as service:
+            watch = service.stub.StreamRevocations(messages.StreamRevocationsRequest())
+            assert not (await anext(aiter(watch))).key_successions
+            answer = await root.stub.RotateTokenKey(messages.RotateTokenKeyRequest())
+            async with asyncio.timeout(20):
+                told = await anext(aiter(watch))
+            assert [key_id_of(each) for each in told.key_successions] == [answer.old_key_id]
+
+    asyncio.run(test())
+
+
+def test_runners_get_write_tokens_of_the_new_key_at_once(serve, simulated_runner):
+    async def test():
+        async with serve() as client, holder(client) as root:
+            await client.create_project()
+            await client.submit()
+            runner = simulated_runner(client)
+            answers = [await runner.idle(wait=0.0)]
+            rotated = await root.stub.RotateTokenKey(messages.RotateTokenKeyRequest())
+            answers.append(await runner.work(wait=0.0))
+            signed_by = [key_id_of(token.token) for answer in answers for token in answer.write_tokens]
+            assert signed_by == [rotated.old_key_id, rotated.key_id]
+
+    asyncio.run(test())
+
+
+def test_a_key_file_that_is_not_the_schedulers_to_write_is_told(serve):
+    async def test():
+        async with serve() as client, holder(client) as root:
+            path = client.folder / "token.pem"
+            public = path.with_name("token.pub.pem")
+            public.unlink()
+            public.mkdir()  # root writes wherever it likes
+            error = await refused(root.stub.RotateTokenKey(messages.RotateTokenKeyRequest()))
+            assert (type(error), error.reason) == (FailedPrecondition, Reason.KEY_NOT_REPLACEABLE)
+            public.rmdir()
+            kept = path.read_bytes()
+            path.unlink()
+            error = await refused(root.stub.RotateTokenKey(messages.RotateTokenKeyRequest()))
+            assert "another key than the one that signs" in error.message
+            path.write_bytes(kept)
+            await root.stub.RotateTokenKey(messages.RotateTokenKeyRequest())
+
+    asyncio.run(test())
+
+
+def test_keys_are_not_the_admins_of_projects_to_change(serve):
+    async def test():
+        async with serve() as client, holder(client, {"projects/-": Role.ADMIN}) as ada:
+            assert isinstance(
+                await refused(ada.stub.RotateTokenKey(messages.RotateTokenKeyRequest())), PermissionDenied
+            )
+            stub = project_service_pb2_grpc.ProjectServiceStub(ada._channel)
+            request = project_service_pb2.RotateCredentialsKeyRequest()
+            assert isinstance(await refused(stub.RotateCredentialsKey(request)), PermissionDenied)
+
+    asyncio.run(test())
+
+
+def in_days(days: float) -> Timestamp:
+    time = Timestamp()
+    time.FromSeconds(int(datetime.now(UTC).timestamp() + days * 86_400))
+    return time

@@ -7,10 +7,12 @@ import importlib
 import os
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
 import nats
 import nats.errors
 import psutil
@@ -21,6 +23,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sihlai.auth.v1 import token_service_pb2, token_service_pb2_grpc
 from sihlai.conversion.v1 import conversion_service_pb2, conversion_service_pb2_grpc, dataset_pb2
 from sihlai.logs.v1 import log_service_pb2, log_service_pb2_grpc
+from sihlai.runner.v1 import runner_admin_service_pb2, runner_admin_service_pb2_grpc
 from sihlai.scheduler.v1 import job_service_pb2, job_service_pb2_grpc, project_service_pb2, project_service_pb2_grpc
 
 from services.chassis.auth.access import ACCESS, Rule
@@ -84,6 +87,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[
         device="cpu",
         start_seconds_max=300.0,
         oidc_file=oidc_file,
+        extra={"scheduler": ("--synchronize-seconds-max", "0.5")},  # the runner calls often
     )
     with Stack(config, environ=os.environ) as running:
         yield running
@@ -283,6 +287,55 @@ def until_revoked(stack: Stack, service: str, call: str, text: str) -> bool:
         if error is not None and error.reason is Reason.TOKEN_REVOKED:
             return True
     return False
+
+
+def test_another_key_signs_in_every_service_within_seconds_and_over_restarts(stack: Stack) -> None:
+    """First with the old one beside it, then without; the machine's own processes get new tokens by themselves."""
+    calls = dict.fromkeys(("scheduler", "metrics", "conversion"), WHO)
+    old = token(stack.folder.token_key)
+    with channel(stack, "scheduler", old) as opened:
+        token_service_pb2_grpc.TokenServiceStub(opened).RotateTokenKey(token_service_pb2.RotateTokenKeyRequest())
+    new = token(stack.folder.token_key)
+    assert kid_of(new) != kid_of(old)
+    for service in calls:
+        for text in (old, new):
+            assert answered(stack, service, text), service
+    stack.restart("metrics")
+    for service in calls:
+        assert all(answered(stack, service, text) for text in (old, new)), service
+    with channel(stack, "scheduler", new) as opened:
+        request = token_service_pb2.RotateTokenKeyRequest(drop_old=True)
+        token_service_pb2_grpc.TokenServiceStub(opened).RotateTokenKey(request)
+    newest = token(stack.folder.token_key)
+    for service in calls:
+        refused = until(partial(refusal_of, stack, service, new), seconds=10.0)
+        assert refused.reason in (Reason.TOKEN_REVOKED, Reason.TOKEN_INVALID), service
+        assert answered(stack, service, newest), service
+    # What `up` gave its own processes was signed by the dropped key, as the local admin's token was.
+    until(lambda: True if kid_of(stack.folder.token.read_text().strip()) == kid_of(newest) else None)
+    with channel(stack, "scheduler", newest) as opened:
+        runners = runner_admin_service_pb2_grpc.RunnerAdminServiceStub(opened)
+
+        def seen() -> int:
+            request = runner_admin_service_pb2.GetRunnerRequest(name="runners/local-1")
+            return runners.GetRunner(request, timeout=SECONDS).runner.heartbeat_time.ToNanoseconds()
+
+        before = seen()
+        until(lambda: True if seen() > before else None)
+
+
+def kid_of(text: str) -> str:
+    return str(jwt.get_unverified_header(text)["kid"])
+
+
+def refusal_of(stack: Stack, service: str, text: str) -> SihlaiError | None:
+    with channel(stack, service, text) as opened:
+        return refusal(opened, WHO.lstrip("/"))
+
+
+def answered(stack: Stack, service: str, text: str) -> bool:
+    """Whether the service takes the token, soon."""
+    return until(lambda: True if refusal_of(stack, service, text) is None else None, seconds=10.0)
 
 
 def listening(stack: Stack) -> dict[tuple[str, int], str]:

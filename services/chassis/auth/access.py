@@ -112,6 +112,7 @@ _PROJECTS = {
     "ListProjects": Rule(anyone=True),
     "UpdateProject": Rule(role=ADMIN, on=("project.name",)),
     "DeleteProject": Rule(role=ADMIN, on=("name",)),
+    "RotateCredentialsKey": Rule(),
 }
 _INITIALIZATION = MappingProxyType({"spec.model.initialization.checkpoint.checkpoint": VIEWER})
 """A job may begin from a model of another project."""
@@ -180,6 +181,7 @@ _TOKENS = {
     "ListTokens": Rule(role=ADMIN),
     "GetToken": Rule(role=ADMIN),
     "RevokeToken": Rule(role=ADMIN),
+    "RotateTokenKey": Rule(),
     "StreamRevocations": Rule(service=True),
 }
 _INSTALLATION = {"GetInstallation": Rule(anyone=True)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 from services.chassis.auth.access import Rule, rule_of
 from services.chassis.auth.keys import LEEWAY_SECONDS, token_expired
 from services.chassis.auth.principal import ANONYMOUS, Principal
-from services.chassis.auth.revocation import Revocations
+from services.chassis.auth.revocation import Revocations, key_revocation
 from services.chassis.config import ServerConfig
 from services.chassis.errors import Reason, SihlaiError, Unauthenticated
 
@@ -138,8 +139,9 @@ class TokenGuard:
             self._verified[token] = (time.monotonic(), principal)
             while len(self._verified) > VERIFIED_MAX:
                 self._verified.popitem(last=False)
-        if principal.token_id in self._revocations:
-            raise token_revoked(principal.token_id)
+        for token_id in _revocable(principal):
+            if token_id in self._revocations:
+                raise token_revoked(principal.token_id)
         return principal
 
     @contextlib.contextmanager
@@ -157,7 +159,10 @@ class TokenGuard:
                 timer = loop.call_later(min(left, TIMER_SECONDS_MAX), look)
 
         look()
-        with self._revocations.told(principal.token_id, lambda: end(token_revoked(principal.token_id))):
+        with contextlib.ExitStack() as told:
+            for token_id in _revocable(principal):
+                tell = functools.partial(end, token_revoked(principal.token_id))
+                told.enter_context(self._revocations.told(token_id, tell))
             try:
                 yield
             finally:
@@ -216,6 +221,11 @@ class _Tenure:
         self._cancelled = True
         if self._task is not None:
             self._task.cancel()
+
+
+def _revocable(principal: Principal) -> tuple[str, ...]:
+    """What a revocation may name: the token, or all that its key signed."""
+    return (principal.token_id, *((key_revocation(principal.key_id),) if principal.key_id else ()))
 
 
 def token_revoked(token_id: str) -> Unauthenticated:

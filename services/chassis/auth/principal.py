@@ -45,11 +45,12 @@ class Principal:
     """Who makes a call. `subject` is its name (`users/ada`), and what a created resource remembers.
 
     `is_admin`: of the whole installation. `roles` is by project, `projects/-` stands for all. `token_id` is empty where
-    no token said so; `expires_at` (aware, whole seconds) is when it ends.
+    no token said so, `key_id` where no key of ours signed it; `expires_at` (aware, whole seconds) is when it ends.
     """
 
     subject: str
     token_id: str = ""
+    key_id: str = ""
     expires_at: datetime = NEVER
     is_admin: bool = False
     roles: Mapping[str, Role] = field(default_factory=lambda: MappingProxyType({}))

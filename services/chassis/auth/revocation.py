@@ -1,7 +1,8 @@
 """Tokens that hold no more although they have not ended: which they are, and who is to hear of it at once.
 
 The scheduler keeps the truth, in its database. The other services follow it on a stream, and keep what they heard in a
-file, so that a restart with the scheduler away takes no revoked token.
+file, so that a restart with the scheduler away takes no revoked token. With it comes which keys have handed over to the
+next.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 from sihlai.auth.v1 import token_service_pb2, token_service_pb2_grpc
@@ -29,30 +31,31 @@ RETRY_SECONDS_MAX = 2.0
 
 
 class Revocations:
-    """The ids of revoked tokens. `file` keeps them over a restart."""
+    """The ids of revoked tokens, and the successions of keys. `file` keeps them over a restart."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
-        self._ids = _read(file)
+        self._ids, self.successions = _read(file)
         self._streams: dict[str, set[Callable[[], None]]] = {}
 
     def __contains__(self, token_id: str) -> bool:
         return token_id in self._ids
 
-    def replace(self, ids: Iterable[str]) -> None:
+    def replace(self, ids: Iterable[str], *, successions: Sequence[str] = ()) -> None:
         """These are revoked, and no others. Streams of those that are new are told."""
-        ids = frozenset(ids)
-        new, changed = ids - self._ids, ids != self._ids
-        self._ids = ids
+        ids, successions = frozenset(ids), tuple(successions)
+        new, changed = ids - self._ids, (ids, successions) != (self._ids, self.successions)
+        self._ids, self.successions = ids, successions
         if changed and self._file is not None:
-            replace_file(self._file, json.dumps(sorted(ids)).encode(), mode=0o600)
+            content = {"token_ids": sorted(ids), "key_successions": successions}
+            replace_file(self._file, json.dumps(content).encode(), mode=0o600)
         for token_id in new:
             for tell in tuple(self._streams.get(token_id, ())):
                 tell()
 
     def add(self, token_id: str) -> None:
         """This one is revoked too."""
-        self.replace(self._ids | {token_id})
+        self.replace(self._ids | {token_id}, successions=self.successions)
 
     @contextlib.contextmanager
     def told(self, token_id: str, tell: Callable[[], None]) -> Iterator[None]:
@@ -67,8 +70,14 @@ class Revocations:
                 del self._streams[token_id]
 
 
-async def follow_revocations(revocations: Revocations, channel: grpc.aio.Channel) -> None:
-    """Keep `revocations` as the scheduler has them, until cancelled. With it away what was heard last holds."""
+async def follow_revocations(
+    revocations: Revocations, channel: grpc.aio.Channel, learn: Callable[[Sequence[str]], None]
+) -> None:
+    """Keep `revocations` as the scheduler has them, until cancelled. With it away what was heard last holds.
+
+    `learn` gets the successions of keys, at once those that were kept.
+    """
+    learn(revocations.successions)
     stub = token_service_pb2_grpc.TokenServiceStub(channel)
     backoff = Backoff(
         seconds_first=RETRY_SECONDS_FIRST,
@@ -79,7 +88,8 @@ async def follow_revocations(revocations: Revocations, channel: grpc.aio.Channel
         try:
             async for response in stub.StreamRevocations(token_service_pb2.StreamRevocationsRequest()):
                 backoff.reset()
-                revocations.replace(response.token_ids)
+                learn(response.key_successions)
+                revocations.replace(response.token_ids, successions=response.key_successions)
         except grpc.aio.AioRpcError as rpc_error:
             error = error_from_rpc(rpc_error)
             log.info("revocations_not_heard", reason=error.reason.value, message=error.message)
@@ -88,11 +98,18 @@ async def follow_revocations(revocations: Revocations, channel: grpc.aio.Channel
         await asyncio.sleep(backoff.next_seconds())
 
 
-def _read(file: Path | None) -> frozenset[str]:
+def key_revocation(key_id: str) -> str:
+    """What a revocation names instead of a token, where nothing holds any more that the key signed."""
+    return f"key-{key_id}"
+
+
+def _read(file: Path | None) -> tuple[frozenset[str], tuple[str, ...]]:
     if file is None or not file.exists():
-        return frozenset()
+        return frozenset(), ()
     try:
-        return frozenset(str(each) for each in json.loads(file.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
+        found: Any = json.loads(file.read_bytes())
+        ids, successions = found["token_ids"], found["key_successions"]
+        return frozenset(str(each) for each in ids), tuple(str(each) for each in successions)
+    except (OSError, ValueError, TypeError, KeyError) as error:
         log.error("revocations_file_damaged", path=str(file), problem=str(error))
-        return frozenset()
+        return frozenset(), ()

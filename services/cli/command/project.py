@@ -1,4 +1,4 @@
-"""`sihlai project`: create, list, show, update, delete."""
+"""`sihlai project`: create, list, show, update, delete, rotate-key."""
 
 from __future__ import annotations
 
@@ -202,6 +202,23 @@ async def delete_project(
         session.output.line(f"deleted {short(name)}")
     else:
         session.output.line(f"deleted {short(name)}; its checkpoints are still being removed")
+
+
+@app.command("rotate-key")
+@command
+async def rotate_key(session: Session) -> None:
+    """Seal the stored credentials of all projects with a new key, and forget the old one; everything keeps running.
+
+    A copy of the scheduler's database from before needs the old key file: keep them together, or neither.
+
+    Example: sihlai project rotate-key
+    """
+    request = pb.RotateCredentialsKeyRequest(request_id=str(uuid.uuid4()))
+    answer = await session.client.run(ask(PROJECTS.RotateCredentialsKey, request))
+    if session.output.as_json:
+        session.output.json(answer)
+    else:
+        session.output.line(f"sealed {answer.resealed_count} credentials anew, with key {answer.key_id}")
 
 
 def _check_folders(session: Session, *places: str | None) -> None:

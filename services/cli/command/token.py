@@ -1,9 +1,11 @@
-"""`sihlai token`: create, list, inspect, revoke."""
+"""`sihlai token`: create, list, inspect, revoke, rotate-key."""
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated
 
@@ -106,6 +108,37 @@ async def revoke_token(session: Session, token: TokenArgument) -> None:
     """
     answer = await session.client.run(ask(TOKENS.RevokeToken, pb.RevokeTokenRequest(name=name_of(token))))
     _tell(session, answer, [answer.token])
+
+
+@app.command("rotate-key")
+@command
+async def rotate_key(
+    session: Session,
+    drop_old: Annotated[
+        bool,
+        typer.Option(
+            "--drop-old",
+            help="For a key that others have seen: nothing that it signed holds any more, your own token included.",
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Sign tokens with a new key from now on. Tokens of the old one hold until they end; all services keep running.
+
+    Example: sihlai token rotate-key
+    """
+    if drop_old and not yes:
+        if not sys.stdin.isatty():
+            raise CommandError("every token that there is would hold no more: say --yes", exit_code=EXIT_NOT_UNDERSTOOD)
+        typer.confirm("refuse every token that there is, for good?", abort=True, err=True)
+    request = pb.RotateTokenKeyRequest(drop_old=drop_old, request_id=str(uuid.uuid4()))
+    answer = await session.client.run(ask(TOKENS.RotateTokenKey, request))
+    if session.output.as_json:
+        session.output.json(answer)
+        return
+    end = answer.old_key_end_time.ToDatetime(tzinfo=UTC).astimezone()
+    until = "holds no more" if drop_old else f"holds until its last token has ended, {end:%Y-%m-%d %H:%M} at the latest"
+    session.output.line(f"tokens are signed by key {answer.key_id} now; {answer.old_key_id} {until}")
 
 
 def subject_of(holder: str) -> str:

@@ -1,7 +1,8 @@
 """The tokens of one machine: the local admin's, which commands find by themselves, and those of its own processes.
 
 Each lies in a file of mode 0600 in the data folder, which is 0700: who may read it could read everything else there.
-They are made anew with each start, and once half of their life is over; who holds one reads its file again.
+They are made anew with each start, once half of their life is over, and when another key signs; who holds one reads its
+file again.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Issuing:
         self._folder = folder
         self._now = now
         self._issued_at: datetime | None = None
+        self._key_state: tuple[int, int] | None = None
         self._holders = [
             Holder(subject=f"users/{local_user()}", path=folder.token, is_admin=True),
             *(Holder(subject=f"services/{name}", path=folder.token_of(name)) for name in SERVICES),
@@ -55,11 +57,14 @@ class Issuing:
         ]
 
     def issue_due(self) -> None:
-        """Make the tokens where there are none yet, or half of their life is over. Raises OSError."""
+        """Make the tokens where there are none, half of their life is over, or another key signs. Raises OSError."""
         now = self._now()
-        if self._issued_at is not None and abs(now - self._issued_at) < LIFE / 2:
+        is_old = self._issued_at is None or abs(now - self._issued_at) >= LIFE / 2
+        key_state = _state_of(self._folder.token_key)
+        if not is_old and key_state == self._key_state:
             return
         signer = TokenSigner.from_file(self._folder.token_key)
+        self._key_state = key_state or _state_of(self._folder.token_key)
         expires_at = (now + LIFE).replace(microsecond=0)
         for holder in self._holders:
             holder.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -73,6 +78,15 @@ class Issuing:
             )
             replace_file(holder.path, f"{text}\n".encode(), mode=PRIVATE_MODE, synced=False)
         self._issued_at = now
+
+
+def _state_of(path: Path) -> tuple[int, int] | None:
+    """Changes when another file takes the place of this one; None while there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def admin_token(folder: DataFolder) -> str:

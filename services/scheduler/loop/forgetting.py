@@ -1,4 +1,4 @@
-"""What is old is forgotten: request ids, removed jobs, events, surplus checkpoints."""
+"""What is old is forgotten: request ids, removed jobs, events, surplus checkpoints, keys that have ended."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from services.chassis.errors import SihlaiError
 from services.chassis.log import get_logger
+from services.scheduler.keyring import Keyring
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.store.retention import RetentionRows
 from services.scheduler.store.upkeep import Upkeep
@@ -31,18 +32,21 @@ class Forgetting:
         upkeep: Upkeep,
         checkpoints: CheckpointStore,
         retention: RetentionRows,
+        keyring: Keyring,
         *,
         limits: ForgettingLimits,
     ) -> None:
         self._upkeep = upkeep
         self._checkpoints = checkpoints
         self._retention = retention
+        self._keyring = keyring
         self._limits = limits
 
     async def turn(self) -> None:
         """Forget once, then pause."""
         await self._upkeep.forget()
         await self._prune()
+        await asyncio.to_thread(self._keyring.forget_ended)
         await asyncio.sleep(self._limits.pause_seconds)
 
     async def _prune(self) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +63,7 @@ class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
         self._seal = seal
         self._bounds = bounds
         self._new_project_id = new_project_id
+        self._rotating = asyncio.Lock()
 
     async def CreateProject(
         self, request: messages.CreateProjectRequest, context: Any
@@ -120,6 +122,22 @@ class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
         response = messages.DeleteProjectResponse.FromString(answer)
         response.done = await self._deletion.is_done(response.uid, seconds=self._deletion_seconds)
         return response
+
+    async def RotateCredentialsKey(
+        self, request: messages.RotateCredentialsKeyRequest, context: Any
+    ) -> messages.RotateCredentialsKeyResponse:
+        refuse(request_id_violations(request.request_id))
+        once = request_of("RotateCredentialsKey", request)
+        async with self._rotating:
+            answer = await self._projects.first_answer(once)
+            if answer is None:
+                await asyncio.to_thread(self._seal.add_key)
+                count = await self._projects.reseal(self._seal.sealed_anew)
+                await asyncio.to_thread(self._seal.drop_older)
+                log.info("credentials_key_rotated", key=self._seal.key_id, resealed=count)
+                made = messages.RotateCredentialsKeyResponse(key_id=self._seal.key_id, resealed_count=count)
+                answer = await self._projects.answer(once, made.SerializeToString())
+        return messages.RotateCredentialsKeyResponse.FromString(answer)
 
 
 def _visible_ids(principal: Principal) -> frozenset[str] | None:

@@ -14,14 +14,14 @@ from typing import Any
 from sihlai.auth.v1 import token_service_pb2 as messages
 from sihlai.auth.v1 import token_service_pb2_grpc
 
-from services.chassis.auth.keys import TokenSigner
 from services.chassis.auth.principal import Kind, Principal, Role, current_principal
-from services.chassis.auth.revocation import Revocations
+from services.chassis.auth.revocation import Revocations, key_revocation
 from services.chassis.errors import NotFound, PermissionDenied, Reason
 from services.chassis.log import get_logger
 from services.chassis.rpc import until_stopping
 from services.scheduler.domain.access_token import AccessToken
 from services.scheduler.domain.job import SECOND_US
+from services.scheduler.keyring import Keyring
 from services.scheduler.store.access_tokens import AccessTokenStore
 from services.scheduler.wire.access_token import (
     description_violations,
@@ -33,7 +33,14 @@ from services.scheduler.wire.access_token import (
     token_id_of,
     token_to_proto,
 )
-from services.scheduler.wire.names import page_size_of, page_token, page_token_after, refuse, request_of
+from services.scheduler.wire.names import (
+    page_size_of,
+    page_token,
+    page_token_after,
+    refuse,
+    request_id_violations,
+    request_of,
+)
 
 log = get_logger(__name__)
 
@@ -43,10 +50,14 @@ PLACE = "[0-9]{1,18} [a-zA-Z0-9_-]{1,64}"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLimits:
-    """How long tokens live, and how often who follows revocations is told without a change."""
+    """How long tokens live, and how often who follows revocations is told without a change.
+
+    `unlisted_seconds`: how long those live at most that are in no list, such as what `sihlai up` makes.
+    """
 
     days_default: float
     days_max: float
+    unlisted_seconds: float
     repeat_seconds: float
 
 
@@ -56,7 +67,7 @@ class TokenServicer(token_service_pb2_grpc.TokenServiceServicer):
     def __init__(
         self,
         tokens: AccessTokenStore,
-        signer: TokenSigner,
+        keyring: Keyring,
         revocations: Revocations,
         *,
         limits: TokenLimits,
@@ -65,7 +76,7 @@ class TokenServicer(token_service_pb2_grpc.TokenServiceServicer):
         stopping: asyncio.Event,
     ) -> None:
         self._tokens = tokens
-        self._signer = signer
+        self._keyring = keyring
         self._revocations = revocations
         self._limits = limits
         self._new_id = new_id
@@ -75,7 +86,7 @@ class TokenServicer(token_service_pb2_grpc.TokenServiceServicer):
 
     async def load(self) -> None:
         """Read what was revoked before; before the server starts."""
-        self._revocations.replace(await self._tokens.revoked())
+        self._revocations.replace(await self._tokens.revoked(), successions=self._keyring.successions)
 
     async def WhoAmI(self, request: messages.WhoAmIRequest, context: Any) -> messages.WhoAmIResponse:
         principal = current_principal()
@@ -115,13 +126,13 @@ class TokenServicer(token_service_pb2_grpc.TokenServiceServicer):
         )
         token = messages.Token.FromString(answer)
         log.info("token_created", token=token.name, subject=token.principal.subject)
-        # Signed anew for a repeat, which is the same text: it is kept nowhere.
+        # Signed anew for a repeat, which is the same text unless the key has changed: it is kept nowhere.
         given = principal_to_be(
             token.principal,
             token_id=token_id_of(token.name),
             expires_at=token.expire_time.ToDatetime(tzinfo=UTC),
         )
-        return messages.CreateTokenResponse(token=token, text=self._signer.sign_access(given))
+        return messages.CreateTokenResponse(token=token, text=self._keyring.sign_access(given))
 
     async def ListTokens(self, request: messages.ListTokensRequest, context: Any) -> messages.ListTokensResponse:
         giver, limit = current_principal(), page_size_of(request.page_size)
@@ -164,9 +175,35 @@ class TokenServicer(token_service_pb2_grpc.TokenServiceServicer):
         )
         log.info("token_revoked", token=token.name, subject=token.subject)
         self._revocations.add(token.token_id)
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._tell()
         return messages.RevokeTokenResponse(token=token_to_proto(token))
+
+    async def RotateTokenKey(
+        self, request: messages.RotateTokenKeyRequest, context: Any
+    ) -> messages.RotateTokenKeyResponse:
+        refuse(request_id_violations(request.request_id))
+        caller, limits = current_principal(), self._limits
+
+        def rotated(last_end_us: int, now_us: int) -> bytes:
+            """In the transaction, so that no token is given meanwhile whose end nobody counted."""
+            unlisted_us = now_us + round(limits.unlisted_seconds * SECOND_US)
+            ends_us = now_us if request.drop_old else max(last_end_us, unlisted_us)
+            ends_at = datetime.fromtimestamp(-(-ends_us // SECOND_US), UTC)
+            old = self._keyring.rotate(ends_at=ends_at)
+            made = messages.RotateTokenKeyResponse(key_id=self._keyring.key_id, old_key_id=old)
+            made.old_key_end_time.FromDatetime(ends_at)
+            return made.SerializeToString()
+
+        answer = await self._tokens.change_key(request_of("RotateTokenKey", request), rotated)
+        response = messages.RotateTokenKeyResponse.FromString(answer)
+        if request.drop_old:
+            dropped = key_revocation(response.old_key_id)
+            await self._tokens.revoke(
+                dropped, revoker=caller.subject, may=lambda _: True, unknown_seconds=limits.days_max * 86_400
+            )
+            self._revocations.add(dropped)
+        self._tell()
+        return response
 
     async def StreamRevocations(
         self, request: messages.StreamRevocationsRequest, context: Any
@@ -174,10 +211,17 @@ class TokenServicer(token_service_pb2_grpc.TokenServiceServicer):
         async for response in until_stopping(self._followed(), self._stopping):
             yield response
 
+    def _tell(self) -> None:
+        """Who follows hears of a change now."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     async def _followed(self) -> AsyncIterator[messages.StreamRevocationsResponse]:
         while True:
             changed = self._changed
-            yield messages.StreamRevocationsResponse(token_ids=await self._tokens.revoked())
+            yield messages.StreamRevocationsResponse(
+                token_ids=await self._tokens.revoked(), key_successions=self._keyring.successions
+            )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._limits.repeat_seconds):
                     await changed.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from sqlalchemy import Connection, Row, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, tuple_, update
 
 from services.chassis.errors import NotFound, Reason
 from services.scheduler.domain.access_token import AccessToken
@@ -87,6 +87,17 @@ class AccessTokenStore:
             return replace(found, revoke_time_us=now_us, revoker=revoker)
 
         return await self._database.write(revoke, control=True)
+
+    async def change_key(self, request: Request, change: Callable[[int, int], bytes]) -> bytes:
+        """What `change` answers, which gets when the last listed token ends and what time it is, both in microseconds.
+        While it runs no token is given. The first answer to the request is given again.
+        """
+
+        def changed(transaction: Transaction) -> bytes:
+            held = select(func.max(access_tokens.c.expire_time_us)).where(access_tokens.c.revoke_time_us.is_(None))
+            return change(transaction.connection.execute(held).scalar() or 0, transaction.now_us)
+
+        return await self._database.write(lambda tx: answered(tx, request, lambda: changed(tx), lambda made: made))
 
     async def revoked(self) -> list[str]:
         """The ids of tokens that were taken back and would hold otherwise."""

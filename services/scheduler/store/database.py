@@ -166,6 +166,8 @@ class Database:
         self._lists = 0
         self.on_reload: list[Callable[[Transaction], None]] = []
         """Called in the writer's thread where the dispatcher is to be told anew what the rows say."""
+        self.renew_sealed: Callable[[bytes], bytes] = lambda sealed: sealed
+        """Seals by the newest key what an older one sealed; called in the writer's thread."""
         self.before_commit: list[Callable[[Transaction], None]] = []
         """Called in the writer's thread at the end of each transaction, in a savepoint of their own."""
         self.after_commit: list[Callable[[Committed], None]] = []
@@ -278,6 +280,7 @@ class Database:
             dispatcher=self._dispatcher,
             encode_fact=self._encode_fact,
             new_id=self._new_id,
+            renew_sealed=self.renew_sealed,
             revision=revision,
             unsure=self._unsure,
             number=self._transactions,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import partial
 
 from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -22,7 +23,7 @@ from services.scheduler.domain.request import Request
 from services.scheduler.domain.view import Damaged
 from services.scheduler.store import tables
 from services.scheduler.store.database import Database
-from services.scheduler.store.requests import answered
+from services.scheduler.store.requests import answered, first_answer
 from services.scheduler.store.rows import project_from_row, project_to_row, readable
 from services.scheduler.store.statement import Statement, Values
 from services.scheduler.store.transaction import Committed, Transaction
@@ -30,6 +31,8 @@ from services.scheduler.store.transaction import Committed, Transaction
 Encode = Callable[[Project], bytes]
 
 SWEPT_TOGETHER_MAX = 500
+RESEALED_TOGETHER_MAX = 500
+"""Credentials that one transaction seals anew: others wait for it."""
 """Projects whose credentials one statement looks at."""
 
 KNOWN_MAX = 1_000
@@ -181,19 +184,39 @@ class ProjectStore:
         return await self._database.read(lambda c: {row.id: row.sealed for row in c.execute(query)})
 
     async def reseal(self, sealed_anew: Callable[[Sequence[bytes]], Mapping[bytes, bytes]]) -> int:
-        """Replace credentials that an older key sealed; return how many. `sealed_anew` says by what."""
+        """Replace credentials that an older key sealed, some in each transaction; return how many. `sealed_anew` says
+        by what.
+        """
+        count, after = 0, ""
+        while True:
+            resealed, last = await self._database.write(partial(_reseal, sealed_anew=sealed_anew, after=after))
+            count += resealed
+            if not last:
+                return count
+            after = last
 
-        def reseal(transaction: Transaction) -> int:
-            credentials = tables.credentials
-            rows = transaction.connection.execute(select(credentials.c.id, credentials.c.sealed)).all()
-            replaced = sealed_anew([row.sealed for row in rows])
-            anew = [{"key": row.id, "by": replaced[row.sealed]} for row in rows if row.sealed in replaced]
-            if anew:
-                query = update(credentials).where(credentials.c.id == bindparam("key"))
-                transaction.connection.execute(query.values(sealed=bindparam("by")), anew)
-            return len(anew)
+    async def first_answer(self, request: Request) -> bytes | None:
+        """What the request was answered before, if it was."""
+        return await self._database.read(lambda connection: first_answer(connection, request))
 
-        return await self._database.write(reseal)
+    async def answer(self, request: Request, answer: bytes) -> bytes:
+        """Remember the answer, for a repeat."""
+        return await self._database.write(lambda tx: answered(tx, request, lambda: answer, lambda made: made))
+
+
+def _reseal(
+    transaction: Transaction, *, sealed_anew: Callable[[Sequence[bytes]], Mapping[bytes, bytes]], after: str
+) -> tuple[int, str]:
+    """How many of the next rows were sealed anew, and the last one's id; empty at the end."""
+    credentials = tables.credentials
+    query = select(credentials.c.id, credentials.c.sealed).where(credentials.c.id > after)
+    rows = transaction.connection.execute(query.order_by(credentials.c.id).limit(RESEALED_TOGETHER_MAX)).all()
+    replaced = sealed_anew([row.sealed for row in rows])
+    anew = [{"key": row.id, "by": replaced[row.sealed]} for row in rows if row.sealed in replaced]
+    if anew:
+        changed = update(credentials).where(credentials.c.id == bindparam("key"))
+        transaction.connection.execute(changed.values(sealed=bindparam("by")), anew)
+    return len(anew), rows[-1].id if len(rows) == RESEALED_TOGETHER_MAX else ""
 
 
 def bury_job(transaction: Transaction, job: Job) -> None:
@@ -314,7 +337,7 @@ def _stored(
         return replace(source, credentials_id=known_id if keeps else "")
     if known_id:
         query = update(tables.credentials).where(tables.credentials.c.id == known_id)
-        transaction.connection.execute(query.values(sealed=change.sealed))
+        transaction.connection.execute(query.values(sealed=transaction.renew_sealed(change.sealed)))
         return replace(source, credentials_id=known_id)
     return _with_new_credentials(transaction, project_uid, source, change.sealed)
 
@@ -340,7 +363,7 @@ def job_dataset(
 def _with_new_credentials(
     transaction: Transaction, project_uid: str, source: DatasetSource, sealed: bytes
 ) -> DatasetSource:
-    row = {"id": transaction.new_id(), "project_uid": project_uid, "sealed": sealed}
+    row = {"id": transaction.new_id(), "project_uid": project_uid, "sealed": transaction.renew_sealed(sealed)}
     transaction.connection.execute(insert(tables.credentials), row)
     return replace(source, credentials_id=str(row["id"]))
 

@@ -106,12 +106,15 @@ class Transaction:
         dispatcher: Dispatcher,
         encode_fact: EncodeFact,
         new_id: Callable[[], str],
+        renew_sealed: Callable[[bytes], bytes],
         revision: int,
         number: int = 0,
         unsure: Committed | None = None,
     ) -> None:
         self.now_us = now_us
         self.new_id = new_id
+        self.renew_sealed = renew_sealed
+        """What is stored instead of what was sealed: by the newest key, which it may not have been a moment ago."""
         self.number = number
         self.trace_parent = ""
         self.dispatcher = dispatcher

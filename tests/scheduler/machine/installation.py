@@ -102,6 +102,7 @@ class Installation:
                 dispatcher=Dispatcher(overtakes_max=2),
                 encode_fact=fact_to_event,
                 new_id=self.stores.new_id,
+                renew_sealed=self.stores.database.renew_sealed,
                 revision=0,
             )
             reload_all(transaction)

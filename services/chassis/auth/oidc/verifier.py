@@ -10,11 +10,12 @@ from typing import Any
 
 import jwt
 
-from services.chassis.auth.keys import LEEWAY_SECONDS, MALFORMED, TokenVerifier, token_expired
+from services.chassis.auth.keys import LEEWAY_SECONDS, TokenVerifier, token_expired
 from services.chassis.auth.oidc.documents import Documents, FetchLimits
 from services.chassis.auth.oidc.issuer import Issuer, KeyLimits
 from services.chassis.auth.oidc.settings import claim_of, read_issuer
 from services.chassis.auth.principal import SUBJECT, Principal
+from services.chassis.auth.succession import MALFORMED
 from services.chassis.config import ServerConfig
 from services.chassis.errors import Reason, Unauthenticated
 
