@@ -124,7 +124,7 @@ class NormalisedSink:
             "annotations": MAPS if self._stems else ANNOTATIONS,
         }
         write_json(self._folder / METADATA, metadata)
-        write_json(self._folder / INDEX, index_json(self._index, self._fingerprint))
+        _write_index(self._folder / INDEX, self._index, self._fingerprint)
 
     def _write_map(self, image: str, written: MapFile) -> Mapping[str, Any]:
         stem = PurePosixPath(image).stem
@@ -146,9 +146,15 @@ class NormalisedSink:
         return {"map": path, "bytes": len(written.content), "sha256": digest, **categories, **about}
 
 
-def index_json(index: Index, fingerprint: str) -> Mapping[str, Any]:
-    """The index as a converted dataset holds it: the usable images by name."""
-    return {"images": [_entry_json(entry) for entry in index.images], "fingerprint": fingerprint}
+def _write_index(path: Path, index: Index, fingerprint: str) -> None:
+    """The usable images by name, as a converted dataset holds them. A line at a time: there may be a million."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"images":[')
+        before = "\n"
+        for entry in index.images:
+            file.write(before + json_text(_entry_json(entry)))
+            before = ",\n"
+        file.write(f'\n],"fingerprint":{json_text(fingerprint)}}}\n')
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from services.conversion.dataset.metadata import AnnotationSet, read_file, repeated_message
 from services.conversion.dataset.record import RawRecord
 from services.conversion.file import document
-from services.conversion.file.document import SUFFIXES, DocumentError, Value, kind, read_document, shown
+from services.conversion.file.document import SUFFIXES, DocumentError, Entry, Kept, Value, kind, read_document, shown
 from services.conversion.finding import Place, Report
 from services.conversion.index import Index
 
@@ -27,7 +28,8 @@ class Located:
     `refused`: something about it is wrong and in the report already, so that it counts as null.
     """
 
-    value: Value
+    kept: Entry
+    """The value, or its text."""
     place: Place
     refused: bool = False
     path: str = ""
@@ -37,50 +39,80 @@ class Located:
     """Where the value stands, if that is not `path`."""
 
     @property
+    def value(self) -> Value:
+        """Read each time where it was kept as text."""
+        return self.kept.value() if isinstance(self.kept, Kept) else self.kept
+
+    @property
     def given(self) -> bool:
         """Whether it is more than null."""
-        return self.value is not None or bool(self.path)
+        return self.kept is not None or bool(self.path)
+
+    @property
+    def empty(self) -> bool:
+        """Whether it is a list with nothing in it, and no map: nothing is there."""
+        return isinstance(self.kept, document.List) and not self.kept and not self.path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotations:
     """The annotations of one set as they are written, by image name, or by the image's stem."""
 
-    values: Mapping[str, Located]
+    values: AnyMapping[str, Located]
     by_stem: bool
 
 
 def read_annotation_file(content: bytes, name: str, report: Report) -> Annotations:
     """The annotations in one file: a mapping from image file name to annotation."""
     place = Place(file=name)
-    found = read_file(content, place, report)
+    found = read_file(content, place, report, keep=True)
     if found is None or found.value is None:
         return Annotations(values={}, by_stem=False)
     if not isinstance(found.value, document.Mapping):
         message = f"it holds {kind(found.value)}, but must hold a mapping from image file name to annotation"
         report.fail("bad_value", message, replace(place, line=found.line))
         return Annotations(values={}, by_stem=False)
+    values = _FileValues(name, found.value)
     repeated = set()
     for each in found.repeated:
         image = each.path[0] if each.path else each.key
-        annotation = found.value.get(image) if each.path else None
+        annotation = values[image].value if each.path else None
         if _report_repeated(each, each.path[1:], annotation, replace(place, image=image), report):
             repeated.add(image)
-    lines = found.value.lines
-    values = {
-        key: Located(value=value, place=Place(file=name, line=lines[key], image=key), refused=key in repeated)
-        for key, value in found.value.items()
-    }
+    values.refused = frozenset(repeated)
     return Annotations(values=values, by_stem=False)
 
 
-def read_annotation_folder(contents: Mapping[str, bytes], outside: Sequence[str], report: Report) -> Annotations:
+class _FileValues(AnyMapping[str, Located]):
+    """The values of a file by image, each described when it is asked for: a file may hold a million.
+
+    `refused`: the images whose values cannot be trusted.
+    """
+
+    def __init__(self, file: str, root: document.Mapping) -> None:
+        self._file = file
+        self._root: AnyMapping[str, Entry] = root
+        self._lines = root.lines
+        self.refused: frozenset[str] = frozenset()
+
+    def __getitem__(self, image: str) -> Located:
+        place = Place(file=self._file, line=self._lines[image], image=image)
+        return Located(kept=self._root[image], place=place, refused=image in self.refused)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._root)
+
+    def __len__(self) -> int:
+        return len(self._root)
+
+
+def read_annotation_folder(contents: AnyMapping[str, bytes], outside: Sequence[str], report: Report) -> Annotations:
     """The annotations in a folder: path to content, each file named by its image's stem. `outside` leads out of it."""
     values: dict[str, Located] = {}
     for path in outside:
         place = Place(file=path, image=PurePosixPath(path).stem)
         report.error("leads_outside", "it is a link out of the dataset: put the file there", place)
-        values[place.image] = Located(value=None, place=place, refused=True, path=path)
+        values[place.image] = Located(kept=None, place=place, refused=True, path=path)
     for path, content in sorted(contents.items()):
         name = PurePosixPath(path)
         place = Place(file=path, image=name.stem)
@@ -98,16 +130,22 @@ def read_annotation_folder(contents: Mapping[str, bytes], outside: Sequence[str]
             found = read_document(content, name.name)
         except DocumentError as error:
             report.error("syntax", f"the file {error}", replace(place, line=error.line))
-            values[name.stem] = Located(value=None, place=place)
+            values[name.stem] = Located(kept=None, place=place)
             continue
         line = replace(place, line=found.line or 1)
         spoilt = [_report_repeated(each, each.path, found.value, place, report) for each in found.repeated]
-        values[name.stem] = Located(value=found.value, place=line, refused=any(spoilt))
+        large = isinstance(found.value, (document.List, document.Mapping)) and found.value
+        kept = _kept(content, name.name) if large else found.value
+        values[name.stem] = Located(kept=kept, place=line, refused=any(spoilt))
     return Annotations(values=values, by_stem=True)
 
 
+def _kept(content: bytes, name: str) -> Kept:
+    return Kept(lambda *_: read_document(content, name).value, 0, len(content), 1, 0)
+
+
 def raw_records(
-    chosen: AnnotationSet, annotations: Annotations, index: Index, refused: Mapping[str, str], report: Report
+    chosen: AnnotationSet, annotations: Annotations, index: Index, refused: AnyMapping[str, str], report: Report
 ) -> Iterator[RawRecord]:
     """Every usable image by name, with its annotation; what belongs to no image is reported at the end.
 
@@ -178,7 +216,7 @@ def _report_repeated_stems(stems: Counter[str], report: Report) -> None:
 
 
 def _report_without_image(
-    key: str, located: Located, gone: Mapping[str, str], stems: Counter[str], report: Report
+    key: str, located: Located, gone: AnyMapping[str, str], stems: Counter[str], report: Report
 ) -> None:
     annotations = int(located.given)
     if key in gone:  # its image is broken, which the index has reported

@@ -133,12 +133,12 @@ class _Maps(Mapping[str, Located]):
     def __getitem__(self, stem: str) -> Located:
         if stem in self._refused:
             path = f"{self._path}{self._refused[stem]}"
-            return Located(value=None, place=Place(file=path, image=stem), refused=True, path=path)
+            return Located(kept=None, place=Place(file=path, image=stem), refused=True, path=path)
         entry = self._maps[stem]
         path = f"{self._path}{entry.name}"
         sidecar = self._sidecars.get(stem)
         return Located(
-            value=sidecar.value if sidecar is not None else None,
+            kept=sidecar.value if sidecar is not None else None,
             place=Place(file=path, image=stem),
             path=path,
             suffix=PurePosixPath(entry.name).suffix.lower(),

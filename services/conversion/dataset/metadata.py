@@ -118,10 +118,13 @@ def repeated_message(repeated: document.RepeatedKey) -> str:
     return f"the key {shown(repeated.key)!r} stood on line {repeated.line_first} already: keep one of them"
 
 
-def read_file(content: bytes, place: Place, report: Report) -> Document | None:
-    """The document in a file of metadata or annotations; None where it cannot be read, which is in the report."""
+def read_file(content: bytes, place: Place, report: Report, *, keep: bool = False) -> Document | None:
+    """The document in a file of metadata or annotations; None where it cannot be read, which is in the report.
+
+    `keep`: what stands under its keys stays text.
+    """
     try:
-        return read_document(content, place.file)
+        return read_document(content, place.file, keep=keep)
     except DocumentError as error:
         report.fail("syntax", f"the file {error}", replace(place, line=error.line))
         return None

@@ -83,10 +83,9 @@ def _split(metadata: Mapping) -> Mapping:
     tokens = metadata.get("tokens")
     if not isinstance(tokens, str):
         return metadata
-    split, characters = Mapping(), List()
-    split.lines = metadata.lines
+    line = metadata.lines["tokens"]
+    split, characters = Mapping(line), List(line)
     characters.extend(tokens)
-    characters.lines = [metadata.lines["tokens"]] * len(tokens)
     split["tokens"] = characters
     return split
 

@@ -19,7 +19,6 @@ from services.conversion.conveyor.chunk import Recipe
 from services.conversion.dataset.annotations import Annotations, raw_records
 from services.conversion.dataset.metadata import AnnotationSet
 from services.conversion.dataset.record import RawRecord
-from services.conversion.file import document
 from services.conversion.finding import Report
 from services.conversion.formats import FORMATS
 from services.conversion.formats.colors import Color, Colors
@@ -143,7 +142,7 @@ def _rank(entry: ImageEntry, annotations: Annotations, stems: Counter[str]) -> i
     located = annotations.values.get(key)
     if located is None or not located.given or located.refused or stems[key] > 1:
         return 2
-    return 1 if isinstance(located.value, document.List) and not located.value and not located.path else 0
+    return 1 if located.empty else 0
 
 
 def _background(image: bytes | str, size: ImageSize, layout: Layout, image_range: ImageRange) -> Image.Image | str:

@@ -48,7 +48,7 @@ class DatasetSource:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFile:
     """An image file as it is listed. `version` changes whenever the content may have changed."""
 
