@@ -19,10 +19,12 @@ def quad_to_detection(vocabulary: Names, options: StepOptions | None) -> Step:
 
     def convert(quads: Quads, size: ImageSize, place: Place, report: Report) -> Boxes | None:
         found = []
+        width, height = size.width, size.height
         for index, each in enumerate(quads):
             (ax, ay), (bx, by), (cx, cy), (dx, dy) = each.quad
             bbox = min(ax, bx, cx, dx), min(ay, by, cy, dy), max(ax, bx, cx, dx), max(ay, by, cy, dy)
-            bbox = clipped(bbox, size)
+            if bbox[0] < 0 or bbox[1] < 0 or bbox[2] > width or bbox[3] > height:  # few do, and a call takes its time
+                bbox = clipped(bbox, size)
             if has_area(bbox):
                 found.append(Box(category=each.category, bbox=bbox, crowd=each.crowd, ignore=each.ignore))
             else:

@@ -19,19 +19,22 @@ OVERHANG_PIXELS_MAX = 0.01
 
 def read_bbox(each: RawObject) -> Bbox | None:
     """The object's `bbox`; None where it is bad, which is in the report."""
-    value = each.item.get("bbox")
-    if not isinstance(value, List):
-        return _diagnose(each)
+    box = sound_bbox(each.item.get("bbox"), each.size)
+    return _diagnose(each) if box is None else box
+
+
+def sound_bbox(value: Value, size: ImageSize) -> Bbox | None:
+    """A box inside its image, which 999 of a thousand are; None of any other."""
+    if type(value) is not List:
+        return None
     try:
         text = "".join(value)  # type: ignore[arg-type]  # a list of anything but texts is a TypeError
         xmin, ymin, xmax, ymax = map(float, value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        return _diagnose(each)
-    # Of a thousand boxes this is all that happens to 999; NaN is on no side of a comparison.
-    inside = 0 <= xmin < xmax <= each.size.width and 0 <= ymin < ymax <= each.size.height
-    if inside and (xmax > 1 or ymax > 1) and is_plain(text):
-        return xmin, ymin, xmax, ymax
-    return _diagnose(each)
+        return None
+    # NaN is on no side of a comparison.
+    inside = 0 <= xmin < xmax <= size.width and 0 <= ymin < ymax <= size.height
+    return (xmin, ymin, xmax, ymax) if inside and (xmax > 1 or ymax > 1) and is_plain(text) else None
 
 
 def clipped(box: Bbox, size: ImageSize) -> Bbox:

@@ -159,7 +159,8 @@ def _read_instance(each: RawObject, names: Names) -> Instance | None:
             each.error("unknown_keypoint", f"{shown(name)!r} is no keypoint: {hint}", name, value=name)
     bbox = read_bbox(each) if each.item.get("bbox") is not None else None
     area = _read_area(each)
-    instance = Instance(points=points, bbox=bbox, area=area, crowd=each.flag("crowd"), ignore=each.flag("ignore"))
+    crowd, ignore = each.flags()
+    instance = Instance(points=points, bbox=bbox, area=area, crowd=crowd, ignore=ignore)
     if not each.bad:
         _check_places(each, instance)
     return None if each.bad else instance

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from collections.abc import Set as AnySet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
+
+import msgspec
 
 from services.conversion.file.document import List, Mapping, Value, kind, shown
 from services.conversion.finding import Place, Report
@@ -20,8 +22,7 @@ OBJECTS_MAX = 100_000
 Made = TypeVar("Made")
 
 
-@dataclass(kw_only=True, slots=True)
-class RawObject:
+class RawObject(msgspec.Struct, kw_only=True):  # of a dataclass half of the reading would be the making
     """One object of an image as it is written. What is wrong with it is reported with its place.
 
     `bad`: there was an error, so that it is dropped; it counts as one, however much is wrong with it.
@@ -58,7 +59,7 @@ class RawObject:
 
     def category(self, vocabulary: Names) -> str:
         """The declared category; where it is none the object is bad."""
-        value = self.get("category")
+        value = self.item.get("category")
         if isinstance(value, str):
             if value not in vocabulary.known:
                 annotations = 0 if self.bad else 1
@@ -66,12 +67,17 @@ class RawObject:
                 check_declared(value, "category", at, self.index, vocabulary, self.report, annotations=annotations)
                 self.bad = True
             return value
-        if value is not None:
+        if self.get("category") is not None:
             self.error("bad_value", f"'category' is {kind(value)}, but must be a name", "category", value=shown(value))
         return ""
 
+    def flags(self) -> tuple[bool, bool]:
+        """`crowd` and `ignore`, which may be left out."""
+        item = self.item
+        return "crowd" in item and self.flag("crowd"), "ignore" in item and self.flag("ignore")
+
     def flag(self, key: str) -> bool:
-        """`crowd` or `ignore`, which may be left out."""
+        """One of the two."""
         value = self.item.get(key)
         if value is None or (isinstance(value, str) and value in FALSE_WORDS):
             return False
@@ -81,6 +87,8 @@ class RawObject:
 
     def check_keys(self, known: AnySet[str]) -> None:
         """Warn of keys that are passed over."""
+        if self.item.keys() <= known:
+            return
         for key in self.item:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)
@@ -90,9 +98,17 @@ class RawObject:
 
 
 def read_objects(
-    value: Value, size: ImageSize, place: Place, report: Report, read: Callable[[RawObject], Made | None]
+    value: Value,
+    size: ImageSize,
+    place: Place,
+    report: Report,
+    read: Callable[[RawObject], Made | None],
+    quick: Callable[[Mapping], Made | None] = lambda item: None,
 ) -> tuple[Made, ...] | None:
-    """The objects that are sound. None where there were objects and all were bad: nothing is known of the image."""
+    """The objects that are sound. None where there were objects and all were bad: nothing is known of the image.
+
+    `quick`: makes an object of what is as it mostly is, and None of what must be looked at more closely.
+    """
     if not isinstance(value, List):
         message = f"the annotation is {kind(value)}, but must be a list of objects, [] where none is there"
         report.error("bad_value", message, place, value=shown(value))
@@ -102,7 +118,12 @@ def read_objects(
         report.error("too_many_objects", message, place, value=str(len(value)), annotations=len(value))
         return None
     found: list[Made] = []
-    for index, (item, line) in enumerate(zip(value, value.lines, strict=True)):
+    for index, item in enumerate(value):
+        made = quick(item) if type(item) is Mapping and not item.repeated else None
+        if made is not None:
+            found.append(made)
+            continue
+        line = value.lines[index]
         if not isinstance(item, Mapping):
             message = f"an object is {kind(item)}, but must be a mapping"
             report.error("bad_value", message, replace(place, line=line), index=index, value=shown(item))
@@ -114,6 +135,14 @@ def read_objects(
         if each is not None:
             found.append(each)
     return None if value and not found else tuple(found)
+
+
+def written_object(category: str, key: str, shape: Json, *, crowd: bool, ignore: bool) -> Json:
+    """An object with a category, and under the key where it is."""
+    found = {"category": category, key: shape}
+    if crowd or ignore:
+        found |= written_flags(crowd=crowd, ignore=ignore)
+    return found
 
 
 def written_flags(*, crowd: bool, ignore: bool) -> dict[str, Json]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from services.conversion.convert import EDGES
 from services.conversion.convert.edge import Edge
@@ -279,9 +280,9 @@ def mirrored(annotation: Any) -> Any:
     if isinstance(annotation, tuple):
         return tuple(map(mirrored, annotation))
     if isinstance(annotation, Box):
-        return replace(annotation, bbox=mirrored_bbox(annotation.bbox))
+        return structs.replace(annotation, bbox=mirrored_bbox(annotation.bbox))
     if isinstance(annotation, Quad):
-        return replace(annotation, quad=tuple((WIDTH - x, y) for x, y in annotation.quad))
+        return structs.replace(annotation, quad=tuple((WIDTH - x, y) for x, y in annotation.quad))
     if isinstance(annotation, Pose):
         names = {"left": "right", "right": "left"}
         points = {
@@ -313,7 +314,7 @@ def comparable(annotation: Any) -> Any:
         return tuple(map(comparable, annotation))
     if isinstance(annotation, Quad):
         turns = [annotation.quad[turn:] + annotation.quad[:turn] for turn in range(4)]
-        return replace(annotation, quad=min([*turns, *(each[::-1] for each in turns)]))
+        return structs.replace(annotation, quad=min([*turns, *(each[::-1] for each in turns)]))
     if isinstance(annotation, SemanticMap):
         return annotation.classes.tolist()
     if isinstance(annotation, PanopticMap):
