@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from collections.abc import Set as AnySet
 
 import numpy as np
 
@@ -41,7 +42,8 @@ def panoptic_to_semantic(vocabulary: PanopticColors, options: StepOptions | None
 def panoptic_to_instance(vocabulary: PanopticColors, options: StepOptions | None) -> Step:
     """One instance for each segment of the things, in their order, at the map's resolution; stuff and void go.
 
-    Where the metadata name no things, every segment is an instance.
+    The categories of stuff go too: a model would learn them in vain. Where the metadata name no things, every segment
+    is an instance.
     """
     things = vocabulary.things
 
@@ -60,7 +62,7 @@ def panoptic_to_instance(vocabulary: PanopticColors, options: StepOptions | None
         return InstanceMap(width=width, height=height, instances=tuple(instances))
 
     remarks = () if things is not None else (_NO_THINGS,)
-    return Step(vocabulary=_colors(vocabulary), convert=convert, remarks=remarks)
+    return Step(vocabulary=_colors(vocabulary, things), convert=convert, remarks=remarks)
 
 
 def instance_to_detection(vocabulary: Colors, options: StepOptions | None) -> Step:
@@ -106,8 +108,11 @@ _NO_THINGS = Remark(
 )
 
 
-def _colors(vocabulary: PanopticColors) -> Colors:
-    return Colors(names=vocabulary.names, colors=vocabulary.colors)
+def _colors(vocabulary: PanopticColors, kept: AnySet[str] | None = None) -> Colors:
+    """The categories with their colours; only those that are `kept`, where that is given."""
+    names = tuple(name for name in vocabulary.names if kept is None or name in kept)
+    colors = {name: color for name, color in vocabulary.colors.items() if kept is None or name in kept}
+    return Colors(names=names, colors=colors)
 
 
 def _warn_of_shared_ids(segments: Iterable[Segment], place: Place, report: Report) -> None:

@@ -32,7 +32,7 @@ from services.conversion.store.store import REPORT
 
 IMAGE_RANGE = "image_range"
 """The metadata's key, where 16-bit images are shown by a part of their range."""
-NORMALISED_VERSION = 5
+NORMALISED_VERSION = 6
 """Part of the digest: another way to write a dataset is another dataset."""
 REPORT_FINDINGS_MAX = 1_000
 RESULT_FINDINGS_MAX = 50

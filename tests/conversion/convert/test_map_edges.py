@@ -171,13 +171,19 @@ def test_the_labels_are_the_classes_with_enough_pixels(min_pixels: int | None, l
 
 def test_each_step_hands_on_the_names_and_the_colours() -> None:
     colors = Colors(names=NAMES, colors=COLORS)
-    expected = {
-        (PANOPTIC, SEMANTIC): (THINGS, colors),
-        (PANOPTIC, INSTANCE): (THINGS, colors),
-        (INSTANCE, DETECTION): (colors, Names(names=NAMES)),
-        (SEMANTIC, MULTILABEL): (colors, Names(names=NAMES)),
-    }
-    for (start, end), (before, after) in expected.items():
+    expected = (
+        (PANOPTIC, SEMANTIC, THINGS, colors),
+        (PANOPTIC, INSTANCE, ALL, colors),
+        (INSTANCE, DETECTION, colors, Names(names=NAMES)),
+        (SEMANTIC, MULTILABEL, colors, Names(names=NAMES)),
+    )
+    for start, end, before, after in expected:
         (edge,) = (edge for edge in EDGES if (edge.start, edge.end) == (start, end))
         vocabulary = edge.step(before, None).vocabulary
         assert (type(vocabulary), vocabulary) == (type(after), after)
+
+
+def test_categories_of_stuff_do_not_stay_in_the_vocabulary_of_instances() -> None:
+    (edge,) = (edge for edge in EDGES if (edge.start, edge.end) == (PANOPTIC, INSTANCE))
+    vocabulary = edge.step(THINGS, None).vocabulary
+    assert vocabulary == Colors(names=("cat", "007"), colors={"cat": (255, 0, 0), "007": (0, 255, 0)})
