@@ -5,19 +5,55 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
+
+from services.cli.error import EXIT_FAILED, EXIT_UNREAD
 
 
 def main() -> None:
     """Run one command and exit with its code."""
     environ = dict(os.environ)
+    _open_what_is_closed()
     # gRPC's core writes to standard error by itself, before anybody can be asked; what matters is in our errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows few letters gets a table all the same
-    from services.cli.commands import app
+    try:
+        from services.cli.commands import app
 
-    app(obj=environ)
+        app(obj=environ)
+    except SystemExit as end:
+        # typer ends by itself where a pipe is closed while it writes help.
+        raise SystemExit(EXIT_UNREAD if isinstance(end.__context__, BrokenPipeError) else _flushed(end.code)) from None
+    except OSError as error:
+        raise SystemExit(_told(error)) from None
+
+
+def _open_what_is_closed() -> None:
+    """Give output that a caller has closed to nobody: else it would land in the next file that is opened."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # as long as the process lives
+
+
+def _flushed(code: str | int | None) -> str | int | None:
+    """The exit code, or that of what is only found when the last of the output is written."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return _told(error)
+    return code
+
+
+def _told(error: OSError) -> int:
+    """The exit code of output that cannot be written, after a sentence where somebody is there to read it."""
+    # Python would try, and complain, once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(error, BrokenPipeError):
+        return EXIT_UNREAD
+    sys.stderr.write(f"error: {error.strerror or error}\n")
+    return EXIT_FAILED
 
 
 if __name__ == "__main__":

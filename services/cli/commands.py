@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 EXITS = (
     "Exit codes: 0 done; 1 refused or failed; 2 not understood; 3 a service does not answer; 4 the job that was "
-    "followed or waited for failed; 130 ended by Ctrl-C."
+    "followed or waited for failed; 130 ended by Ctrl-C; 141 whoever read the output has gone."
 )
 PLACES = {
     "up": ("command.up:up", "Start everything on this machine, and stop it in order with Ctrl-C"),

@@ -7,6 +7,8 @@ EXIT_NOT_UNDERSTOOD = 2
 EXIT_UNREACHABLE = 3
 EXIT_JOB_FAILED = 4
 EXIT_INTERRUPTED = 130
+EXIT_UNREAD = 141
+"""Who read the output has gone, as `head` does: what a shell says of a process that SIGPIPE ended."""
 
 
 class CommandError(Exception):

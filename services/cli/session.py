@@ -4,7 +4,7 @@
 standard error, with a list where several fields are wrong; there is never a stack trace, except for our own mistakes.
 
 Exit codes: 0 done; 1 refused or failed; 2 not understood (typer's own too); 3 a service does not answer; 4 the job that
-was followed or waited for failed; 130 ended by Ctrl-C.
+was followed or waited for failed; 130 ended by Ctrl-C; 141 whoever read the output has gone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import contextlib
 import functools
 import inspect
 import os
-import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,14 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 import typer
 
 from services.chassis.errors import DeadlineExceeded, InvalidArgument, Reason, SihlaiError, Unavailable
+from services.cli import completion
 from services.cli.error import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_JOB_FAILED,
     EXIT_NOT_UNDERSTOOD,
     EXIT_UNREACHABLE,
+    EXIT_UNREAD,
     CommandError,
 )
 from services.cli.view.output import Format, Output
@@ -83,6 +84,7 @@ SHARED: Mapping[str, Any] = {
         typer.Option(
             "--context",
             metavar="NAME",
+            autocompletion=completion.contexts,
             help="The installation, as `sihlai context add` named it; else SIHLAI_CONTEXT, or the one in use.",
             rich_help_panel="Where the services are",
         ),
@@ -162,6 +164,8 @@ async def _named(client: AsyncClient, value: Any) -> Any:
     """The argument, with the newest job in place of `@last`, or of a project's in place of `digits/@last`."""
     if isinstance(value, list):
         return [await _named(client, each) for each in value]
+    if isinstance(value, str):
+        value = _text(value)
     if not isinstance(value, str) or (value.partition("/")[0] != LAST_JOB and value.rpartition("/")[2] != LAST_JOB):
         return value
     before, _, after = value.partition(LAST_JOB)
@@ -169,6 +173,19 @@ async def _named(client: AsyncClient, value: Any) -> Any:
     if not found:
         raise CommandError(f"there is no job yet, so {value} is none")
     return f"{short(found[0].name)}{after}"
+
+
+def _text(typed: str) -> str:
+    """What was typed, in UTF-8 also where the locale knows less. An option of a set of words stays what it is."""
+    if typed.isascii():
+        return typed
+    try:
+        return os.fsencode(typed).decode()
+    except UnicodeError:
+        raise CommandError(
+            f"{shown(typed)!r} is no text in UTF-8, or has letters that the locale does not know",
+            exit_code=EXIT_NOT_UNDERSTOOD,
+        ) from None
 
 
 def environment(context: typer.Context) -> Mapping[str, str]:
@@ -197,9 +214,7 @@ def _reported_exit_code(output: Output, error: BaseException) -> int | None:
         case KeyboardInterrupt() | asyncio.CancelledError():
             return EXIT_INTERRUPTED
         case BrokenPipeError():
-            # Who read our output has gone, as `head` does. Python would complain once more when it flushes at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_FAILED
+            return EXIT_UNREAD
         case SihlaiError():
             return _report(output, error)
         case CommandError():

@@ -163,7 +163,7 @@ def test_a_resumed_job_is_compared_with_its_source(stack: Stack, trained: Result
     compared = sihlai(stack, "metrics", "compare", "shapes/first", "shapes/second")
     assert compared.exit_code == 0, compared.output
     assert "trainer.iterations_max" in compared.stdout
-    assert "━━ shapes/first" in compared.stdout
+    assert "** shapes/first   ++ shapes/second" in compared.stdout, "without colours marks tell them apart"
     rows = [line.split()[0] for line in compared.stdout.partition("best values")[2].splitlines() if line.strip()]
     assert rows[1:4] == ["shape/valid/accuracy", "train/loss", "valid/loss"], (
         "what checkpoints are chosen by comes first"

@@ -8,8 +8,8 @@ from sihlai.metrics.v1.metrics_service_pb2 import SERIES_AXIS_RELATIVE_TIME, SER
 from sihlai.metrics.v1.series_pb2 import BucketColumns, PointColumns
 
 from services.cli.view.curve import (
+    Chart,
     Curve,
-    chart,
     curve_from_buckets,
     curve_from_points,
     curve_from_series,
@@ -29,21 +29,32 @@ def test_a_chart_names_its_curves_and_stays_within_its_width() -> None:
         Curve(label="digits/first", steps=[0.0, 1.0, 2.0], values=[3.0, 2.0, 1.0]),
         Curve(label="digits/second", steps=[0.0, 1.0, 2.0], values=[1.0, 1.0, 1.0]),
     ]
-    text = printed(chart("train/loss", curves, width=60, height=8))
+    text = printed(Chart(title="train/loss", curves=curves, width=60, height=8))
     assert "train/loss" in text
     assert "digits/first" in text
     assert "digits/second" in text
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 60
 
 
+def test_curves_without_colours_differ_by_their_marks_and_ascii_is_enough_to_draw_them() -> None:
+    curves = [Curve(label=name, steps=[0.0, 1.0], values=[value, 1.0]) for name, value in (("a", 3.0), ("b", 2.0))]
+    plain = printed(Chart(title="loss", curves=curves))
+    assert "** a" in plain
+    assert "++ b" in plain
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    Console(file=file, width=60).print(Chart(title="loss", curves=curves[:1]))
+    file.flush()
+    assert "****" in file.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+
+
 def test_a_chart_without_points_says_so() -> None:
-    assert "no points yet" in printed(chart("train/loss", [], width=60))
+    assert "no points yet" in printed(Chart(title="train/loss", curves=[]))
 
 
 def test_one_point_and_a_flat_line_can_be_drawn() -> None:
     flat = Curve(label="a", steps=[1.0, 2.0], values=[2.0, 2.0])
-    assert printed(chart("a", [Curve(label="a", steps=[1.0], values=[2.0])], width=40))
-    assert printed(chart("a", [flat], width=40))
+    assert printed(Chart(title="a", curves=[Curve(label="a", steps=[1.0], values=[2.0])]))
+    assert printed(Chart(title="a", curves=[flat]))
 
 
 def test_a_spike_within_a_bucket_stays_visible() -> None:

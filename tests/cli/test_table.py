@@ -51,7 +51,7 @@ def test_a_list_of_jobs_fits_into_eighty_columns_and_breaks_no_name() -> None:
         job.spec.display_name = "what somebody called it at some length, [/b] and \x1b[31mred"
     for width in (60, 80, 160):
         console = Console(width=width, file=io.StringIO(), highlight=False)
-        console.print(jobs_table(jobs, width))
+        console.print(jobs_table(jobs))
         lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
         assert len(lines) == 4, "one line a job"
         assert all(len(line.rstrip()) <= width for line in lines)
@@ -66,7 +66,7 @@ def test_what_comes_from_outside_steers_no_terminal_and_is_no_markup() -> None:
     job.training_dataset.uri = "s3://bucket/[/bold]\x1b]0;title\x07"
     console = Console(width=160, file=io.StringIO(), highlight=False)
     console.print(job_table(job))
-    console.print(jobs_table([job], 160))
+    console.print(jobs_table([job]))
     told = console.file.getvalue() + ChangeLines().changed(job, datetime(2026, 1, 1, tzinfo=UTC))  # type: ignore[attr-defined]
     assert not {"\x1b", "\x07"} & set(told)
     assert "[/b]" in told

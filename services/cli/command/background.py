@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from services.cli.error import CommandError
 from services.cli.machine.folder import DataFolder, read_processes
 from services.cli.machine.process import PYTHON
 from services.cli.session import environment, reported
+from services.cli.view.listing import Column, Listing
 from services.cli.view.output import Output
 from services.client.endpoints import data_folder, is_held, read_endpoints
 
@@ -93,9 +93,13 @@ def show_processes(context: typer.Context, data: Data = None, as_json: AsJson = 
     with reported(output):
         folder = _folder(context, data)
         _holder(folder)
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for column in ("process", "address", "process id", "starts", "log"):
-            table.add_column(column, overflow="fold")
+        table = Listing(
+            Column(name="process"),
+            Column(name="address"),
+            Column(name="process id", goes=2),
+            Column(name="starts", goes=3),
+            Column(name="log", goes=1, breaks=True),
+        )
         for found in read_processes(folder):
             if as_json:
                 output.json(found)

@@ -19,7 +19,7 @@ from rich.progress import (
 from sihlai.scheduler.v1 import checkpoint_service_pb2 as pb
 from sihlai.scheduler.v1.job_pb2 import Checkpoint, CheckpointFile
 
-from services.cli.command.arguments import JobArgument
+from services.cli.command.arguments import CheckpointArgument, JobArgument
 from services.cli.error import CommandError
 from services.cli.session import Session, command
 from services.cli.view.table import checkpoints_table, size_text
@@ -52,10 +52,7 @@ async def list_checkpoints(
 @command
 async def download_checkpoint(
     session: Session,
-    checkpoint: Annotated[
-        str,
-        typer.Argument(metavar="CHECKPOINT", help="Such as `digits/first/best`; `digits/first` is its last one."),
-    ],
+    checkpoint: CheckpointArgument,
     to: Annotated[Path | None, typer.Option("--to", help="The folder to write into; else one of its name.")] = None,
     file: Annotated[list[str] | None, typer.Option(help="Only this file, such as model.safetensors.")] = None,
 ) -> None:
@@ -86,7 +83,7 @@ async def download_files(session: Session, checkpoint: Checkpoint, folder: Path,
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=session.output.errors,
-        disable=session.output.as_json or not session.output.errors.is_terminal,
+        disable=not session.output.draws_progress,
     )
     with bars:
         for file in checkpoint.files:

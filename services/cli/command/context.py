@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
+from services.cli import completion
 from services.cli.error import EXIT_NOT_UNDERSTOOD, CommandError
 from services.cli.session import environment, reported
+from services.cli.view.listing import Column, Listing
 from services.cli.view.output import Output
 from services.client.context import (
     LOCAL,
@@ -30,7 +31,7 @@ from services.client.name import ID
 
 app = typer.Typer(no_args_is_help=True, help="Installations by name: added, used, listed.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Such as `team`.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.contexts, help="Such as `team`.")]
 Write: TypeAlias = Callable[[Contexts], None]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs: one object a line.")]
 
@@ -112,9 +113,12 @@ def list_contexts(context: typer.Context, as_json: AsJson = False) -> None:
     """
     with _edited(context, as_json=as_json) as (output, contexts, _):
         used = environment(context).get(VARIABLE) or contexts.used
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for column in ("", "context", "scheduler", "token"):
-            table.add_column(column, overflow="fold")
+        table = Listing(
+            Column(name=""),
+            Column(name="context"),
+            Column(name="scheduler", breaks=True),
+            Column(name="token", goes=1, breaks=True),
+        )
         for name, found in {LOCAL: None, **contexts.by_name}.items():
             address = found.address if found else "the `sihlai up` of this machine"
             token = (

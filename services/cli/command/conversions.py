@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 from sihlai.scheduler.v1 import conversion_report_service_pb2 as pb
 from sihlai.scheduler.v1.conversion_report_service_pb2 import ConversionReport
@@ -16,6 +15,7 @@ from sihlai.scheduler.v1.conversion_report_service_pb2 import ConversionReport
 from services.cli.command.arguments import JobArgument
 from services.cli.session import Session, command
 from services.cli.view.dataset_table import counted, path_text
+from services.cli.view.listing import Column, Listing
 from services.cli.view.text import shown
 from services.client.call import CONVERSION_REPORTS, ask, whole
 from services.client.name import job_name, short
@@ -64,9 +64,16 @@ def newest(reports: Iterable[ConversionReport]) -> list[ConversionReport]:
 
 def reports_drawing(reports: Sequence[ConversionReport]) -> RenderableType:
     """One row a report."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("head", "dataset", "path", "labelled images", "annotations", "dropped", "found", "sheet"):
-        table.add_column(column, overflow="fold")
+    table = Listing(
+        Column(name="head"),
+        Column(name="dataset"),
+        Column(name="path", goes=2, breaks=True),
+        Column(name="labelled images", goes=3),
+        Column(name="annotations", goes=4),
+        Column(name="dropped", goes=1, breaks=True),
+        Column(name="found", goes=5, breaks=True),
+        Column(name="sheet", goes=6, breaks=True),
+    )
     for report in reports:
         result = report.result
         table.add_row(

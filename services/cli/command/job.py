@@ -12,14 +12,14 @@ import typer
 from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from rich.markup import escape
-from rich.table import Table
 from sihlai.conversion.v1.dataset_pb2 import DatasetSource
 from sihlai.scheduler.v1 import job_pb2
 from sihlai.scheduler.v1 import job_service_pb2 as pb
 from sihlai.scheduler.v1.job_pb2 import Job
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
-from services.cli.command.arguments import JobArgument
+from services.cli import completion
+from services.cli.command.arguments import CheckpointArgument, JobArgument
 from services.cli.command.conversions import show_conversions
 from services.cli.command.job_delete import delete
 from services.cli.command.job_samples import draw_samples
@@ -30,6 +30,7 @@ from services.cli.defaults import field_defaults
 from services.cli.error import EXIT_JOB_FAILED, CommandError
 from services.cli.session import Session, command
 from services.cli.specification import add_head, assign, read_specification, set_label, set_resolution
+from services.cli.view.listing import Column, Listing
 from services.cli.view.output import Format, Output
 from services.cli.view.table import JOB_COLUMNS, JOB_ORDERS, job_table, jobs_table, plain_cell
 from services.client.call import JOBS, ask, pages
@@ -59,7 +60,14 @@ class Optimizer(enum.StrEnum):
 @command
 async def submit_job(
     session: Session,
-    project: Annotated[str, typer.Argument(metavar="PROJECT", help="Such as `digits`, or `digits/first` with an id.")],
+    project: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROJECT",
+            autocompletion=completion.projects,
+            help="Such as `digits`, or `digits/first` with an id.",
+        ),
+    ],
     spec_file: Annotated[
         Path | None, typer.Argument(metavar="[SPEC]", help="A specification in YAML or JSON; - is standard input.")
     ] = None,
@@ -136,7 +144,12 @@ async def submit_job(
 @command
 async def list_jobs(
     session: Session,
-    project: Annotated[str, typer.Argument(metavar="[PROJECT]", help="Such as `digits`; without one, all.")] = "-",
+    project: Annotated[
+        str,
+        typer.Argument(
+            metavar="[PROJECT]", autocompletion=completion.projects, help="Such as `digits`; without one, all."
+        ),
+    ] = "-",
     state: Annotated[list[str] | None, typer.Option(help="In this state, such as running; may be repeated.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="With this label.")] = None,
     since: Annotated[str | None, typer.Option(help="Made from a time on (ISO 8601), or 90s, 15m, 2h, 1d ago.")] = None,
@@ -170,7 +183,7 @@ async def list_jobs(
     if session.output.as_json:
         session.output.json(pb.ListJobsResponse(jobs=jobs, next_page_token=more))
         return
-    session.output.show(jobs_table(jobs, session.output.console.width, wanted))
+    session.output.show(jobs_table(jobs, wanted))
     if more:
         session.output.note(f"there are more than {limit}: ask for them with --limit")
 
@@ -220,7 +233,7 @@ async def stop_job(
     if session.output.as_json:
         session.output.json(answer)
     else:
-        session.output.show(jobs_table([answer.job], session.output.console.width))
+        session.output.show(jobs_table([answer.job]))
     if follow:
         await _follow_to_the_end(session, answer.job.name, since=before)
 
@@ -231,7 +244,11 @@ async def resume_job(
     session: Session,
     job: JobArgument,
     checkpoint: Annotated[
-        str | None, typer.Option(help="Go on from this checkpoint, such as digits/first/best; else the last.")
+        str | None,
+        typer.Option(
+            autocompletion=completion.checkpoints,
+            help="Go on from this checkpoint, such as digits/first/best; else the last.",
+        ),
     ] = None,
     job_id: Annotated[str, typer.Option("--id", help="The new job's id.")] = "",
     display_name: Annotated[str, typer.Option("--name", help="The new job's name for people.")] = "",
@@ -264,7 +281,7 @@ async def resume_job(
 @command
 async def evaluate_checkpoint(
     session: Session,
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Such as `digits/first/best`.")],
+    checkpoint: CheckpointArgument,
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", help="What to validate on: a folder, file:///… or s3://…; else what its job had."),
@@ -315,9 +332,7 @@ def show_defaults(
     Example: sihlai job defaults
     """
     output = Output(as_json=as_json)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("field", "default", "meaning"):
-        table.add_column(column, overflow="fold")
+    table = Listing(Column(name="field"), Column(name="default", breaks=True), Column(name="meaning", breaks=True))
     for found in field_defaults():
         if as_json:
             output.json({"path": found.path, "default": found.default, "meaning": found.meaning})

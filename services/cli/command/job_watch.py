@@ -12,6 +12,8 @@ from sihlai.scheduler.v1 import job_pb2
 from sihlai.scheduler.v1.job_pb2 import Job
 
 from services.chassis.errors import SihlaiError
+from services.cli import completion
+from services.cli.command.arguments import JobsArgument
 from services.cli.error import EXIT_FAILED, EXIT_JOB_FAILED, CommandError
 from services.cli.session import Session, command
 from services.cli.view.table import jobs_table
@@ -25,7 +27,12 @@ STATES = {state: job_pb2.JobState.Name(state).removeprefix("JOB_STATE_").lower()
 @command
 async def watch(
     session: Session,
-    what: Annotated[str, typer.Argument(metavar="[PROJECT|JOB]", help="Such as `digits` or `digits/first`.")] = "-",
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="[PROJECT|JOB]", autocompletion=completion.jobs, help="Such as `digits` or `digits/first`."
+        ),
+    ] = "-",
 ) -> None:
     """Show jobs as they change: a line for each new state, phase or problem. A job is watched to its end.
 
@@ -60,7 +67,7 @@ async def watch(
 @command
 async def wait(
     session: Session,
-    jobs: Annotated[list[str], typer.Argument(metavar="JOB…", help="Such as `digits/first`; several are fine.")],
+    jobs: JobsArgument,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Give up after so long.")] = None,
 ) -> None:
     """Wait until jobs have ended. A failed job, or one that is not done in time, is a failed command.
@@ -85,7 +92,7 @@ async def wait(
         for job in found:
             session.output.json({"job": json_format.MessageToDict(job, preserving_proto_field_name=True)})
     else:
-        session.output.show(jobs_table(found, session.output.console.width))
+        session.output.show(jobs_table(found))
     failed = [job for job in found if job.state == job_pb2.JOB_STATE_FAILED]
     if failed:
         reasons = [f"{short(job.name)} failed: {job.reason_message or 'no reason was given'}" for job in failed]

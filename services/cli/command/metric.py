@@ -20,11 +20,11 @@ from sihlai.scheduler.v1 import job_pb2
 from sihlai.scheduler.v1.job_service_pb2 import BatchGetJobsRequest
 
 from services.chassis.errors import DeadlineExceeded, Unavailable
-from services.cli.command.arguments import JobArgument
+from services.cli.command.arguments import JobArgument, JobsArgument
 from services.cli.command.log import on_break
 from services.cli.command.metric_export import export_metrics
 from services.cli.session import Session, command
-from services.cli.view.curve import SPARK_WIDTH, chart, curve_from_series, sparkline, time_origin
+from services.cli.view.curve import SPARK_WIDTH, Chart, curve_from_series, sparkline, time_origin
 from services.cli.view.live_series import LiveSeries
 from services.cli.view.table import best_table, differences_table, series_label, series_table
 from services.client.call import JOBS, METRICS, ask, whole
@@ -100,10 +100,11 @@ async def show_metrics(
         session.output.json(pb.ListSeriesResponse(series=series))
         session.output.json(data)
         return
-    shapes = {each.definition.series_id: sparkline(each.buckets.lasts, SPARK_WIDTH) for each in data.series}
+    drawable = data.series if session.output.has_blocks else ()
+    shapes = {each.definition.series_id: sparkline(each.buckets.lasts, SPARK_WIDTH) for each in drawable}
     session.output.show(series_table(series, shapes))
     if curves:
-        for drawn in _charts(data.series, names, width=session.output.console.width):
+        for drawn in _charts(data.series, names):
             session.output.show(drawn)
 
 
@@ -130,7 +131,7 @@ async def watch_job_metrics(session: Session, job: JobArgument, names: Names = N
             elif due:
                 shown_at = time.monotonic()
                 if screen:
-                    screen.update(_live_charts(live, width=output.console.width), refresh=True)
+                    screen.update(_live_charts(live), refresh=True)
                 else:
                     output.line(live.line())
     if not output.as_json:
@@ -142,7 +143,7 @@ async def watch_job_metrics(session: Session, job: JobArgument, names: Names = N
 @command
 async def compare_jobs(
     session: Session,
-    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Such as `digits/first digits/second`.")],
+    jobs: JobsArgument,
     series: Annotated[
         list[str] | None, typer.Option(help="Draw this series; * stands for any text; may be repeated.")
     ] = None,
@@ -168,7 +169,7 @@ async def compare_jobs(
     if session.output.as_json:
         session.output.json(answer)
         return
-    for part in comparison_parts(answer, wanted, width=session.output.console.width):
+    for part in comparison_parts(answer, wanted):
         session.output.show(part)
 
 
@@ -178,7 +179,7 @@ async def all_of(session: Session, name: str) -> list[Series]:
     return list(answer.series)
 
 
-def comparison_parts(answer: pb.CompareJobsResponse, wanted: Sequence[str], *, width: int) -> list[RenderableType]:
+def comparison_parts(answer: pb.CompareJobsResponse, wanted: Sequence[str]) -> list[RenderableType]:
     """A comparison as tables and charts, of what was wanted first first."""
     parts: list[RenderableType] = []
     if answer.configurations_missing:
@@ -197,7 +198,7 @@ def comparison_parts(answer: pb.CompareJobsResponse, wanted: Sequence[str], *, w
         drawn = [(job, curve) for job in answer.jobs for curve in job.curves if series_label(curve.definition) == label]
         origin = time_origin(curve for _, curve in drawn)
         curves = [curve_from_series(short(job.job), curve, origin=origin) for job, curve in drawn]
-        parts.append(chart(label, curves, width=width))
+        parts.append(Chart(title=label, curves=curves))
     return parts
 
 
@@ -228,7 +229,7 @@ def _is_wanted(series: Series, names: Sequence[str] | None, all_series: bool) ->
     return all_series or (not definition.name.startswith(SYSTEM_PREFIX) and not definition.context)
 
 
-def _charts(data: Iterable[pb.SeriesData], names: Sequence[str] | None, *, width: int) -> list[RenderableType]:
+def _charts(data: Iterable[pb.SeriesData], names: Sequence[str] | None) -> list[RenderableType]:
     """Losses in one chart; named series, and otherwise the validation metrics, in one each."""
     series = list(data)
     origin = time_origin(series)
@@ -237,13 +238,13 @@ def _charts(data: Iterable[pb.SeriesData], names: Sequence[str] | None, *, width
         label = series_label(each.definition)
         curves[label] = curve_from_series(label, each, origin=origin)
     if names:
-        return [chart(label, [curve], width=width) for label, curve in list(curves.items())[:CHARTS_MAX]]
+        return [Chart(title=label, curves=[curve]) for label, curve in list(curves.items())[:CHARTS_MAX]]
     losses = [curves[label] for label in DEFAULT_CURVES if label in curves]
     metrics = [label for label in curves if "/valid/" in label and not label.endswith("/loss")]
-    charts = [chart("loss", losses, width=width)] if losses else []
-    return charts + [chart(label, [curves[label]], width=width) for label in metrics[:1]]
+    charts: list[RenderableType] = [Chart(title="loss", curves=losses)] if losses else []
+    return charts + [Chart(title=label, curves=[curves[label]]) for label in metrics[:1]]
 
 
-def _live_charts(live: LiveSeries, *, width: int) -> RenderableType:
-    charts = [chart(label, [live.curve(label)], width=width) for label in live.labels()[:CHARTS_MAX]]
+def _live_charts(live: LiveSeries) -> RenderableType:
+    charts = [Chart(title=label, curves=[live.curve(label)]) for label in live.labels()[:CHARTS_MAX]]
     return Group(Text(live.line(), style="bold"), *charts)

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from services.cli.command.arguments import ModelArgument
 from services.cli.command.job_samples import SAMPLES_FILE
 from services.cli.command.predict import images_in, model_folder
 from services.cli.error import CommandError
@@ -41,9 +42,7 @@ def models() -> None:
 @command
 async def export_model(
     session: Session,
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A checkpoint such as `digits/first/best`, or the folder of one.")
-    ],
+    model: ModelArgument,
     kind: Annotated[Format, typer.Option("--format", help="onnx for onnxruntime, pt2 for torch, or the weights.")],
     to: Annotated[Path | None, typer.Option("--to", help="The file to write; else one of the model's name.")] = None,
     check: Annotated[

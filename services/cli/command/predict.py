@@ -12,13 +12,14 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 from sihlai.scheduler.v1.checkpoint_service_pb2 import GetCheckpointRequest
 
+from services.cli.command.arguments import ModelArgument
 from services.cli.command.checkpoint import download_files
 from services.cli.error import EXIT_FAILED, CommandError
 from services.cli.machine.predictor import MODEL_FILES, Prediction, predicted
 from services.cli.session import Session, command
+from services.cli.view.listing import Column, Listing
 from services.client.call import CHECKPOINTS, ask
 from services.client.name import checkpoint_name
 
@@ -37,9 +38,7 @@ class Device(enum.StrEnum):
 @command
 async def predict_images(
     session: Session,
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A checkpoint such as `digits/first/best`, or the folder of one.")
-    ],
+    model: ModelArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES…", help="Image files, or folders of them.")],
     draw: Annotated[
         Path | None, typer.Option("--draw", metavar="FOLDER", help="Write pictures of the predictions, and maps.")
@@ -88,9 +87,9 @@ def images_in(paths: list[Path]) -> list[Path]:
 
 
 async def _tell(session: Session, folder: Path, images: list[Path], draw: Path | None, device: Device) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("image", "head", "prediction", *(() if draw is None else ("drawn",))):
-        table.add_column(column, overflow="fold")
+    drawn_column = () if draw is None else (Column(name="drawn", goes=1, breaks=True),)
+    columns = (Column(name="image", breaks=True), Column(name="head", breaks=True))
+    table = Listing(*columns, Column(name="prediction", breaks=True), *drawn_column)
     unreadable = 0
     progress = Progress(
         TextColumn("{task.completed} of {task.total} images"),
@@ -98,7 +97,7 @@ async def _tell(session: Session, folder: Path, images: list[Path], draw: Path |
         TextColumn("{task.fields[rate]:.1f} images/s"),
         console=session.output.errors,
         transient=True,
-        disable=session.output.as_json or not session.output.errors.is_terminal,
+        disable=not session.output.draws_progress,
     )
     bar = progress.add_task("", total=len(images), rate=0.0)
     began: float | None = None
@@ -113,7 +112,7 @@ async def _tell(session: Session, folder: Path, images: list[Path], draw: Path |
         if session.output.as_json:
             session.output.json(found.to_json())
         elif found.error is not None:
-            table.add_row(escape(found.image), "", f"[red]{escape(found.error)}[/red]")
+            table.add_row(escape(found.image), "", f"[red]{escape(found.error)}[/red]", *("" for _ in drawn_column))
         else:
             for head, summary in found.summaries.items():
                 drawn = () if draw is None else (escape(str(found.heads[head]["drawn"])),)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from sihlai.runner.v1 import runner_admin_service_pb2 as pb
 
+from services.cli import completion
 from services.cli.session import Session, command
 from services.cli.view.runner_table import runners_table
 from services.client.call import RUNNERS, ask, whole
@@ -16,7 +17,9 @@ from services.client.name import runner_name
 
 app = typer.Typer(no_args_is_help=True, help="The machines that train, and parts of them.")
 
-RunnerArgument = Annotated[str, typer.Argument(metavar="RUNNER", help="Such as `gpu-1`.")]
+RunnerArgument = Annotated[
+    str, typer.Argument(metavar="RUNNER", autocompletion=completion.runners, help="Such as `gpu-1`.")
+]
 
 
 @app.command("list")

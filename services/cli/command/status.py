@@ -43,7 +43,7 @@ async def show_status(session: Session) -> None:
         parts: dict[str, Sequence[Message]] = {"jobs": jobs, "ended": ended, "runners": runners}
         session.output.json({name: [message_to_json(each) for each in found] for name, found in parts.items()})
         return
-    session.output.show(_drawing(jobs, ended, runners, width=session.output.console.width))
+    session.output.show(_drawing(jobs, ended, runners))
 
 
 @command
@@ -59,7 +59,7 @@ async def show_top(
         raise CommandError("top draws on a terminal: `sihlai status` is for everything else")
     with Live(console=session.output.console, auto_refresh=False, screen=True) as screen:
         while True:
-            screen.update(_drawing(*await _asked(session), width=session.output.console.width), refresh=True)
+            screen.update(_drawing(*await _asked(session)), refresh=True)
             await asyncio.sleep(seconds)
 
 
@@ -75,7 +75,7 @@ async def _asked(session: Session) -> tuple[list[Job], list[Job], list[runners_p
     return jobs.result(), ended.result(), [runner for page in found.result() for runner in page.runners]
 
 
-def _drawing(jobs: list[Job], ended: list[Job], runners: list[runners_pb.Runner], *, width: int) -> RenderableType:
+def _drawing(jobs: list[Job], ended: list[Job], runners: list[runners_pb.Runner]) -> RenderableType:
     """The newest ended jobs last, and of the queue the jobs that go first."""
     queued = [job for job in jobs if job.state == job_pb2.JOB_STATE_QUEUED]
     active = [job for job in jobs if job.state != job_pb2.JOB_STATE_QUEUED]
@@ -85,7 +85,7 @@ def _drawing(jobs: list[Job], ended: list[Job], runners: list[runners_pb.Runner]
     oldest = queued[::-1]
     for title, found in (("active", active), ("queued", oldest[:QUEUED_SHOWN]), ("ended", ended)):
         if found:
-            parts += [Text(f"\n{title}", style="dim"), jobs_table(found, width)]
+            parts += [Text(f"\n{title}", style="dim"), jobs_table(found)]
     if len(queued) > QUEUED_SHOWN:
         parts.append(Text(f"and {len(queued) - QUEUED_SHOWN} more", style="dim"))
     return Group(*parts, Text("\nrunners", style="dim"), runners_table(runners, now=datetime.now(UTC)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.text import Text
 
 from services.cli.command.background import start_detached
 from services.cli.error import EXIT_FAILED, EXIT_INTERRUPTED
@@ -20,6 +20,7 @@ from services.cli.machine.folder import DataFolder
 from services.cli.machine.process import FREE_PORT
 from services.cli.machine.supervisor import Change, Stack, StackConfig, StackError, StackEvent
 from services.cli.session import environment, reported
+from services.cli.view.listing import Column, Listing
 from services.cli.view.output import Output
 from services.client.endpoints import data_folder, usual_roots
 
@@ -157,12 +158,15 @@ def _tell(output: Output, event: StackEvent) -> None:
     output.errors.print(text, style=style, markup=False)
 
 
-def _table(stack: Stack) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("process", "address", "process id", "log"):
-        table.add_column(column, overflow="fold")
+def _table(stack: Stack) -> Listing:
+    table = Listing(
+        Column(name="process"),
+        Column(name="address"),
+        Column(name="process id", goes=2),
+        Column(name="log", goes=1, breaks=True),
+    )
     for name in stack.names:
-        table.add_row(name, stack.address(name), str(stack.process_id(name)), str(stack.log(name)))
+        table.add_row(name, stack.address(name), str(stack.process_id(name)), Text(str(stack.log(name))))
     return table
 
 

@@ -263,7 +263,7 @@ class _Story:
             buckets_max=BUCKETS,
         )
         answer = await client.run(ask(METRICS.CompareJobs, request))
-        for part in comparison_parts(answer, shown, width=self.screen.console.width):
+        for part in comparison_parts(answer, shown):
             self.screen.show(part)
         differing = {difference.path for difference in answer.differences}
         curves = [curve for job in answer.jobs for curve in job.curves if curve.buckets.counts]

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from services.cli.command.log import line_text
 from services.cli.demo.witness import LOSS, Witness
-from services.cli.view.curve import chart
+from services.cli.view.curve import Chart
 from services.cli.view.table import number, progress_text, seconds_text, state_text
 from services.client.name import short
 
@@ -104,7 +104,10 @@ def _drawing(witness: Witness, accuracy: str, width: int) -> RenderableType:
     table.add_column(ratio=1)
     half = width // 2 - 1
     table.add_row(
-        *(chart(label, [witness.series.curve(label)], width=half, height=CHART_HEIGHT) for label in (LOSS, accuracy))
+        *(
+            Chart(title=label, curves=[witness.series.curve(label)], width=half, height=CHART_HEIGHT)
+            for label in (LOSS, accuracy)
+        )
     )
     lines = [line_text(line) for line in witness.lines[-LINES_SHOWN:]]
     for line in lines:

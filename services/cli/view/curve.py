@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 from sihlai.metrics.v1.metrics_service_pb2 import SERIES_AXIS_RELATIVE_TIME, SERIES_AXIS_TIME, SeriesData
 from sihlai.metrics.v1.series_pb2 import BucketColumns, PointColumns
@@ -20,6 +20,8 @@ SPARK_MARKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 24
 COLORS = (39, 208, 42, 170, 196, 51, 220, 245)
 """Numbers of the terminal's 256 colours; with more curves they come again."""
+MARKS = "*+ox#@%&"
+FRAME_IN_ASCII = str.maketrans("─│┌┐└┘├┤┬┴┼", "-|+++++++++")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,34 +67,54 @@ def curve_from_buckets(label: str, buckets: BucketColumns) -> Curve:
     return Curve(label=label, steps=steps, values=values)
 
 
-def chart(title: str, curves: Sequence[Curve], *, width: int, height: int = CHART_HEIGHT) -> RenderableType:
-    """The curves in one frame, with a legend below where there are several."""
-    drawn = [curve for curve in curves if curve.steps]
-    if not drawn:
-        return Text(f"{title}: no points yet", style="dim")
-    import plotext  # a third of a second: whoever draws nothing does not pay for it
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """Curves in one frame, with a legend below where there are several; as wide as there is room, or as is said.
 
-    plotext.terminal.limit(False, False)  # the width is the caller's to know
-    figure = plotext.figure
-    figure.clear()
-    figure.theme("simple")
-    figure.canvas("default")
-    figure.plot_size(min(width, CHART_WIDTH_MAX), height)
-    figure.title(title)
-    figure.legend(active=False)
-    for index, curve in enumerate(drawn):
-        marker = plotext.marker("braille", COLORS[index % len(COLORS)])
-        signal = figure.signal(list(curve.steps), list(curve.values), marker=marker)
-        signal.lines()
-        figure.draw(signal)
-    lines = Text.from_ansi(figure.build().string().rstrip("\n"))
-    if len(drawn) == 1:
-        return lines
-    legend = Text("  ")
-    for index, curve in enumerate(drawn):
-        legend.append("━━ ", style=f"color({COLORS[index % len(COLORS)]})")
-        legend.append(f"{curve.label}   ")
-    return Group(lines, legend)
+    Where there are no colours several curves are told apart by their marks; where there are only the letters of ASCII
+    all is drawn with those.
+    """
+
+    title: str
+    curves: Sequence[Curve]
+    width: int | None = None
+    height: int = CHART_HEIGHT
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        drawn = [curve for curve in self.curves if curve.steps]
+        if not drawn:
+            yield Text(f"{self.title}: no points yet", style="dim")
+            return
+        has_colors = console.color_system is not None and not console.no_color
+        by_marks = options.ascii_only or (len(drawn) > 1 and not has_colors)
+        marks = MARKS if by_marks else ("braille",)
+        yield self._lines(drawn, marks, min(self.width or options.max_width, CHART_WIDTH_MAX), options.ascii_only)
+        if len(drawn) > 1:
+            legend = Text("  ")
+            for index, curve in enumerate(drawn):
+                mark = marks[index % len(marks)] if by_marks else "━"
+                legend.append(f"{mark}{mark} ", style=f"color({COLORS[index % len(COLORS)]})")
+                legend.append(f"{curve.label}   ")
+            yield legend
+
+    def _lines(self, drawn: Sequence[Curve], marks: Sequence[str], width: int, ascii_only: bool) -> Text:
+        import plotext  # a third of a second: whoever draws nothing does not pay for it
+
+        plotext.terminal.limit(False, False)  # the width is ours to know
+        figure = plotext.figure
+        figure.clear()
+        figure.theme("simple")
+        figure.canvas("default")
+        figure.plot_size(width, self.height)
+        figure.title(self.title)
+        figure.legend(active=False)
+        for index, curve in enumerate(drawn):
+            marker = plotext.marker(marks[index % len(marks)], COLORS[index % len(COLORS)])
+            signal = figure.signal(list(curve.steps), list(curve.values), marker=marker)
+            signal.lines()
+            figure.draw(signal)
+        text = figure.build().string().rstrip("\n")
+        return Text.from_ansi(text.translate(FRAME_IN_ASCII) if ascii_only else text)
 
 
 def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:

@@ -60,7 +60,17 @@ class Output:
     @property
     def live(self) -> bool:
         """Whether what is shown may be drawn over again."""
-        return self.console.is_terminal and not self.as_json
+        return self.console.is_terminal and not self.console.is_dumb_terminal and not self.as_json
+
+    @property
+    def draws_progress(self) -> bool:
+        """Whether a bar may be drawn on standard error."""
+        return self.errors.is_terminal and not self.errors.is_dumb_terminal and not self.as_json and not self.quiet
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether who reads can be shown more than the letters of ASCII."""
+        return not self.console.options.ascii_only
 
     def show(self, renderable: RenderableType) -> None:
         """A table, or a text that may break into lines."""

@@ -27,7 +27,7 @@ class WorkBar:
             BarColumn(bar_width=None),
             TextColumn("{task.fields[numbers]}"),
             console=output.errors,
-            disable=output.as_json or output.quiet or not output.errors.is_terminal,
+            disable=not output.draws_progress,
             transient=True,
             expand=True,
             # What is written to standard output must stay there, also while the bar is drawn.

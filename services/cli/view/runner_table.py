@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from rich.table import Table
 from sihlai.runner.v1 import runner_admin_service_pb2 as pb
 
+from services.cli.view.listing import Column, Listing
 from services.cli.view.table import moment, seconds_text, size_text
 from services.cli.view.text import safe
 from services.client.name import short
@@ -19,11 +19,18 @@ STATE_STYLES = {
 }
 
 
-def runners_table(runners: Iterable[pb.Runner], now: datetime) -> Table:
+def runners_table(runners: Iterable[pb.Runner], now: datetime) -> Listing:
     """One row a runner. `now` tells how long ago each was heard."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("runner", "state", "job", "GPUs", "cores", "memory", "heard", "takes no job because"):
-        table.add_column(column, overflow="fold")
+    table = Listing(
+        Column(name="runner"),
+        Column(name="state"),
+        Column(name="job", goes=2),
+        Column(name="GPUs", goes=3, breaks=True),
+        Column(name="cores", goes=6),
+        Column(name="memory", goes=5),
+        Column(name="heard", goes=4),
+        Column(name="takes no job because", goes=1, breaks=True),
+    )
     for runner in runners:
         has = runner.capabilities
         heard_seconds = (now - runner.heartbeat_time.ToDatetime(tzinfo=UTC)).total_seconds()

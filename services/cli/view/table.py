@@ -9,7 +9,6 @@ from datetime import UTC
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 from sihlai.metrics.v1.metrics_service_pb2 import CompareJobsResponse
@@ -18,6 +17,7 @@ from sihlai.scheduler.v1 import job_pb2
 from sihlai.scheduler.v1.job_pb2 import Checkpoint, Job
 from sihlai.scheduler.v1.project_service_pb2 import Project
 
+from services.cli.view.listing import Column, Listing
 from services.cli.view.text import safe
 from services.client.job import ENDED, state_name
 from services.client.name import short
@@ -34,13 +34,18 @@ STATE_STYLES = {
 }
 UPLOADING = "uploading"
 """The phase whose work is counted in bytes."""
-COLUMN_GAP = 2
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def projects_table(projects: Iterable[Project]) -> Table:
+def projects_table(projects: Iterable[Project]) -> Listing:
     """One row a project."""
-    table = _table("project", "name", "training dataset", "validation dataset", "created")
+    table = Listing(
+        Column(name="project"),
+        Column(name="name", goes=2, breaks=True),
+        Column(name="training dataset", goes=1, breaks=True),
+        Column(name="validation dataset", goes=3, breaks=True),
+        Column(name="created", goes=4),
+    )
     for project in projects:
         table.add_row(
             short(project.name),
@@ -52,33 +57,19 @@ def projects_table(projects: Iterable[Project]) -> Table:
     return table
 
 
-def jobs_table(jobs: Iterable[Job], width: int | None = None, columns: Sequence[str] = ()) -> Table:
-    """One row a job: these columns, or those that fit into the width. Names are never broken."""
-    jobs = list(jobs)
-    wanted = list(columns or JOB_COLUMNS_SHOWN)
-    cells = {column: [JOB_COLUMNS[column](job) for job in jobs] for column in wanted}
-    for column in () if columns else JOB_COLUMNS_TO_DROP:
-        if width is None or sum(_width(name, found) + COLUMN_GAP for name, found in cells.items()) <= width:
-            break
-        del cells[column]
-    table = Table(box=None, padding=(0, COLUMN_GAP, 0, 0), header_style="bold")
-    for column in cells:
-        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=_width(column, cells[column], NEVER_CUT))
-    for row in zip(*cells.values(), strict=True):
-        table.add_row(*row)
+def jobs_table(jobs: Iterable[Job], columns: Sequence[str] = ()) -> Listing:
+    """One row a job: these columns, or those that there is room for."""
+    names = columns or JOB_COLUMNS_SHOWN
+    goes = {} if columns else JOB_COLUMNS_GO
+    table = Listing(*(Column(name=name, goes=goes.get(name, 0)) for name in names))
+    for job in jobs:
+        table.add_row(*(JOB_COLUMNS[name](job) for name in names))
     return table
 
 
 def plain_cell(job: Job, column: str) -> str:
     """What a table shows of the job in this column, without mark-up."""
     return Text.from_markup(JOB_COLUMNS[column](job)).plain
-
-
-def _width(column: str, cells: Sequence[str], only: frozenset[str] | None = None) -> int:
-    """How wide the column is where nothing is cut; of columns that may be cut, if `only` says so, at least 1."""
-    if only is not None and column not in only:
-        return 1
-    return max(cell_len(Text.from_markup(cell).plain) for cell in [column, *cells])
 
 
 def job_table(job: Job) -> Table:
@@ -113,9 +104,17 @@ def job_table(job: Job) -> Table:
     return table
 
 
-def checkpoints_table(checkpoints: Iterable[Checkpoint]) -> Table:
+def checkpoints_table(checkpoints: Iterable[Checkpoint]) -> Listing:
     """One row a checkpoint."""
-    table = _table("checkpoint", "iteration", "why", "selection", "best", "size", "created")
+    table = Listing(
+        Column(name="checkpoint"),
+        Column(name="iteration", goes=1),
+        Column(name="why", goes=4),
+        Column(name="selection", goes=3),
+        Column(name="best", goes=2),
+        Column(name="size", goes=5),
+        Column(name="created", goes=6),
+    )
     for checkpoint in checkpoints:
         table.add_row(
             short(checkpoint.name),
@@ -129,20 +128,25 @@ def checkpoints_table(checkpoints: Iterable[Checkpoint]) -> Table:
     return table
 
 
-def series_table(series: Iterable[Series], sparklines: dict[int, str]) -> Table:
+def series_table(series: Iterable[Series], sparklines: dict[int, str]) -> Listing:
     """One row a series: its summary and its shape."""
-    table = _table("series", "last", "step", "minimum", "at", "maximum", "at", "points", "not finite", "shape")
+    table = Listing(
+        Column(name="series"),
+        Column(name="last"),
+        Column(name="minimum", goes=2),
+        Column(name="maximum", goes=3),
+        Column(name="points", goes=4),
+        Column(name="not finite", goes=1),
+        Column(name="shape", goes=5),
+    )
     for each in series:
         summary = each.summary
         lost = summary.nan_count + summary.positive_infinity_count + summary.negative_infinity_count
         table.add_row(
             safe(series_label(each.definition)),
-            number(summary.last) if summary.count else "",
-            str(summary.last_step) if summary.count else "",
-            number(summary.minimum) if summary.HasField("minimum") else "",
-            str(summary.minimum_step) if summary.HasField("minimum") else "",
-            number(summary.maximum) if summary.HasField("maximum") else "",
-            str(summary.maximum_step) if summary.HasField("maximum") else "",
+            at_step(summary.last, summary.last_step) if summary.count else "",
+            at_step(summary.minimum, summary.minimum_step) if summary.HasField("minimum") else "",
+            at_step(summary.maximum, summary.maximum_step) if summary.HasField("maximum") else "",
             str(summary.count),
             f"[red]{lost}[/red]" if lost else "",
             sparklines.get(each.definition.series_id, ""),
@@ -177,7 +181,7 @@ def best_text(series: Series) -> str:
     if not summary.HasField("minimum" if low else "maximum"):
         return "not a number" if summary.count else ""
     value, step = (summary.minimum, summary.minimum_step) if low else (summary.maximum, summary.maximum_step)
-    return f"{number(value)} [dim]at {step}[/dim]"
+    return at_step(value, step)
 
 
 def series_label(definition: SeriesDefinition) -> str:
@@ -254,6 +258,11 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes / 1024**step:.{0 if step == 0 else 1}f} {UNITS[step]}"
 
 
+def at_step(value: float, step: int) -> str:
+    """A value with its step."""
+    return f"{number(value)} [dim]at {step}[/dim]"
+
+
 def number(value: float) -> str:
     """A value in five digits."""
     return f"{value:.5g}"
@@ -297,9 +306,8 @@ JOB_COLUMNS: dict[str, Callable[[Job], str]] = {
 }
 """What a table of jobs can show, by column."""
 JOB_COLUMNS_SHOWN = ("job", "state", "progress", "name", "created", "took", "checkpoint")
-JOB_COLUMNS_TO_DROP = ("checkpoint", "name", "took", "created", "progress")
-"""In this order, where they do not fit."""
-NEVER_CUT = frozenset({"job", "state"})
+JOB_COLUMNS_GO = {"checkpoint": 5, "name": 4, "took": 3, "created": 2, "progress": 1}
+"""Which go first where there is no room."""
 JOB_ORDERS: Mapping[str, Callable[[Job], Any]] = JOB_COLUMNS | {
     "progress": lambda job: job.progress.iteration,
     "created": lambda job: job.create_time.ToNanoseconds(),

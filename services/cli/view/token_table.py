@@ -8,14 +8,20 @@ from rich.markup import escape
 from rich.table import Table
 from sihlai.auth.v1 import token_service_pb2 as pb
 
+from services.cli.view.listing import Column, Listing
 from services.cli.view.table import moment
 
 
-def tokens_table(tokens: Iterable[pb.Token]) -> Table:
+def tokens_table(tokens: Iterable[pb.Token]) -> Listing:
     """One row a token."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("token", "holder", "may", "ends", "made by", "for"):
-        table.add_column(column, overflow="fold")
+    table = Listing(
+        Column(name="token"),
+        Column(name="holder", breaks=True),
+        Column(name="may", goes=1, breaks=True),
+        Column(name="ends", goes=2, breaks=True),
+        Column(name="made by", goes=4),
+        Column(name="for", goes=3, breaks=True),
+    )
     for token in tokens:
         ends = moment(token.expire_time)
         if token.HasField("revoke_time"):

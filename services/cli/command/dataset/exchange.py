@@ -92,7 +92,7 @@ async def import_dataset(
 ) -> None:
     """Write another tool's dataset in the native format. What is wrong with it is listed on the way.
 
-    Example: sihlai dataset import photos/ native/ --split train
+    Example: sihlai dataset import photos/ native/ --split train --copy-images
     """
     if not 2 <= len(words) <= 3:
         message = f"{len(words)} words were given, but a source and a destination were wanted"
