@@ -212,6 +212,26 @@ def test_credentials_of_a_replaced_source_go_when_no_living_job_needs_them(with_
     with_stores(test)
 
 
+def test_credentials_go_with_the_last_source_that_uses_them(with_stores):
+    async def test(stores):
+        source = SourceChange(uri="s3://bucket/digits", sealed=b"of training")
+        other = SourceChange(uri="s3://bucket/more", sealed=b"of validation")
+        await stores.projects.create(
+            NOBODY, uid_of, project_id="digits", display_name="", training=source, validation=other
+        )
+        uid = await stores.submit("digits")
+        change = ProjectChange(drop_validation_dataset=True)
+        await stores.projects.update(NOBODY, uid_of, project_id="digits", change=change)
+        assert await stores.count("credentials") == 2  # the queued job validates on it
+        await stores.stop(uid)
+        await stores.upkeep.forget()
+        assert await stores.count("credentials") == 1
+        await stores.delete_project("digits")
+        assert await stores.count("credentials") == 0
+
+    with_stores(test)
+
+
 def test_credentials_alone_are_replaced_and_deleted(with_stores):
     async def test(stores):
         await create_with_credentials(stores)
