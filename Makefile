@@ -30,7 +30,7 @@ test: setup check  ## All tests.
 check: setup  ## Style, types and the direction of dependency.
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
-	$(BIN)/mypy --no-error-summary protos/hatch_build.py services runner
+	$(BIN)/mypy --no-error-summary protos/hatch_build.py services runner tests/client/typed_use.py
 
 format: setup  ## Formats Python and protos.
 	$(BIN)/ruff check --quiet --fix .

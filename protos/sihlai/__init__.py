@@ -19,9 +19,8 @@ if TYPE_CHECKING:
         Unauthenticated,
         Unavailable,
     )
-    from services.client.awaiting import AsyncClient, AsyncJob
-    from services.client.blocking import Client, Job
     from services.client.connecting import compare, connect, connect_async
+    from services.client.face import AsyncClient, AsyncJob, Client, Job
     from services.client.frame import Frame
     from services.client.job import JobFailed
     from services.client.specification import SpecificationError
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "services.client.connecting": ("connect", "connect_async", "compare"),
-    "services.client.blocking": ("Client", "Job"),
-    "services.client.awaiting": ("AsyncClient", "AsyncJob"),
+    "services.client.face": ("Client", "Job", "AsyncClient", "AsyncJob"),
     "services.client.frame": ("Frame",),
     "services.client.job": ("JobFailed",),
     "services.client.specification": ("SpecificationError",),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from services.client.blocking import Client
+    from services.client.face import Client
 
 SECONDS_MAX = 1.0
 NAMES_MAX = 200

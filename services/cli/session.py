@@ -34,9 +34,9 @@ from services.cli.error import (
 )
 from services.cli.view.output import Format, Output
 from services.cli.view.text import safe, shown
-from services.client.awaiting import AsyncClient
 from services.client.context import NoContextError
 from services.client.endpoints import SERVICES, Endpoints, NoEndpointError, resolve
+from services.client.face import AsyncClient
 from services.client.job import JobFailed, listed
 from services.client.name import NameFormatError, short
 from services.client.specification import SpecificationError

@@ -280,6 +280,11 @@ def mapped(reading: Reading[Item], turn: Callable[[Item], Iterable[Other]]) -> R
         reading.close()
 
 
+def then(operation: Operation[Result], make: Callable[[Result], Other]) -> Operation[Other]:
+    """What `make` makes of the operation's result."""
+    return make((yield from operation))
+
+
 def consumed(reading: Reading[Item], take: Callable[[Item], None]) -> Operation[None]:
     """The whole reading, item by item given to `take`."""
 

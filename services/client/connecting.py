@@ -6,10 +6,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from services.client.awaiting import AsyncClient
-from services.client.blocking import Client, Job
+from services.client.comparison import Comparison
 from services.client.endpoints import Endpoints, resolve
-from services.client.facts import Comparison
+from services.client.face import AsyncClient, Client, Job
 
 
 def connect(

@@ -31,6 +31,18 @@ BUCKET_KINDS = {"series": str, "context": str} | {
 CURVE_KINDS = {"job": str, "series": str, "context": str, "step": int, "time": datetime, "value": float}
 
 
+@dataclass(frozen=True)
+class Selection:
+    """Series of a job by their names; `*` stands for any text, and no name for all."""
+
+    job: str
+    names: Sequence[str]
+
+    def request(self) -> pb.QuerySeriesRequest:
+        """What asks for them."""
+        return pb.QuerySeriesRequest(job=job_name(self.job), selector=pb.SeriesSelector(names=self.names))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Curve:
     """One series of a job. All columns have the same length; NaN and infinities stay as they are."""
@@ -117,9 +129,9 @@ def lower_is_better(name: str) -> bool:
     return last.endswith(("loss", "error", "mae", "rmse", "error_rate", "seconds"))
 
 
-def exact(job: str, names: Sequence[str]) -> Operation[Curves]:
-    """Every point of the series of these names (`*` stands for any text; none means all)."""
-    request = pb.QuerySeriesRequest(job=job_name(job), selector=pb.SeriesSelector(names=names))
+def exact(wanted: Selection) -> Operation[Curves]:
+    """Every point of the series."""
+    request = wanted.request()
     found: dict[int, tuple[SeriesDefinition, array[int], array[int], array[float]]] = {}
     while True:
         page = yield from ask(METRICS.QuerySeries, request)
@@ -147,9 +159,10 @@ def exact(job: str, names: Sequence[str]) -> Operation[Curves]:
     return Curves(sorted(curves, key=lambda curve: curve.label))
 
 
-def in_buckets(job: str, names: Sequence[str], buckets_max: int) -> Operation[Buckets]:
-    """At most so many buckets of each series."""
-    request = pb.QuerySeriesRequest(job=job_name(job), selector=pb.SeriesSelector(names=names), buckets_max=buckets_max)
+def in_buckets(wanted: Selection, n: int = 200) -> Operation[Buckets]:
+    """At most `n` buckets of each series, for drawing."""
+    request = wanted.request()
+    request.buckets_max = n
     return Buckets((yield from ask(METRICS.QuerySeries, request)).series)
 
 

@@ -20,8 +20,8 @@ from services.cli.commands import app
 from services.cli.error import CommandError
 from services.cli.session import Session
 from services.cli.view.output import Output
-from services.client.awaiting import AsyncClient
 from services.client.endpoints import Endpoints
+from services.client.face import AsyncClient
 from tests.cli.conversion_process import access, conversion_process
 
 ANIMALS = {"cat": ("a", "b"), "dog": ("c",)}

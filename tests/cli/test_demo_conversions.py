@@ -12,8 +12,8 @@ from services.cli.demo.audit import Audit
 from services.cli.demo.conversions import show_conversions
 from services.cli.demo.screen import Screen
 from services.cli.demo.truth import KINDS
-from services.client.awaiting import AsyncClient
 from services.client.endpoints import Endpoints
+from services.client.face import AsyncClient
 from tests.cli.conversion_process import access, conversion_process
 
 

@@ -21,9 +21,8 @@ from services.chassis.errors import (
     Unavailable,
 )
 from services.chassis.rpc import Server
-from services.client.awaiting import AsyncClient
-from services.client.blocking import Client
 from services.client.endpoints import Endpoints
+from services.client.face import AsyncClient, Client
 from services.client.job import tailed
 
 LINES = 30

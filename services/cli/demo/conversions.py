@@ -42,8 +42,8 @@ from services.cli.demo.truth import KINDS, Converted, Kind, compare
 from services.cli.error import CommandError
 from services.cli.view.dataset_table import task_name
 from services.cli.view.table import size_text
-from services.client.awaiting import AsyncClient
 from services.client.call import CONVERSION, ask, read
+from services.client.face import AsyncClient
 
 SHOWN = (0, COARSE[0], EMPTY[0], CROWD, IGNORED, 1, UNANNOTATED[0], VOID)
 """The scenes of the contact sheets, one of each kind."""

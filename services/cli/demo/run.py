@@ -42,10 +42,10 @@ from services.cli.machine.supervisor import Change, Stack, StackConfig, StackEve
 from services.cli.session import environment, reported
 from services.cli.view.output import Output
 from services.cli.view.table import checkpoint_text, checkpoints_table, seconds_text, size_text
-from services.client.awaiting import AsyncClient
 from services.client.call import CHECKPOINTS, JOBS, METRICS, PROJECTS, ask
 from services.client.checkpoint import downloaded
 from services.client.endpoints import Endpoints
+from services.client.face import AsyncClient
 from services.client.job import tailed
 from services.client.name import short
 

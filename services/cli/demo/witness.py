@@ -14,7 +14,7 @@ from services.chassis.errors import SihlaiError
 from services.cli.view.live_series import LiveSeries
 from services.client import job as on_job
 from services.client import series as on_series
-from services.client.awaiting import AsyncClient
+from services.client.face import AsyncClient
 
 LOSS = "train/loss"
 

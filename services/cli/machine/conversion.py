@@ -22,8 +22,8 @@ from services.cli.machine.child import Child, Definition
 from services.cli.machine.folder import DataFolder
 from services.cli.machine.probe import is_healthy
 from services.cli.machine.process import CLIENT_VARIABLES, FREE_PORT, PYTHON
-from services.client.awaiting import AsyncClient
 from services.client.endpoints import Endpoints, NoEndpointError
+from services.client.face import AsyncClient
 
 NAME = "conversion"
 START_SECONDS_MAX = 60.0

@@ -26,9 +26,9 @@ from services.cli.machine.conversion import NAME, OwnService, own_service, runs
 from services.cli.session import Session
 from services.cli.view.dataset_table import finding_line, result_drawing
 from services.cli.view.progress import WorkBar
-from services.client.awaiting import AsyncClient
 from services.client.dataset import dataset_uri, task_of
 from services.client.endpoints import data_folder, usual_roots
+from services.client.face import AsyncClient
 
 WHERE = "Where the services are"
 BUCKET = "S3-compatible storage"
