@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import psutil
 import pytest
 from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
@@ -22,7 +23,7 @@ from services.chassis.rpc import channel, error_from_rpc
 from services.conversion.conveyor.conveyor import CHUNK_MAPS
 from services.conversion.conveyor.journal import SUFFIX
 from tests import tokens
-from tests.conversion.map_dataset import files_of, write_semantic
+from tests.conversion.map_dataset import files_of, png, write_semantic
 
 ROOT = Path(__file__).parents[3]
 SEMANTIC = task_pb2.TASK_SEMANTIC_SEGMENTATION
@@ -58,12 +59,13 @@ async def until(condition: Any, seconds: float = 40) -> None:
             await asyncio.sleep(0.002)
 
 
-def request(folder: Path) -> service_pb2.ConvertDatasetRequest:
-    return service_pb2.ConvertDatasetRequest(source=dataset_pb2.DatasetSource(uri=folder.as_uri()), to=SEMANTIC)
+def request(folder: Path, *, lenient: bool = False) -> service_pb2.ConvertDatasetRequest:
+    source = dataset_pb2.DatasetSource(uri=folder.as_uri())
+    return service_pb2.ConvertDatasetRequest(source=source, to=SEMANTIC, lenient=lenient)
 
 
-async def convert(stub: ConversionServiceStub, folder: Path) -> service_pb2.ConversionResult:
-    messages = [message async for message in stub.ConvertDataset(request(folder))]
+async def convert(stub: ConversionServiceStub, folder: Path, *, lenient: bool = False) -> service_pb2.ConversionResult:
+    messages = [message async for message in stub.ConvertDataset(request(folder, lenient=lenient))]
     return messages[-1].result
 
 
@@ -143,6 +145,45 @@ def test_a_cancelled_conversion_is_taken_up_by_the_next_call(run: Any, tmp_path:
         assert not list(service.store.glob(".draft-*"))
 
     run(test)
+
+
+def test_a_lenient_conversion_that_is_taken_up_and_repeated_gives_the_same_result_and_report(
+    run: Any, tmp_path: Path
+) -> None:
+    folder, undisturbed = write_semantic(tmp_path / "dataset", 8 * CHUNK_MAPS, size=(120, 80)), tmp_path / "undisturbed"
+    spoil(folder)
+    expected = run(lambda service: convert(service.stub, folder, lenient=True), store_uri=undisturbed.as_uri())
+    assert {each.rule for each in expected.dropped} == {"truncated_map", "unknown_color"}
+    assert "sidecar_without_map" in {each.rule for each in expected.findings}
+    assert expected.images_with_errors > 2 * CHUNK_MAPS
+
+    async def test(service: Any) -> None:
+        call = service.stub.ConvertDataset(request(folder, lenient=True))
+        await asyncio.gather(anext(aiter(call)), until(lambda: len(chunks(service.store)) >= 3))
+        call.cancel()
+        await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name().startswith("work ")])
+        assert 3 <= len(chunks(service.store)) < 8
+        resumed = await convert(service.stub, folder, lenient=True)
+        repeated = await convert(service.stub, folder, lenient=True)
+        assert dataset_in(service.store) == dataset_in(undisturbed)
+        assert (resumed.reused, repeated.reused) == (False, True)
+        for each in (resumed, repeated):
+            each.reused = expected.reused
+            each.dataset.CopyFrom(expected.dataset)
+            assert each == expected
+
+    run(test)
+
+
+def spoil(folder: Path) -> None:
+    """Something is wrong with maps of every chunk."""
+    for number in range(0, 8 * CHUNK_MAPS, 3):
+        path = folder / f"maps/{number:04}.png"
+        if number % 2 and path.exists():
+            path.write_bytes(path.read_bytes()[:60])
+        elif path.exists():
+            path.write_bytes(png(np.full((80, 120, 3), 77, np.uint8)))
+    (folder / "maps/nobody.yaml").write_text("ignore: [1]\n")
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_conversion_goes_on(run: Any, tmp_path: Path) -> None:
