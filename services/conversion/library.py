@@ -101,14 +101,21 @@ class Library:
 
     async def inspect(self, source: DatasetSource) -> Inspection:
         """What the dataset holds. Raises FailedPrecondition where it cannot be read at all."""
+        async with contextlib.aclosing(self.stream_inspection(source)) as items:
+            async for item in items:
+                if isinstance(item, Inspection):
+                    return item
+        raise AssertionError("an inspection ends with its result or an error")
+
+    def stream_inspection(self, source: DatasetSource) -> AsyncGenerator[Progress | Inspection, None]:
+        """Progress, and last what the dataset holds. Close it to leave. Raises as `inspect` does."""
 
         async def work(tell: Tell) -> Inspection:
             async with self.slots.taken(), self.store.using(source.uri):
                 report = Report(findings_max=self.findings_max, lenient=True)
                 return await self._examiner.inspect(source, report, tell)
 
-        inspection: Inspection = await self._works.result(f"inspect {source.key()}", work, lambda _: None)
-        return inspection
+        return self._works.follow(f"inspect {source.key()}", work)
 
     async def validate(
         self, source: DatasetSource, validation: DatasetSource | None, findings_max: int

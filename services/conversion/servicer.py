@@ -49,6 +49,14 @@ class ConversionServicer(ConversionServiceServicer):
     ) -> service_pb2.InspectDatasetResponse:
         return wire.inspection_to_proto(await self._library.inspect(wire.inspect_request_from_proto(request)))
 
+    async def StreamInspection(
+        self, request: service_pb2.StreamInspectionRequest, context: Context
+    ) -> AsyncIterator[service_pb2.StreamInspectionResponse]:
+        items = self._library.stream_inspection(wire.inspect_request_from_proto(request))
+        async with contextlib.aclosing(items):
+            async for item in until_stopping(items, self._stopping):
+                yield wire.streamed_inspection_to_proto(item)
+
     async def ValidateDataset(
         self, request: service_pb2.ValidateDatasetRequest, context: Context
     ) -> AsyncIterator[service_pb2.ValidateDatasetResponse]:

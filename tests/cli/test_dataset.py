@@ -258,9 +258,35 @@ def test_an_interrupted_command_takes_its_service_and_its_files_along(
 ) -> None:
     process, child = started
     process.send_signal(number)
-    assert process.wait(WAIT_SECONDS) == 130
+    _, errors = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 130
+    said = [line for line in errors.splitlines() if not line.startswith(("index", "validate"))]
+    assert said == ["interrupted: nothing was changed"]
     assert until(lambda: not child.is_running())
     assert list(tmp_path.glob("sihlai-dataset-*")) == []
+
+
+def test_an_inspection_says_how_far_it_is_and_how_long_it_will_take(
+    service: tuple[str, str], sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(WorkBar, "show", lambda self, progress: seen.append(progress))
+    assert invoke("inspect", sound, *service).exit_code == 0
+    assert (seen[-1].phase, seen[-1].total) == ("inspect", 4)
+    assert all(each.done <= each.total for each in seen)
+
+
+def test_a_conversion_says_which_warning(service: tuple[str, str], folder: Path) -> None:
+    source = write_dataset(folder / "odd", labels="a.png: [cat]\n")
+    (source / "metadata.yaml").write_text(METADATA.replace("multiclass classification", "multilabel classification"))
+    (source / "metadata.yaml").write_text((source / "metadata.yaml").read_text().replace("categories", "labels"))
+    with (source / "metadata.yaml").open("a") as file:
+        file.write("speed: 5\n")
+    shown = invoke("convert", source, "autoencoding", *service)
+    assert shown.exit_code == 0, shown.output
+    assert "1 warning" in shown.stdout
+    assert "unknown_key" in shown.stdout
+    assert "'speed'" in shown.stdout
 
 
 def test_the_death_of_a_commands_own_service_is_a_sentence(

@@ -186,6 +186,16 @@ def test_without_a_service_a_command_may_write_where_it_was_told_to(animals: Pat
     assert json.loads((tmp_path / "deeper" / "identities" / "metadata.json").read_text())["task"] == "metric learning"
 
 
+def test_how_to_look_at_images_that_an_import_left_where_they_were_is_said(coco: Path, tmp_path: Path) -> None:
+    environ = {"SIHLAI_DATA": str(tmp_path / "data"), "HOME": str(tmp_path / "home")}
+    shown = invoke("import", "coco-instances", coco, tmp_path / "native", "--lenient", environ=environ)
+    assert shown.exit_code == 0, shown.output
+    refused = invoke("inspect", tmp_path / "native", environ=environ)
+    assert f"{(coco / 'images').as_uri()} lies outside the folders" in refused.stderr, refused.output
+    assert "--allow-root adds one" in refused.stderr
+    assert invoke("inspect", tmp_path / "native", "--allow-root", coco, environ=environ).exit_code == 0
+
+
 def session(output: Output, folder: Path) -> Session:
     return Session(client=AsyncClient(Endpoints(up=folder)), output=output, environ={})
 

@@ -152,6 +152,7 @@ _CONVERSION = {
     "ListTasks": Rule(anyone=True),
     "PlanConversion": _READ,
     "InspectDataset": _READ,
+    "StreamInspection": _READ,
     "ValidateDataset": _READ,
     "ConvertDataset": _READ,
     "ImportDataset": Rule(role=EDITOR),

@@ -126,7 +126,9 @@ def plan_request_from_proto(
     return start, proto.annotation_set, end, via, options
 
 
-def inspect_request_from_proto(proto: service_pb2.InspectDatasetRequest) -> DatasetSource:
+def inspect_request_from_proto(
+    proto: service_pb2.InspectDatasetRequest | service_pb2.StreamInspectionRequest,
+) -> DatasetSource:
     """The dataset. Raises InvalidArgument."""
     wrong = Violations()
     source = source_from_proto(proto.source, "source", wrong)
@@ -235,6 +237,13 @@ def inspection_to_proto(inspection: Inspection) -> service_pb2.InspectDatasetRes
             for each in inspection.sets
         ],
     )
+
+
+def streamed_inspection_to_proto(item: Progress | Inspection) -> service_pb2.StreamInspectionResponse:
+    """One message of a streamed inspection."""
+    if isinstance(item, Progress):
+        return service_pb2.StreamInspectionResponse(progress=progress_to_proto(item))
+    return service_pb2.StreamInspectionResponse(inspection=inspection_to_proto(item))
 
 
 def validation_to_proto(item: Finding | Progress | ValidationTotals) -> service_pb2.ValidateDatasetResponse:

@@ -15,6 +15,7 @@ from sihlai.conversion.v1 import task_pb2
 
 from services.cli.command.dataset.exchange import export_dataset, import_dataset
 from services.cli.command.dataset.options import (
+    GOES_ON,
     AllowRoot,
     AnnotationSet,
     CategoryName,
@@ -47,9 +48,6 @@ from services.cli.view.progress import WorkBar
 from services.client.call import CONVERSION, ask, read, whole
 from services.client.dataset import task_of
 from services.client.specification import SpecificationError
-
-INSPECT_SECONDS_MAX = 24 * 3_600.0
-"""An inspection looks into every image the first time; whoever waits knows how many there are."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -127,10 +125,17 @@ async def inspect_dataset(
     Example: sihlai dataset inspect ~/data/streets
     """
     found = dataset_source(session, source, endpoint_url, region)
-    request = pb.InspectDatasetRequest(source=found)
+    request = pb.StreamInspectionRequest(source=found)
+    answer = None
     async with opened_service(session, [found], local=local, allow_root=allow_root) as service:
-        with WorkBar(session.output, "inspect"):
-            answer = await service.run(ask(CONVERSION.InspectDataset, request, INSPECT_SECONDS_MAX))
+        with WorkBar(session.output, "inspect") as bar:
+            async for message in service.iterate(read(CONVERSION.StreamInspection, request)):
+                if message.HasField("inspection"):
+                    answer = message.inspection
+                else:
+                    bar.show(message.progress)
+    if answer is None:
+        raise CommandError("the inspection ended early, without its result: try again")
     if session.output.as_json:
         session.output.json(answer)
     else:
@@ -226,7 +231,13 @@ async def convert_dataset(
     if written is not None:
         request.destination.CopyFrom(written)
     async with opened_service(
-        session, [found], destination=written, local=local, allow_root=allow_root, keep=True
+        session,
+        [found],
+        destination=written,
+        local=local,
+        allow_root=allow_root,
+        keep=True,
+        interrupted=GOES_ON,
     ) as service:
         no_path = "none: the annotations already were what was wanted"
         await show_work(

@@ -15,6 +15,8 @@ from sihlai.conversion.v1.conversion_service_pb2 import (
 from sihlai.conversion.v1.task_pb2 import Task
 
 from services.cli.command.dataset.options import (
+    BEGINS_AGAIN,
+    GOES_ON,
     AllowRoot,
     AnnotationSet,
     CategoryName,
@@ -111,7 +113,9 @@ async def import_dataset(
         copy_images=copy_images,
         task=task_of(task) if task is not None else Task.TASK_UNSPECIFIED,
     )
-    async with opened_service(session, [found], destination=written, local=local, allow_root=allow_root) as service:
+    async with opened_service(
+        session, [found], destination=written, local=local, allow_root=allow_root, interrupted=GOES_ON
+    ) as service:
         await show_work(session, "import", service.iterate(read(CONVERSION.ImportDataset, request)))
 
 
@@ -150,7 +154,9 @@ async def export_dataset(
         lenient=lenient,
         copy_images=copy_images,
     )
-    async with opened_service(session, [found], destination=written, local=local, allow_root=allow_root) as service:
+    async with opened_service(
+        session, [found], destination=written, local=local, allow_root=allow_root, interrupted=BEGINS_AGAIN
+    ) as service:
         await show_work(session, "export", service.iterate(read(CONVERSION.ExportDataset, request)))
 
 

@@ -85,11 +85,31 @@ async def opened_service(
     local: bool,
     allow_root: Sequence[Path] | None = None,
     keep: bool = False,
+    interrupted: str = "nothing was changed",
 ) -> AsyncIterator[AsyncClient]:
     """The service that runs, else one of the command's own that may read the sources and write to the destination.
 
-    `keep`: what it puts into its own store must stay.
+    `keep`: what it puts into its own store must stay. `interrupted`: what is said to who ends the command meanwhile.
     """
+    opened = _opened_service(session, sources, destination, local=local, allow_root=allow_root or (), keep=keep)
+    try:
+        async with opened as service:
+            yield service
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        session.output.note(f"interrupted: {interrupted}")
+        raise
+
+
+@contextlib.asynccontextmanager
+async def _opened_service(
+    session: Session,
+    sources: Sequence[DatasetSource],
+    destination: DatasetSource | None,
+    *,
+    local: bool,
+    allow_root: Sequence[Path],
+    keep: bool,
+) -> AsyncIterator[AsyncClient]:
     endpoints = session.client.driver.endpoints
     if not local and await asyncio.to_thread(runs, endpoints):
         yield session.client
@@ -97,7 +117,7 @@ async def opened_service(
     written = [destination] if destination is not None else []
     home = endpoints.up or data_folder(session.environ)
     usual = usual_roots(session.environ)
-    roots = [*_folders(sources), *(root.expanduser().resolve() for root in allow_root or ()), *usual]
+    roots = [*_folders(sources), *(root.expanduser().resolve() for root in allow_root), *usual]
     hosts = [urlsplit(source.endpoint_url).netloc for source in (*sources, *written) if source.endpoint_url]
     own = OwnService(
         environ=session.environ,
@@ -147,6 +167,10 @@ def dataset_source(session: Session, text: str, endpoint_url: str, region: str) 
     elif scheme == "az" and environ.get("AZURE_STORAGE_KEY"):
         source.credentials.azure_account_key = environ["AZURE_STORAGE_KEY"]
     return source
+
+
+GOES_ON = "nothing is at its destination yet, and the same command goes on where this one was"
+BEGINS_AGAIN = "nothing is at its destination yet, and the same command begins again"
 
 
 async def show_work(
