@@ -70,6 +70,10 @@ class ServerConfig:
     user_calls_max: int = setting(
         1_000, "the same, of those that are not runners, streams not counted", units="calls", minimum=1
     )
+    principal_calls_max: int = setting(
+        100, "the same of one user on each service, so that one leaves room for others", units="calls", minimum=1
+    )
+    principal_streams_max: int = setting(500, "streams at once of one user on each service", units="streams", minimum=1)
     keepalive_seconds: float = setting(20.0, "how often a silent connection is pinged", units="s", minimum=1)
     keepalive_timeout_seconds: float = setting(10.0, "missing answer that ends a connection", units="s", minimum=1)
     reflection_open: bool = setting(False, "reflection asks for no token")

@@ -12,8 +12,7 @@ import contextlib
 import inspect
 import re
 import uuid
-from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -24,11 +23,11 @@ from services.chassis import log as logs
 from services.chassis.auth.access import NOT_SERVED, OPEN_SERVICE
 from services.chassis.auth.guard import Admission, Guard, OpenGuard
 from services.chassis.auth.principal import set_current_principal
+from services.chassis.call_limits import CallCounts
 from services.chassis.errors import (
     Internal,
     InvalidArgument,
     Reason,
-    ResourceExhausted,
     SihlaiError,
     Unimplemented,
     Violation,
@@ -53,20 +52,11 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Around each call, unary or streaming.
+    """Around each call, unary or streaming. `counts` says how many may run."""
 
-    Both limits are for each service: callers of one cannot take the place of another's, and health always answers.
-    `user_calls_max`, for calls with one answer, holds but in services of runners, whose names `for_runners` says: who
-    floods a service is refused before the rest of the process has to wait for the work.
-    """
-
-    def __init__(self, guard: Guard, *, calls_max: int, user_calls_max: int, for_runners: Container[str]) -> None:
+    def __init__(self, guard: Guard, counts: CallCounts) -> None:
         self._guard = guard
-        self._calls_max = calls_max
-        self._user_calls_max = user_calls_max
-        self._for_runners = for_runners
-        self._calls: Counter[str] = Counter()
-        self._user_calls: Counter[str] = Counter()
+        self._counts = counts
         self._wrapped_handlers: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
@@ -127,7 +117,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             async def generate(given: Any, context: Context) -> AsyncIterator[Any]:
                 try:
                     guard, admission = await self._begin(method, service, context)
-                    with self._counted(service):
+                    with self._counts.counted(service, admission.principal, has_one_answer=False):
                         request = read(given)
                         if not isinstance(request, AsyncIterator):
                             admission.check(request)
@@ -145,7 +135,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def answer(given: Any, context: Context) -> Any:
             try:
                 _, admission = await self._begin(method, service, context)
-                with self._counted(service), self._counted_of_users(service):
+                with self._counts.counted(service, admission.principal, has_one_answer=True):
                     request = read(given)
                     if not isinstance(request, AsyncIterator):
                         admission.check(request)
@@ -157,7 +147,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             """A stream that writes its answers by itself (`serialized`)."""
             try:
                 guard, admission = await self._begin(method, service, context)
-                with self._counted(service):
+                with self._counts.counted(service, admission.principal, has_one_answer=False):
                     request = read(given)
                     if not isinstance(request, AsyncIterator):
                         admission.check(request)
@@ -172,31 +162,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 await self._fail(error, context)
 
         return answer if has_one_answer else write
-
-    @contextlib.contextmanager
-    def _counted(self, service: str) -> Iterator[None]:
-        """One more call of the service while it runs. ResourceExhausted where there are enough."""
-        if self._calls[service] >= self._calls_max and service != OPEN_SERVICE:
-            raise _too_many("concurrent_calls_max", self._calls_max, service)
-        self._calls[service] += 1
-        try:
-            yield
-        finally:
-            self._calls[service] -= 1
-
-    @contextlib.contextmanager
-    def _counted_of_users(self, service: str) -> Iterator[None]:
-        """The same for a call with one answer, where it is none of a runner."""
-        if service in self._for_runners or service == OPEN_SERVICE:
-            yield
-            return
-        if self._user_calls[service] >= self._user_calls_max:
-            raise _too_many("user_calls_max", self._user_calls_max, service)
-        self._user_calls[service] += 1
-        try:
-            yield
-        finally:
-            self._user_calls[service] -= 1
 
     async def _begin(self, method: str, service: str, context: Context) -> tuple[Guard, Admission]:
         """Look who calls. What a stream asks for is looked at by its servicer, message by message."""
@@ -229,11 +194,6 @@ async def _without_items(work: Awaitable[None]) -> AsyncGenerator[None, None]:
     await work
     return
     yield  # type: ignore[unreachable]  # makes it an iterator
-
-
-def _too_many(what: str, limit: int, service: str) -> ResourceExhausted:
-    message = f"more than {limit} calls of {service} run at once: come back in a moment"
-    return ResourceExhausted(Reason.LIMIT_REACHED, message, {"what": what, "limit": str(limit), "service": service})
 
 
 def _not_served(method: str) -> Behavior:

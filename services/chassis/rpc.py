@@ -23,6 +23,7 @@ from sihlai.installation.v1.installation_service_pb2_grpc import add_Installatio
 from services.chassis import log as logs
 from services.chassis.auth.carrying import Carrying, Token
 from services.chassis.auth.guard import Guard
+from services.chassis.call_limits import CallCounts, call_limits
 from services.chassis.config import ServerConfig
 from services.chassis.connection import (
     KEEPALIVE_SECONDS,
@@ -72,12 +73,7 @@ class Server:
     ) -> None:
         self._config = config
         self._for_runners: set[str] = set()
-        calls = CallInterceptor(
-            guard,
-            calls_max=config.concurrent_calls_max,
-            user_calls_max=config.user_calls_max,
-            for_runners=self._for_runners,
-        )
+        calls = CallInterceptor(guard, CallCounts(call_limits(config), for_runners=self._for_runners))
         self._interceptors = [calls, *interceptors]
         installation = InstallationServicer(addresses or {})
         self._services: dict[str, Callable[[grpc.aio.Server], None]] = {

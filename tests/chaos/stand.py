@@ -24,6 +24,7 @@ from tests.metrics.client import Job, Metrics, Scheduler, submit, until
 FLAGS = (
     *("--block-seconds", "0.05"),
     *("--block-rows", "3000"),
+    *("--principal-streams-max", "20000"),  # all followers are one user
     *("--ended-wait-seconds", "3"),
     *("--ended-check-seconds", "0.2"),
     *("--job-fresh-seconds", "0"),

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -16,7 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis import errors, rpc
 from services.chassis import log as logs
-from services.chassis.auth.guard import OpenGuard
+from services.chassis.auth.guard import Admission, Guard, OpenGuard
+from services.chassis.auth.principal import Principal
 from services.chassis.config import ServerConfig
 from services.chassis.errors import Reason, SihlaiError
 
@@ -64,9 +65,9 @@ class Echo:
 
 
 @contextlib.asynccontextmanager
-async def served(**settings: Any) -> AsyncIterator[tuple[Echo, grpc.aio.Channel]]:
+async def served(guard: Guard | None = None, **settings: Any) -> AsyncIterator[tuple[Echo, grpc.aio.Channel]]:
     echo = Echo()
-    server = rpc.Server(ServerConfig(drain_seconds=0.2, **settings), OpenGuard())
+    server = rpc.Server(ServerConfig(drain_seconds=0.2, **settings), guard or OpenGuard())
     for name in (NAME, OTHER):
         server.add(name, echo.add_to(name))
     server.add(RUNNERS, echo.add_to(RUNNERS), for_runners=True)
@@ -80,17 +81,20 @@ async def served(**settings: Any) -> AsyncIterator[tuple[Echo, grpc.aio.Channel]
         await server.stop()
 
 
-async def called(channel: grpc.aio.Channel, kind: str, data: bytes, method: str = "") -> list[bytes]:
+async def called(channel: grpc.aio.Channel, kind: str, data: bytes, method: str = "", subject: str = "") -> list[bytes]:
     """The raw answers to a raw request."""
     call = getattr(channel, kind)(method or f"/{NAME}/{kind}")
     given = iter([data]) if kind.startswith("stream_") else data
     async with asyncio.timeout(30):
-        return [await call(given)] if kind.endswith("unary") else [item async for item in call(given)]
+        running = call(given, metadata=(("subject", subject),))
+        return [await running] if kind.endswith("unary") else [item async for item in running]
 
 
-async def refused(channel: grpc.aio.Channel, kind: str, data: bytes, method: str = "") -> SihlaiError:
+async def refused(
+    channel: grpc.aio.Channel, kind: str, data: bytes, method: str = "", subject: str = ""
+) -> SihlaiError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await called(channel, kind, data, method)
+        await called(channel, kind, data, method, subject)
     return rpc.error_from_rpc(caught.value)
 
 
@@ -139,6 +143,53 @@ def test_calls_of_users_have_a_limit_that_is_none_for_runners_and_streams() -> N
             echo.held.set()
             await asyncio.gather(first, *of_runners)
             assert await called(channel, "unary_unary", b"") == [b""]
+
+    asyncio.run(scenario())
+
+
+class ByName(OpenGuard):
+    """Believes who a caller says that it is."""
+
+    async def admit(self, metadata: Mapping[str, str], *, method: str) -> Admission:
+        return Admission(principal=Principal(subject=metadata["subject"]), method=method)
+
+
+@pytest.mark.parametrize(
+    ("kind", "other_kind", "what"),
+    [
+        ("unary_unary", "unary_stream", "principal_calls_max"),
+        ("stream_unary", "stream_stream", "principal_calls_max"),
+        ("unary_stream", "unary_unary", "principal_streams_max"),
+        ("stream_stream", "stream_unary", "principal_streams_max"),
+    ],
+)
+def test_one_user_takes_no_more_than_a_share_and_no_runners(kind: str, other_kind: str, what: str) -> None:
+    async def scenario() -> None:
+        async with served(guard=ByName(), principal_calls_max=2, principal_streams_max=2) as (echo, channel):
+            data = StringValue(value="wait").SerializeToString()
+
+            def held(subject: str) -> asyncio.Future[list[bytes]]:
+                return asyncio.ensure_future(called(channel, kind, data, subject=subject))
+
+            waiting = [held("users/flood"), held("users/flood")]
+            waiting += [held(subject) for subject in ("users/ada", *["runners/-"] * 5, *["services/metrics"] * 5)]
+            async with asyncio.timeout(30):
+                for _ in waiting:
+                    await echo.waiting.get()
+            error = await refused(channel, kind, b"", subject="users/flood")
+            assert isinstance(error, errors.ResourceExhausted)
+            assert (dict(error.metadata), error.reason) == (
+                {"what": what, "limit": "2", "service": NAME},
+                Reason.LIMIT_REACHED,
+            )
+            assert error.retry_after_seconds > 0
+            assert "by users/flood" in error.message
+            assert await called(channel, other_kind, b"", subject="users/flood") == [b""]
+            assert await called(channel, kind, b"", f"/{OTHER}/{kind}", subject="users/flood") == [b""]
+            assert await called(channel, kind, b"", subject="users/ada") == [b""]
+            echo.held.set()
+            await asyncio.gather(*waiting)
+            assert await called(channel, kind, b"", subject="users/flood") == [b""]
 
     asyncio.run(scenario())
 

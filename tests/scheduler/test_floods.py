@@ -20,7 +20,7 @@ WATCHES_MAX = 10
 
 
 @contextlib.asynccontextmanager
-async def flooding(client, submission, refusals: list[ResourceExhausted]):
+async def flooding(client, submission, refusals: list[ResourceExhausted], calls_each: int = CALLS_EACH):
     """Clients that submit and list as fast as they can, and never come back later, until the block ends."""
     access = token(client.folder / "token.pem")
     channels = [rpc.channel(client.address, token=lambda: access, retry_attempts_max=1) for _ in range(CONNECTIONS)]
@@ -38,7 +38,7 @@ async def flooding(client, submission, refusals: list[ResourceExhausted]):
                 assert isinstance(refusal, ResourceExhausted), refusal
                 refusals.append(refusal)
 
-    tasks = [asyncio.create_task(flood(channel, number)) for channel in channels for number in range(CALLS_EACH)]
+    tasks = [asyncio.create_task(flood(channel, number)) for channel in channels for number in range(calls_each)]
     try:
         yield
         broken = [task for task in tasks if task.done()]
@@ -73,6 +73,28 @@ def test_who_floods_is_refused_and_runners_notice_nothing(serve, simulated_runne
             assert {refusal.metadata["what"] for refusal in refusals} >= {"user_calls_max"}
             assert all(refusal.retry_after_seconds > 0 for refusal in refusals)
             assert {refusal.reason for refusal in refusals} == {Reason.LIMIT_REACHED}
+
+    asyncio.run(test())
+
+
+def test_who_floods_takes_no_other_users_room(serve):
+    async def test():
+        refusals: list[ResourceExhausted] = []
+        async with serve(principal_calls_max=USER_CALLS_MAX) as client:
+            await client.create_project()
+            await client.create_project("flooded")
+            other = token(client.folder / "token.pem", "users/ada")
+            async with (
+                rpc.channel(client.address, token=lambda: other, retry_attempts_max=1) as channel,
+                flooding(client, client.submission("flooded"), refusals, USER_CALLS_MAX),
+            ):
+                await client.when(lambda: are_more(refusals, 100), seconds=60.0)
+                jobs = job_service_pb2_grpc.JobServiceStub(channel)
+                for number in range(5):
+                    made = (await jobs.SubmitJob(client.submission("digits", job_id=f"j{number}"))).job
+                    await jobs.GetJob(job_service_pb2.GetJobRequest(name=made.name))
+            assert {refusal.metadata["what"] for refusal in refusals} == {"principal_calls_max"}
+            assert all(refusal.retry_after_seconds > 0 for refusal in refusals)
 
     asyncio.run(test())
 

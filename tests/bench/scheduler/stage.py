@@ -137,6 +137,7 @@ async def serve(place: Place, name: str, *, keeps: bool = False) -> AsyncIterato
         "allowed-roots": folder / "datasets",
         "address-file": address_file,
         "log-level": "warning",
+        "principal-calls-max": 2_000,  # all callers are one user
     }
     process = _start(folder / "log", arguments)
     try:
