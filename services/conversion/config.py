@@ -44,6 +44,8 @@ class ConversionConfig(ServerConfig):
     nats_credentials_file: Path | None = setting(None, "file with NATS's user and password, on two lines")
     nats_url: str | None = setting(None, "the event bus; without it converted datasets are not announced")
 
+    principal_calls_max: int = setting(64, "calls at once of one user, streams not counted", units="calls", minimum=1)
+    principal_streams_max: int = setting(64, "streams at once of one user", units="streams", minimum=1)
     works_running_max: int = setting(4, "inspections, validations and conversions at once", units="calls", minimum=1)
     works_waiting_max: int = setting(256, "calls that wait for their turn", units="calls", minimum=0)
     threads_max: int = setting(4, "threads that read headers and annotations", units="threads", minimum=1)

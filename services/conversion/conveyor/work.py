@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from services.chassis.auth.principal import current_principal
 from services.chassis.errors import Reason, ResourceExhausted, SihlaiError
 
 Result = TypeVar("Result")
@@ -55,13 +56,17 @@ class Meter:
 
 
 class Slots:
-    """At most `running_max` at once; `waiting_max` wait their turn, and whoever comes then is sent away."""
+    """At most `running_max` at once; `waiting_max` wait their turn, and whoever comes then is sent away.
+
+    Who asks for much waits behind himself: turns go round among the principals that wait.
+    """
 
     def __init__(self, *, running_max: int, waiting_max: int) -> None:
-        self._running = asyncio.Semaphore(running_max)
-        self._taken = 0
+        self._running_max = running_max
         self._waiting_max = waiting_max
-        self._waiting = 0
+        self._taken = 0
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        """By principal; the first one's turn is next."""
 
     @property
     def idle(self) -> bool:
@@ -71,24 +76,51 @@ class Slots:
     @contextlib.asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
         """Wait for a slot and hold it. Raises ResourceExhausted where too many wait."""
-        if self._running.locked() and self._waiting >= self._waiting_max:
-            raise ResourceExhausted(
-                Reason.LIMIT_REACHED,
-                f"{self._waiting} calls wait for their turn already, and at most {self._waiting_max} may: try later",
-                {"what": "works_waiting_max", "limit": str(self._waiting_max)},
-                retry_after_seconds=BUSY_RETRY_SECONDS,
-            )
-        self._waiting += 1
-        try:
-            await self._running.acquire()
-        finally:
-            self._waiting -= 1
-        self._taken += 1
+        if self._taken < self._running_max:
+            self._taken += 1
+        else:
+            await self._wait(current_principal().subject)
         try:
             yield
         finally:
+            self._pass_on()
+
+    async def _wait(self, subject: str) -> None:
+        """Until the one who gives a slot up has passed it on."""
+        waiting = sum(map(len, self._waiting.values()))
+        if waiting >= self._waiting_max:
+            raise ResourceExhausted(
+                Reason.LIMIT_REACHED,
+                f"{waiting} calls wait for their turn already, and at most {self._waiting_max} may: try later",
+                {"what": "works_waiting_max", "limit": str(self._waiting_max)},
+                retry_after_seconds=BUSY_RETRY_SECONDS,
+            )
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(subject, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it was passed on just now
+                self._pass_on()
+            self._forget_cancelled()
+            raise
+
+    def _pass_on(self) -> None:
+        """Give a slot to the next one."""
+        self._forget_cancelled()
+        if not self._waiting:
             self._taken -= 1
-            self._running.release()
+            return
+        subject, turns = next(iter(self._waiting.items()))
+        turns.popleft().set_result(None)
+        del self._waiting[subject]
+        if turns:
+            self._waiting[subject] = turns  # last in the round
+
+    def _forget_cancelled(self) -> None:
+        """A cancelled call has no turn, from the moment on in which it is cancelled."""
+        left = {subject: deque(turn for turn in turns if not turn.done()) for subject, turns in self._waiting.items()}
+        self._waiting = {subject: turns for subject, turns in left.items() if turns}
 
 
 async def in_thread(executor: Executor, function: Callable[..., Result], *arguments: Any) -> Result:

@@ -6,6 +6,7 @@ from threading import Event
 
 import pytest
 
+from services.chassis.auth.principal import Principal, set_current_principal
 from services.chassis.errors import ResourceExhausted
 from services.conversion.conveyor.work import RATE_SECONDS, Meter, Progress, Slots, Tell, Works, in_thread
 
@@ -104,6 +105,48 @@ def test_who_comes_when_too_many_wait_is_sent_away_and_a_place_is_free_again_whe
             await asyncio.sleep(0)
             assert not slots.idle
         assert await following == "had its turn"
+        assert slots.idle
+
+    asyncio.run(main())
+
+
+def test_who_asks_for_much_waits_behind_himself() -> None:
+    async def main() -> None:
+        slots = Slots(running_max=1, waiting_max=100)
+        served = []
+
+        async def work(subject: str) -> None:
+            set_current_principal(Principal(subject=subject))
+            async with slots.taken():
+                served.append(subject)
+
+        async with slots.taken():
+            flood = [asyncio.create_task(work("users/flood")) for _ in range(50)]
+            await asyncio.sleep(0)
+            others = [asyncio.create_task(work(subject)) for subject in ("users/ada", "users/ben")]
+            await asyncio.sleep(0)
+            flood[0].cancel()
+        await asyncio.gather(*flood[1:], *others)
+        assert served[:3] == ["users/flood", "users/ada", "users/ben"]
+        assert (len(served), slots.idle) == (51, True)
+
+    asyncio.run(main())
+
+
+def test_a_turn_that_is_passed_to_who_leaves_at_that_moment_is_passed_on() -> None:
+    async def main() -> None:
+        slots = Slots(running_max=1, waiting_max=100)
+
+        async def work() -> str:
+            async with slots.taken():
+                return "had its turn"
+
+        async with slots.taken():
+            leaving, staying = asyncio.create_task(work()), asyncio.create_task(work())
+            await asyncio.sleep(0)
+        leaving.cancel()  # its turn has come, but it has not run yet
+        assert await staying == "had its turn"
+        assert leaving.cancelled()
         assert slots.idle
 
     asyncio.run(main())
