@@ -63,7 +63,7 @@ class _Connections:
         with self._opening:
             if address not in self._channels:
                 options = channel_options()
-                certificates = self.endpoints.certificates
+                certificates = self.endpoints.authority(address)
                 if certificates is None:
                     self._channels[address] = module.insecure_channel(address, options=options)
                 else:

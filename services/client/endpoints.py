@@ -19,6 +19,8 @@ SERVICES = ("scheduler", "metrics", "conversion")
 """The services that clients talk to, as they are named in flags, variables and endpoints.json."""
 TOKEN_VARIABLE = "SIHLAI_TOKEN"  # noqa: S105  # its name
 LOCK_FILE, ENDPOINTS_FILE, TOKEN_FILE = "up.lock", "endpoints.json", "token"
+CERTIFICATES = "certificates"
+"""Among the endpoints: the file with the authority of their certificates, where they speak TLS."""
 
 
 class NoEndpointError(Exception):
@@ -69,6 +71,14 @@ class Endpoints:
                     f"--announced-{service}-address of the scheduler"
                 )
             self.known[service] = f"{host}{address}" if address.startswith(":") else address
+
+    def authority(self, address: str) -> Path | None:
+        """Whose certificates are believed at the address; None where nothing is encrypted."""
+        if self.certificates is None and self.up is not None:
+            found = read_endpoints(self.up)
+            if address in found.values() and CERTIFICATES in found:
+                return Path(found[CERTIFICATES])
+        return self.certificates
 
     def token(self, address: str) -> str:
         """What goes along with calls to the address. The token of this machine's `up` goes nowhere else."""

@@ -19,6 +19,7 @@ from services.cli.error import EXIT_FAILED, EXIT_INTERRUPTED
 from services.cli.machine.folder import DataFolder
 from services.cli.machine.process import FREE_PORT
 from services.cli.machine.supervisor import Change, Stack, StackConfig, StackError, StackEvent
+from services.cli.machine.transport import Transport
 from services.cli.session import environment, reported
 from services.cli.view.listing import Column, Listing
 from services.cli.view.output import Output
@@ -56,6 +57,23 @@ def up(
     listen_metrics: Listen = FREE_PORT,
     listen_conversion: Listen = FREE_PORT,
     listen_nats: Listen = FREE_PORT,
+    host: Annotated[
+        str, typer.Option(metavar="NAME", help="The name of this machine for others, which its certificate bears.")
+    ] = "",
+    tls_certificate_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The certificate that all services show (PEM, with its chain).")
+    ] = None,
+    tls_key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key.")] = None,
+    tls_ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The authority of the certificate, which this machine's processes and commands check it with.",
+        ),
+    ] = None,
+    plaintext_allowed: Annotated[
+        bool, typer.Option("--plaintext-allowed", help="Listen without TLS also where other machines reach it.")
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when everything serves; `sihlai down` stops it.")
     ] = False,
@@ -63,6 +81,9 @@ def up(
     """Start everything on this machine, and stop it in order with Ctrl-C (a second one hurries).
 
     Every process is a real one; its log is a file in the data folder. What dies is started again at its address.
+
+    Where others reach it, it wants a certificate that bears its name, and the authority of that; `sihlai context add`
+    takes the same authority.
 
     Examples: sihlai up; sihlai up -d --runners 2
     """
@@ -83,6 +104,13 @@ def up(
         listen_conversion=listen_conversion,
         listen_scheduler=listen_scheduler,
         listen_metrics=listen_metrics,
+        transport=Transport(
+            host=host,
+            certificate_file=_absolute(tls_certificate_file),
+            key_file=_absolute(tls_key_file),
+            ca_file=_absolute(tls_ca_file),
+            plaintext_allowed=plaintext_allowed,
+        ),
     )
     if detach:
         with reported(output):
@@ -105,6 +133,10 @@ def up(
     if killed:
         output.errors.print(f"had to be killed: {', '.join(killed)}", markup=False)
         raise typer.Exit(EXIT_FAILED)
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return path.expanduser().resolve() if path is not None else None
 
 
 @contextlib.contextmanager

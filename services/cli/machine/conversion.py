@@ -62,7 +62,12 @@ def runs(endpoints: Endpoints) -> bool:
         address = endpoints.address(NAME)
     except NoEndpointError:
         return False
-    return endpoints.up is None or NAME in endpoints.given or address is None or is_healthy(address)
+    return (
+        endpoints.up is None
+        or NAME in endpoints.given
+        or address is None
+        or is_healthy(address, endpoints.authority(address))
+    )
 
 
 @contextlib.asynccontextmanager

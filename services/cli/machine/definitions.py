@@ -21,6 +21,7 @@ from services.cli.machine.gpus import VISIBLE_VARIABLE, TooFewGpusError, divided
 from services.cli.machine.issuing import nats_users
 from services.cli.machine.probe import is_healthy, is_registered
 from services.cli.machine.process import CLIENT_VARIABLES, FREE_PORT, PYTHON
+from services.cli.machine.transport import Transport
 from services.client.endpoints import SERVICES
 
 MARK_VARIABLE = "SIHLAI_STACK"
@@ -44,6 +45,8 @@ class StackConfig:
     """Names an OpenID Connect issuer whose tokens are taken too."""
     device: str = "auto"
     """What runners train on: auto, cpu or cuda."""
+    transport: Transport = field(default_factory=Transport)
+    """How they are reached, with TLS or without."""
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """More flags by process: `conversion`, `scheduler`, `metrics`, `runner` (of all runners)."""
     start_seconds_max: float = 60.0
@@ -70,6 +73,7 @@ def definitions(config: StackConfig, *, environ: Mapping[str, str], mark: str) -
         "metrics": config.listen_metrics,
     }
     addresses = chosen_addresses(wanted, folder.kept_addresses)
+    config.transport.check(addresses.values())
     environ = {name: value for name, value in environ.items() if name not in CLIENT_VARIABLES} | {MARK_VARIABLE: mark}
     servers = [
         _server(config, folder, name, flags, addresses, environ)
@@ -104,7 +108,8 @@ def _with_gpus(environ: Mapping[str, str], gpus: Sequence[str], runners: int) ->
 def _server_flags(
     config: StackConfig, folder: DataFolder, addresses: Mapping[str, str]
 ) -> dict[str, Sequence[str | Path]]:
-    nats = ("--nats-url", f"nats://{addresses['nats']}", "--nats-credentials-file", folder.nats_credentials)
+    transport = config.transport
+    nats = (*transport.nats_flags(addresses["nats"]), "--nats-credentials-file", folder.nats_credentials)
     keys = ("--token-public-keys", folder.token_public_keys)
     store = folder.of("conversion").resolve()
     roots = [word for root in config.allowed_roots for word in ("--allowed-roots", root.resolve())]
@@ -116,7 +121,7 @@ def _server_flags(
         "conversion": (
             *nats,
             *keys,
-            *("--scheduler-address", addresses["scheduler"]),
+            *("--scheduler-address", transport.reached(addresses["scheduler"])),
             *("--store-uri", store.as_uri()),
             *roots,
             *closed,
@@ -126,8 +131,9 @@ def _server_flags(
         "scheduler": (
             *nats,
             *("--database-url", f"sqlite:///{_quoted(folder.of('scheduler').resolve() / 'scheduler.sqlite')}"),
-            *("--conversion-address", addresses["conversion"]),
-            *("--announced-metrics-address", addresses["metrics"]),
+            *("--conversion-address", transport.reached(addresses["conversion"])),
+            *("--announced-conversion-address", transport.announced(addresses["conversion"])),
+            *("--announced-metrics-address", transport.announced(addresses["metrics"])),
             *("--checkpoint-root", folder.checkpoints.resolve().as_uri()),
             *("--token-key-file", folder.token_key),
             *("--credentials-key-file", folder.credentials_key),
@@ -138,7 +144,7 @@ def _server_flags(
         "metrics": (
             *nats,
             *("--clickhouse", f"chdb://{_quoted(folder.of('metrics').resolve())}"),
-            *("--scheduler-address", addresses["scheduler"]),
+            *("--scheduler-address", transport.reached(addresses["scheduler"])),
             *keys,
         ),
     }
@@ -158,6 +164,8 @@ def _server(
     environ: Mapping[str, str],
 ) -> Definition:
     address_file = folder.address_file(name)
+    transport = config.transport
+    reached = transport.reached(addresses[name])
 
     def prepare() -> None:
         folder.of(name).mkdir(parents=True, exist_ok=True)
@@ -170,6 +178,7 @@ def _server(
         *("--address-file", address_file),
         *("--token-file", folder.token_of(name)),
         *("--revocations-file", folder.revocations(name)),
+        *transport.server_flags(),
         *(("--oidc-file", config.oidc_file.resolve()) if config.oidc_file is not None else ()),
         *flags,
         *config.extra.get(name, ()),
@@ -179,8 +188,8 @@ def _server(
         command=[*PYTHON, "-m", f"services.{name}", *(str(word) for word in words)],
         environ=environ,
         log=folder.log(name),
-        address=addresses[name],
-        serves=lambda process_id: address_file.exists() and is_healthy(addresses[name]),
+        address=reached,
+        serves=lambda process_id: address_file.exists() and is_healthy(reached, transport.ca_file),
         prepare=prepare,
         stop_order={"metrics": 1, "scheduler": 2, "conversion": 3}[name],
         stop_seconds=config.service_stop_seconds,
@@ -203,6 +212,7 @@ def _nats(config: StackConfig, folder: DataFolder, address: str, environ: Mappin
             host=host.strip("[]"),
             port=port,
             users=nats_users(folder),
+            tls=config.transport.nats_tls(address),
         )
         replace_file(configuration, text.encode(errors="surrogateescape"), mode=0o600, synced=False)
 
@@ -211,7 +221,7 @@ def _nats(config: StackConfig, folder: DataFolder, address: str, environ: Mappin
         command=[str(nats_server_path()), "--config", str(configuration)],
         environ=environ,
         log=folder.log("nats"),
-        address=address,
+        address=config.transport.reached(address),
         # It writes this file once it listens; somebody else at its port does not.
         serves=lambda process_id: server_url(ports, process_id) is not None,
         prepare=prepare,
@@ -223,12 +233,15 @@ def _nats(config: StackConfig, folder: DataFolder, address: str, environ: Mappin
 def _runner(
     config: StackConfig, folder: DataFolder, runner_id: str, addresses: Mapping[str, str], environ: Mapping[str, str]
 ) -> Definition:
+    transport = config.transport
+    scheduler = transport.reached(addresses["scheduler"])
     words = (
         *("--runner-id", runner_id),
         *("--work-folder", folder.runner(runner_id).resolve()),
         *("--token-file", folder.token_of(f"runner-{runner_id}")),
         *("--device", config.device),
-        *(word for service in SERVICES for word in (f"--{service}-address", addresses[service])),
+        *(word for service in SERVICES for word in (f"--{service}-address", transport.reached(addresses[service]))),
+        *transport.client_flags(),
         *config.extra.get("runner", ()),
     )
     return Definition(
@@ -237,7 +250,7 @@ def _runner(
         environ=environ,
         log=folder.log(f"runner-{runner_id}"),
         address="",
-        serves=lambda process_id: is_registered(folder, addresses["scheduler"], runner_id),
+        serves=lambda process_id: is_registered(folder, scheduler, runner_id, transport.ca_file),
         prepare=lambda: folder.runner(runner_id).mkdir(parents=True, exist_ok=True),
         stop_order=0,
         stop_seconds=config.runner_stop_seconds,

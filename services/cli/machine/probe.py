@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sihlai.runner.v1 import runner_admin_service_pb2, runner_admin_service_pb2_grpc
 
 from services.chassis.auth.carrying import TokenFile, authorization
+from services.chassis.tls import ClientTls
 from services.cli.machine.folder import DataFolder
 
 PROBE_SECONDS_MAX = 1.0
 """How long one question whether a process serves may take."""
 
 
-def is_healthy(address: str) -> bool:
+def is_healthy(address: str, ca_file: Path | None = None) -> bool:
     """Whether the server at the address says that it serves, within PROBE_SECONDS_MAX."""
-    with _channel(address) as channel:
+    with _channel(address, ca_file) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=PROBE_SECONDS_MAX
@@ -25,21 +28,23 @@ def is_healthy(address: str) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def has_gpu(folder: DataFolder, scheduler_address: str, process_name: str) -> bool:
+def has_gpu(folder: DataFolder, scheduler_address: str, process_name: str, ca_file: Path | None) -> bool:
     """Whether the runner of this process has a GPU."""
-    runner = _registered(folder, scheduler_address, process_name.removeprefix("runner-"))
+    runner = _registered(folder, scheduler_address, process_name.removeprefix("runner-"), ca_file)
     return runner is not None and len(runner.capabilities.gpus) > 0
 
 
-def is_registered(folder: DataFolder, scheduler_address: str, runner_id: str) -> bool:
+def is_registered(folder: DataFolder, scheduler_address: str, runner_id: str, ca_file: Path | None) -> bool:
     """Whether the scheduler hears the runner now."""
-    runner = _registered(folder, scheduler_address, runner_id)
+    runner = _registered(folder, scheduler_address, runner_id, ca_file)
     return runner is not None and runner.state != runner_admin_service_pb2.RUNNER_STATE_LOST
 
 
-def _registered(folder: DataFolder, scheduler_address: str, runner_id: str) -> runner_admin_service_pb2.Runner | None:
+def _registered(
+    folder: DataFolder, scheduler_address: str, runner_id: str, ca_file: Path | None
+) -> runner_admin_service_pb2.Runner | None:
     request = runner_admin_service_pb2.GetRunnerRequest(name=f"runners/{runner_id}")
-    with _channel(scheduler_address) as channel:
+    with _channel(scheduler_address, ca_file) as channel:
         try:
             answer = runner_admin_service_pb2_grpc.RunnerAdminServiceStub(channel).GetRunner(
                 request, timeout=PROBE_SECONDS_MAX, metadata=authorization(TokenFile(folder.token))
@@ -49,6 +54,9 @@ def _registered(folder: DataFolder, scheduler_address: str, runner_id: str) -> r
     return answer.runner
 
 
-def _channel(address: str) -> grpc.Channel:
+def _channel(address: str, ca_file: Path | None) -> grpc.Channel:
     # Not the chassis' channel: that one belongs to an event loop, and a supervisor has none.
-    return grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+    options = [("grpc.enable_http_proxy", 0)]
+    if ca_file is None:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, ClientTls(ca_file=ca_file).credentials(), options=options)

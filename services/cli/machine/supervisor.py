@@ -121,7 +121,7 @@ class Stack:
             self.stop()
             raise
         addresses = {name: self.address(name) for name in (*SERVICES, "nats")}
-        write_endpoints(self.folder, {**addresses, "up": str(os.getpid())})
+        write_endpoints(self.folder, {**addresses, **self.config.transport.endpoints(), "up": str(os.getpid())})
         self._watcher = threading.Thread(target=self._watch, name="stack-watcher", daemon=True)
         self._watcher.start()
 
@@ -201,7 +201,8 @@ class Stack:
     def trains_on_gpu(self) -> bool:
         """Whether a runner has a GPU, as the scheduler knows it."""
         runners = [name for name in self.names if name.startswith("runner-")]
-        return any(has_gpu(self.folder, self.address("scheduler"), name) for name in runners)
+        scheduler, ca_file = self.address("scheduler"), self.config.transport.ca_file
+        return any(has_gpu(self.folder, scheduler, name, ca_file) for name in runners)
 
     def survivors(self) -> list[tuple[int, str]]:
         """Processes of this stack, grandchildren too, that are no running child: id and command. Linux only."""
