@@ -72,10 +72,15 @@ PRIMARY_METRICS: Mapping[int, str] = {
 
 
 def complete(spec: JobSpec) -> JobSpec:
-    """The specification with every default of job_spec.proto written into it. The input stays; twice is as once."""
+    """The specification with every default of job_spec.proto written into it. The input stays; twice is as once.
+
+    What is too large is left as it is: `violations_in` refuses it, and millions of heads would hold everybody up.
+    """
     full = JobSpec()
     full.CopyFrom(spec)
     full.DiscardUnknownFields()  # of any size, and never to be read
+    if full.ByteSize() > SPEC_BYTES_MAX:
+        return full
     full.model.backbone.name = full.model.backbone.name or BACKBONE_DEFAULT
     if full.model.initialization.WhichOneof("source") is None:
         full.model.initialization.random.SetInParent()
@@ -164,6 +169,7 @@ def _in_identity(spec: JobSpec) -> Iterator[Violation]:
     yield from text_violations(spec.display_name, "display_name", characters_max=DISPLAY_NAME_CHARACTERS_MAX)
     if len(spec.labels) > LABELS_MAX:
         yield Violation(field="labels", description=f"has {len(spec.labels)} entries, but at most {LABELS_MAX} may be")
+        return
     for key, value in sorted(spec.labels.items()):
         if not ID.fullmatch(key):
             yield Violation(field="labels", description=f"the key {key!r} must match {ID.pattern}")
@@ -278,6 +284,7 @@ def _in_heads(model: Model) -> Iterator[Violation]:
     if len(model.heads) > HEADS_MAX:
         description = f"has {len(model.heads)} heads, but at most {HEADS_MAX} may be"
         yield Violation(field="model.heads", description=description)
+        return
     uses = Counter(head.id for head in model.heads)
     for index, head in enumerate(model.heads):
         path = f"model.heads[{index}]"
@@ -323,6 +330,7 @@ def _in_weights(weights: Mapping[str, float], field: str) -> Iterator[Violation]
 def _in_via(head: Head, path: str) -> Iterator[Violation]:
     if len(head.via) > VIA_MAX:
         yield Violation(field=f"{path}.via", description=f"has {len(head.via)} tasks, but at most {VIA_MAX} may be")
+        return
     for index, task in enumerate(head.via):
         if not _is_task(task):
             description = f"is {task}, which is no task: name one of {_task_names()}"
@@ -334,6 +342,10 @@ def _in_via(head: Head, path: str) -> Iterator[Violation]:
 
 def _in_conversion_options(head: Head, path: str) -> Iterator[Violation]:
     seen: set[str] = set()
+    if len(head.conversion_options.steps) > VIA_MAX:
+        description = f"has {len(head.conversion_options.steps)} steps, but at most {VIA_MAX} may be"
+        yield Violation(field=f"{path}.conversion_options.steps", description=description)
+        return
     for index, step in enumerate(head.conversion_options.steps):
         kind = step.WhichOneof("step")
         here = f"{path}.conversion_options.steps[{index}]"
@@ -385,6 +397,7 @@ def _in_multi_step(trainer: Trainer) -> Iterator[Violation]:
     if len(schedule.milestones) > MILESTONES_MAX:
         description = f"has {len(schedule.milestones)} entries, but at most {MILESTONES_MAX} may be"
         yield Violation(field=f"{path}.milestones", description=description)
+        return
     before = 0.0
     for index, share in enumerate(schedule.milestones):
         if not before < share < 1:
