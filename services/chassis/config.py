@@ -65,6 +65,9 @@ class ServerConfig:
     log_level: LogLevel = setting(LogLevel.INFO, "lowest level that is written")
     drain_seconds: float = setting(5.0, "how long running calls may go on after a stop", units="s", minimum=0)
     message_bytes_max: int = setting(16 * 2**20, "largest message in either direction", units="bytes", minimum=1)
+    request_bytes_max: int = setting(
+        2**20, "largest request that no runner sends and that is no stream", units="bytes", minimum=1
+    )
     concurrent_streams_max: int = setting(2_000, "calls at once on one connection", units="calls", minimum=1)
     concurrent_calls_max: int = setting(20_000, "calls at once on each service", units="calls", minimum=1)
     user_calls_max: int = setting(

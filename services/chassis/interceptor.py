@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
+import sys
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -52,11 +53,19 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Around each call, unary or streaming. `counts` says how many may run."""
+    """Around each call, unary or streaming. `counts` says how many may run.
 
-    def __init__(self, guard: Guard, counts: CallCounts) -> None:
+    `request_bytes_max` bounds a request before it is read, as reading takes many times its size; services of runners,
+    whose names `for_runners` says, have no such bound but that of every message.
+    """
+
+    def __init__(
+        self, guard: Guard, counts: CallCounts, *, request_bytes_max: int, for_runners: Container[str]
+    ) -> None:
         self._guard = guard
         self._counts = counts
+        self._request_bytes_max = request_bytes_max
+        self._for_runners = for_runners
         self._wrapped_handlers: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(
@@ -86,13 +95,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         name, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
         make_handler: Callable[..., Any] = make
         behavior = getattr(handler, name)
-        read = _each_read if handler.request_streaming else _reader(handler.request_deserializer)
+        service = method.strip("/").partition("/")[0]
+        bytes_max = sys.maxsize if service in self._for_runners else self._request_bytes_max
+        read = _each_read if handler.request_streaming else _reader(handler.request_deserializer, bytes_max)
         return make_handler(
             self._wrapped(
                 behavior,
                 method,
                 read,
-                service=method.strip("/").partition("/")[0],
+                service=service,
                 has_one_answer=not handler.response_streaming,
             ),
             request_deserializer=handler.request_deserializer if handler.request_streaming else None,
@@ -206,10 +217,14 @@ def _not_served(method: str) -> Behavior:
     return refuse
 
 
-def _reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    """Reads the one request of a call. InvalidArgument where its bytes are no such message."""
+def _reader(deserialize: Callable[[bytes], Any] | None, bytes_max: int) -> Callable[[bytes], Any]:
+    """Reads the one request of a call. InvalidArgument where its bytes are no such message, or too many."""
 
     def read(given: bytes) -> Any:
+        if len(given) > bytes_max:
+            description = f"has {len(given)} bytes, but at most {bytes_max} are read"
+            violation = Violation(field="request", description=description, reason=Reason.MESSAGE_TOO_LARGE)
+            raise InvalidArgument([violation], reason=Reason.MESSAGE_TOO_LARGE, metadata={"bytes_max": str(bytes_max)})
         try:
             return deserialize(given) if deserialize is not None else given
         except DecodeError as error:

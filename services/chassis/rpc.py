@@ -73,7 +73,12 @@ class Server:
     ) -> None:
         self._config = config
         self._for_runners: set[str] = set()
-        calls = CallInterceptor(guard, CallCounts(call_limits(config), for_runners=self._for_runners))
+        calls = CallInterceptor(
+            guard,
+            CallCounts(call_limits(config), for_runners=self._for_runners),
+            request_bytes_max=config.request_bytes_max,
+            for_runners=self._for_runners,
+        )
         self._interceptors = [calls, *interceptors]
         installation = InstallationServicer(addresses or {})
         self._services: dict[str, Callable[[grpc.aio.Server], None]] = {

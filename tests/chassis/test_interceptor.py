@@ -110,6 +110,21 @@ def test_bytes_that_are_no_message_are_an_invalid_argument(kind: str) -> None:
     asyncio.run(scenario())
 
 
+def test_a_request_that_is_too_large_is_not_read_but_for_runners() -> None:
+    data = StringValue(value="x" * 100).SerializeToString()
+
+    async def scenario() -> None:
+        async with served(request_bytes_max=100) as (_, channel):
+            for kind in ("unary_unary", "unary_stream"):
+                error = await refused(channel, kind, data)
+                assert isinstance(error, errors.InvalidArgument)
+                assert (error.reason, error.metadata["bytes_max"]) == (Reason.MESSAGE_TOO_LARGE, "100")
+                assert await called(channel, kind, data, f"/{RUNNERS}/{kind}") == [data]
+            assert await called(channel, "stream_unary", data) == [data]
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_method_that_nobody_serves_is_named(kind: str) -> None:
     async def scenario() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
@@ -87,7 +87,9 @@ def source_from_proto(proto: dataset_pb2.DatasetSource, field: str, wrong: Viola
 def options_from_proto(proto: service_pb2.ConversionOptions, field: str, wrong: Violations) -> tuple[StepOptions, ...]:
     """The options of the steps, each kind at most once."""
     options: list[StepOptions] = []
-    for index, step in enumerate(proto.steps):
+    if len(proto.steps) > VIA_MAX:
+        wrong.add(f"{field}.steps", f"has {len(proto.steps)} entries, but at most {VIA_MAX} may be")
+    for index, step in enumerate(proto.steps[:VIA_MAX]):
         path = f"{field}.steps[{index}]"
         kind = step.WhichOneof("step")
         if kind is None:
@@ -342,12 +344,11 @@ def progress_to_proto(progress: Progress) -> service_pb2.WorkProgress:
     return proto
 
 
-def via_from_proto(numbers: Iterable[int], wrong: Violations) -> tuple[Task, ...]:
+def via_from_proto(numbers: Sequence[int], wrong: Violations) -> tuple[Task, ...]:
     """The tasks that a path must pass."""
-    via = tuple(task_from_proto(number, f"via[{index}]", wrong) for index, number in enumerate(numbers))
-    if len(via) > VIA_MAX:
-        wrong.add("via", f"has {len(via)} tasks, but at most {VIA_MAX} may be")
-    return via
+    if len(numbers) > VIA_MAX:
+        wrong.add("via", f"has {len(numbers)} tasks, but at most {VIA_MAX} may be")
+    return tuple(task_from_proto(number, f"via[{index}]", wrong) for index, number in enumerate(numbers[:VIA_MAX]))
 
 
 def _keypoint_options(

@@ -15,6 +15,9 @@ from services.conversion.wire.dataset import (
     via_from_proto,
 )
 
+IMAGES_MAX = 1_000
+"""Names in a request; of how many a sheet is drawn the configuration says."""
+
 
 def preview_request_from_proto(proto: service_pb2.PreviewDatasetRequest) -> PreviewRequest:
     """What is to be shown. Raises InvalidArgument."""
@@ -27,7 +30,9 @@ def preview_request_from_proto(proto: service_pb2.PreviewDatasetRequest) -> Prev
     options = options_from_proto(proto.options, "options", wrong)
     if proto.images_max < 0:
         wrong.add("images_max", f"is {proto.images_max}, but must be at least 0")
-    for index, name in enumerate(proto.images):
+    if len(proto.images) > IMAGES_MAX:
+        wrong.add("images", f"has {len(proto.images)} names, but at most {IMAGES_MAX} may be")
+    for index, name in enumerate(proto.images[:IMAGES_MAX]):
         if not name or len(name) > TEXT_CHARACTERS_MAX:
             wrong.add(f"images[{index}]", f"must be the name of an image, of 1 to {TEXT_CHARACTERS_MAX} characters")
     wrong.check()
