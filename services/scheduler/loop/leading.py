@@ -7,7 +7,6 @@ refused. It ends, and whoever started it starts it again, to stand by.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from services.chassis.errors import Unavailable
 from services.chassis.log import get_logger
@@ -18,14 +17,20 @@ log = get_logger(__name__)
 
 async def stand_by(leader: Leader) -> None:
     """Return once this process leads. ConfigurationError where no second one may be (SQLite)."""
-    waits = False
+    told = None
     while True:
-        with contextlib.suppress(Unavailable):
+        problem = ""
+        try:
             if await asyncio.to_thread(leader.take):
                 return
-        if not waits:
-            log.info("stands_by")
-            waits = True
+        except Unavailable as error:
+            problem = error.message
+        if problem != told:  # a wrong address, password or certificate waits for ever: the log says for what
+            told = problem
+            if problem:
+                log.warning("database_unreachable", problem=problem)
+            else:
+                log.info("stands_by")
         await asyncio.sleep(leader.look_seconds)
 
 

@@ -30,6 +30,7 @@ log = get_logger(__name__)
 
 SCHEDULER_LOCK = 0x5149_4841  # any number that no other program of this database uses
 LEADER = "leader"
+PROBLEM_CHARACTERS_MAX = 500
 _IS_ONE = (counters.c.name == LEADER) | (counters.c.name == REVISION)
 _ROWS = Statement(select(counters.c.name, counters.c.value).where(_IS_ONE).with_for_update())
 
@@ -194,5 +195,6 @@ def lost() -> Unavailable:
 
 
 def _unreachable(error: SQLAlchemyError) -> Unavailable:
-    problem = str(error).splitlines()[0]
+    # All lines of the driver's: for a name with several addresses it says what was wrong with each.
+    problem = " ".join(str(getattr(error, "orig", None) or error).split())[:PROBLEM_CHARACTERS_MAX]
     return Unavailable(Reason.DATABASE_UNAVAILABLE, f"the database does not answer: {type(error).__name__}: {problem}")
