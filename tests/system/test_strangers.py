@@ -19,6 +19,7 @@ import psutil
 import pytest
 import yaml
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sihlai.auth.v1 import token_service_pb2, token_service_pb2_grpc
 from sihlai.conversion.v1 import conversion_service_pb2, conversion_service_pb2_grpc, dataset_pb2
@@ -351,23 +352,54 @@ def listening(stack: Stack) -> dict[tuple[str, int], str]:
 
 
 def test_no_port_answers_a_stranger(stack: Stack) -> None:
+    """Each port that is open, and not each address that is written down: nobody may have forgotten one."""
     ports = listening(stack)
     assert set(ports.values()) == {"nats", "conversion", "scheduler", "metrics"}
-    for (host, port), name in ports.items():
-        assert host.removeprefix("::ffff:") == "127.0.0.1", name
+    assert {host.removeprefix("::ffff:") for host, _ in ports} == {"127.0.0.1"}
+    for (_, port), name in ports.items():
         if name == "nats":
-            continue
-        with channel(stack, name) as opened:
+            continue  # see below
+        with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as opened:
             stub = reflection_pb2_grpc.ServerReflectionStub(opened)
             request = reflection_pb2.ServerReflectionRequest(list_services="")
             with pytest.raises(grpc.RpcError) as caught:
                 list(stub.ServerReflectionInfo(iter([request]), timeout=SECONDS))
             assert error_from_rpc(caught.value).reason is Reason.TOKEN_MISSING
-        # What a web page of another origin can send, with or without a look beforehand.
-        for head in ("OPTIONS / HTTP/1.1", "GET / HTTP/1.1", "POST /sihlai.auth.v1.TokenService/WhoAmI HTTP/1.1"):
-            answer = said("127.0.0.1", port, f"{head}\r\nHost: {host}\r\nOrigin: http://evil.example\r\n\r\n")
-            assert b"Access-Control" not in answer
-            assert b"HTTP/1.1 2" not in answer
+            told = health_pb2_grpc.HealthStub(opened).Check(health_pb2.HealthCheckRequest(), timeout=SECONDS)
+            assert told == health_pb2.HealthCheckResponse(status="SERVING"), "whether it serves, and nothing else"
+
+
+GRPC_WEB = "Content-Type: application/grpc-web+proto\r\nContent-Length: 5\r\n\r\n\0\0\0\0\0"
+PAGES = {
+    "looks beforehand": "OPTIONS / HTTP/1.1\r\nAccess-Control-Request-Method: POST",
+    "looks into the private network": "OPTIONS / HTTP/1.1\r\nAccess-Control-Request-Private-Network: true",
+    "reads": "GET / HTTP/1.1",
+    "calls without a look": f"POST /sihlai.auth.v1.TokenService/WhoAmI HTTP/1.1\r\n{GRPC_WEB}",
+    "opens a socket": (
+        "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    ),
+    "speaks another protocol in a form": (
+        'POST / HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 60\r\n\r\nCONNECT {"verbose":true}\r\n'
+        "SUB > 1\r\nPUB sihlai.x 1\r\nx\r\nPING\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=list(PAGES))
+def test_a_browsers_page_of_another_origin_gets_nothing(page: str, stack: Stack) -> None:
+    """Also where its own name leads to this machine (`Host`): then it is no other origin for the browser."""
+    line, _, rest = page.partition("\r\n")
+    text = f"{line}\r\nHost: evil.example\r\nOrigin: http://evil.example\r\n{rest}\r\n\r\n"
+    for (_, port), name in listening(stack).items():
+        answer = said("127.0.0.1", port, text)
+        assert b"HTTP/1" not in answer, (name, answer)
+        assert b"Access-Control" not in answer
+        if name == "nats":  # who it is, as it tells everybody first, and that this is none of its words
+            lines = answer.split(b"\r\n")
+            assert lines[0].startswith(b"INFO {")
+            assert b'"auth_required":true' in lines[0]
+            assert all(each.startswith(b"-ERR") for each in lines[1:] if each), answer
 
 
 def said(host: str, port: int, text: str) -> bytes:
