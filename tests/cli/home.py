@@ -23,6 +23,8 @@ from PIL import Image
 
 IMAGES = 24
 WAIT_SECONDS = 240.0
+ROWS = 24
+"""Of a terminal."""
 KEPT_VARIABLES = ("PATH", "PYTHONPATH", "TMPDIR")
 STEERING = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07)")
 DRAWN = {"bar": (2, 7, 14, 9), "square": (4, 4, 12, 12)}
@@ -69,7 +71,7 @@ class Home:
         process, terminal = pty.fork()
         if process == 0:
             os.chdir(self.folder)
-            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
             os.execvpe("bash", ["bash", "-c", line], self.environ | {"TERM": "xterm-256color"} | environ)
         shown = _read(terminal, until)
         return shown, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from tests.cli.home import Home, plain
+from tests.cli.home import ROWS, Home, plain
 
 COMPARE = "sihlai metrics compare digits/first digits/second"
 TABLES = [
@@ -30,6 +30,7 @@ TABLES = [
     "sihlai context list",
     "sihlai dataset plan panoptic-segmentation object-detection",
 ]
+WIDE_TABLES = ["sihlai job list digits", "sihlai checkpoint list digits/first", "sihlai metrics show digits/first"]
 COLOR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-9]|4[0-8]|9[0-7])[;m]")
 IN_C = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 CLOSED_PIPES = [
@@ -45,8 +46,7 @@ CLOSED_PIPES = [
 ]
 
 
-@pytest.mark.parametrize("columns", [60, 80])
-@pytest.mark.parametrize("line", TABLES)
+@pytest.mark.parametrize(("line", "columns"), [*((line, 60) for line in TABLES), *((line, 80) for line in WIDE_TABLES)])
 def test_a_narrow_terminal_is_enough_and_breaks_no_name(home: Home, line: str, columns: int) -> None:
     shown, exit_code = home.on_terminal(line, columns=columns)
     lines = [each.rstrip() for each in plain(shown).splitlines()]
@@ -134,6 +134,17 @@ def test_a_shell_completes_names_by_asking_the_service(home: Home, typed: str, o
     told = home.ask("sihlai", **variables)
     assert (told.returncode, told.stderr) == (0, "")
     assert sorted(told.stdout.split()) == offered or set(offered) < set(told.stdout.split())
+
+
+def test_curves_that_are_watched_fit_the_terminal_values_first(home: Home) -> None:
+    shown, exit_code = home.on_terminal("sihlai metrics watch digits/first", columns=80)
+    assert exit_code == 0, shown
+    drawing = plain(shown).rpartition("step 40: ")[2]
+    values, _, charts = drawing.partition(" loss ")
+    assert ("train/loss" in values, "valid/loss" in values, "valid/accuracy" in values) == (True, True, True)
+    assert "━━ train/loss   ━━ valid/loss" in charts, "the losses are in one chart"
+    assert "valid/accuracy" in charts
+    assert len(drawing.splitlines()) <= ROWS
 
 
 def test_top_draws_on_a_terminal_until_ctrl_c(home: Home) -> None:

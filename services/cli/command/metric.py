@@ -24,7 +24,7 @@ from services.cli.command.arguments import JobArgument, JobsArgument
 from services.cli.command.log import on_break
 from services.cli.command.metric_export import export_metrics
 from services.cli.session import Session, command
-from services.cli.view.curve import SPARK_WIDTH, Chart, curve_from_series, sparkline, time_origin
+from services.cli.view.curve import CHART_HEIGHT, SPARK_WIDTH, Chart, curve_from_series, sparkline, time_origin
 from services.cli.view.live_series import LiveSeries
 from services.cli.view.table import best_table, differences_table, series_label, series_table
 from services.client.call import JOBS, METRICS, ask, whole
@@ -34,6 +34,9 @@ from services.client.series import watched
 BUCKETS = 120
 """Twice as many as a chart has columns of dots is enough to lose no spike."""
 CHARTS_MAX = 4
+CHART_HEIGHT_MIN = 8
+VALUES_HEIGHT = 4
+"""Rows beside live charts: two of values, a legend, the cursor's."""
 SYSTEM_PREFIX = "system/"
 DEFAULT_CURVES = ("train/loss", "valid/loss")
 PLAIN_SECONDS = 2.0
@@ -131,7 +134,8 @@ async def watch_job_metrics(session: Session, job: JobArgument, names: Names = N
             elif due:
                 shown_at = time.monotonic()
                 if screen:
-                    screen.update(_live_charts(live), refresh=True)
+                    drawing = _live_charts(live, height=output.console.height, losses_together=not names)
+                    screen.update(drawing, refresh=True)
                 else:
                     output.line(live.line())
     if not output.as_json:
@@ -245,6 +249,17 @@ def _charts(data: Iterable[pb.SeriesData], names: Sequence[str] | None) -> list[
     return charts + [Chart(title=label, curves=[curves[label]]) for label in metrics[:1]]
 
 
-def _live_charts(live: LiveSeries) -> RenderableType:
-    charts = [Chart(title=label, curves=[live.curve(label)]) for label in live.labels()[:CHARTS_MAX]]
+def _live_charts(live: LiveSeries, *, height: int, losses_together: bool) -> RenderableType:
+    """The newest values, then as many charts as the terminal has rows for."""
+    labels = live.labels()
+    losses = [label for label in DEFAULT_CURVES if label in labels] if losses_together else []
+    drawn = [("loss", losses)] if losses else []
+    drawn += [(label, [label]) for label in labels if label not in losses]
+    rows = height - VALUES_HEIGHT
+    count = max(1, min(len(drawn), CHARTS_MAX, rows // CHART_HEIGHT_MIN))
+    chart_height = max(CHART_HEIGHT_MIN, min(CHART_HEIGHT, rows // count))
+    charts = (
+        Chart(title=title, curves=[live.curve(label) for label in found], height=chart_height)
+        for title, found in drawn[:count]
+    )
     return Group(Text(live.line(), style="bold"), *charts)
