@@ -78,13 +78,19 @@ class Stores:
         await self.jobs.submit(request, lambda view: view.job.uid.encode(), submission)
 
     async def idle(self, runner_id: str, *, waits: bool = False, capabilities: Capabilities | None = None) -> Any:
-        report = Report(
-            runner_id=runner_id,
-            session=runner_id,
-            sequence=time.monotonic_ns(),
-            capabilities=capabilities or Capabilities(tasks=TASKS),
-        )
+        report = report_of(runner_id, capabilities or Capabilities(tasks=TASKS))
         return await self.runners.synchronize(report, WaitingCall() if waits else None)
+
+
+def report_of(runner_id: str, capabilities: Capabilities) -> Report:
+    """Of an idle runner, newer than all before."""
+    return Report(
+        runner_id=runner_id,
+        session=runner_id,
+        sequence=time.monotonic_ns(),
+        capabilities=capabilities,
+        wait_seconds=8.0,
+    )
 
 
 async def submits(place: Place) -> AsyncIterator[Result]:
@@ -190,7 +196,9 @@ async def idle_calls(place: Place) -> AsyncIterator[Result]:
             await stores.idle(f"r{next(numbers) % 300}", waits=True)
 
         async def again() -> None:
-            await stores.runners.wait_again(standings[next(numbers) % 300], WaitingCall())
+            standing = standings[next(numbers) % 300]
+            report = report_of(standing.runner.runner_id, standing.runner.capabilities)
+            await stores.runners.wait_again(standing, report, WaitingCall())
 
         yield Result(name=f"{name}, of the writer", value=await _writer_ms(stores, first_call), unit="ms", bar="<= 2")
         yield Result(name=f"{name}, repeated", value=await _writer_ms(stores, again), unit="ms", bar="<= 2")
