@@ -68,6 +68,9 @@ class ServerConfig:
     request_bytes_max: int = setting(
         2**20, "largest request that no runner sends and that is no stream", units="bytes", minimum=1
     )
+    metadata_bytes_max: int = setting(
+        2**16, "largest metadata of a call, its token included", units="bytes", minimum=2**13
+    )
     concurrent_streams_max: int = setting(2_000, "calls at once on one connection", units="calls", minimum=1)
     concurrent_calls_max: int = setting(20_000, "calls at once on each service", units="calls", minimum=1)
     user_calls_max: int = setting(

@@ -295,6 +295,9 @@ def _server_options(config: ServerConfig) -> list[tuple[str, Any]]:
         ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a silent sharing
         ("grpc.max_send_message_length", config.message_bytes_max),
         ("grpc.max_receive_message_length", config.message_bytes_max),
+        # Between the two gRPC refuses at random; its defaults are less than a token with many roles takes.
+        ("grpc.max_metadata_size", config.metadata_bytes_max),
+        ("grpc.absolute_max_metadata_size", config.metadata_bytes_max),
         ("grpc.max_concurrent_streams", config.concurrent_streams_max),
         # gRPC cancels calls at random where more than 1,000 wait to be taken: thousands may come back at once.
         ("grpc.server.max_pending_requests", pending),

@@ -23,7 +23,7 @@ from services.chassis.auth import guard as guards
 from services.chassis.auth.carrying import TokenFile
 from services.chassis.auth.guard import TokenGuard, token_guard
 from services.chassis.auth.keys import TokenSigner, TokenVerifier, rotate_key
-from services.chassis.auth.principal import Principal
+from services.chassis.auth.principal import Principal, Role
 from services.chassis.auth.revocation import Revocations, key_revocation
 from services.chassis.auth.write_token import WriteToken
 from services.chassis.config import ServerConfig
@@ -189,6 +189,19 @@ def test_a_stream_ends_when_its_token_is_revoked_and_others_go_on(tmp_path: Path
             assert (await anext(aiter(calls[1]))).value == "second"
         # The signature is remembered, the revocation wins all the same.
         assert (await made.refused(texts[0])).reason is Reason.TOKEN_REVOKED
+
+    run(tmp_path, test)
+
+
+def test_a_long_token_is_taken_each_time(tmp_path: Path) -> None:
+    """As issuers give them to who is in hundreds of groups; gRPC would refuse some of them at random."""
+
+    async def test(made: Served) -> None:
+        text = token(made.key, roles={f"projects/group-{number}": Role.VIEWER for number in range(500)})
+        assert 16_000 < len(text) < 32_000
+        for _ in range(20):
+            async with rpc.channel(made.address, token=lambda: text, retry_attempts_max=1) as channel:
+                assert (await anext(aiter(made.follow(channel)))).value == "first"
 
     run(tmp_path, test)
 

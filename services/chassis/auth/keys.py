@@ -43,7 +43,7 @@ LEEWAY_SECONDS = 5.0
 """How far the clocks of the signing and the verifying machine may lie apart."""
 RELOAD_SECONDS_MIN = 1.0
 """An unknown key id makes a verifier read its folder again, at most this often."""
-SUCCESSIONS_MAX = 1_000
+SUCCESSIONS_MAX = 100
 """Changes of keys that a server tells of: one that missed more is given its key anew."""
 
 
@@ -130,7 +130,10 @@ class TokenVerifier:
         """Take the keys that known ones have handed over to, as the scheduler tells of them. What no known key signed
         counts for nothing.
         """
-        self._heard = tuple(successions)
+        successions = tuple(successions)
+        if successions == self._heard:
+            return
+        self._heard = successions
         self._held = handed_over(self._given, (*self._written, *self._heard))
 
     def verify(self, text: str, *, now: datetime) -> WriteToken:
