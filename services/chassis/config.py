@@ -96,6 +96,7 @@ class ServerConfig:
     )
     oidc_file: Path | None = setting(None, "an OpenID Connect issuer whose tokens are taken beside our own (YAML)")
     oidc_ca_file: Path | None = setting(None, "authority of its certificate; those of the system where left out")
+    oidc_keys_file: Path | None = setting(None, "keeps the issuer's public keys, for a start with it away")
     oidc_fetch_seconds: float = setting(5.0, "longest wait for a document of the issuer", units="s", minimum=0.1)
     oidc_fetch_bytes_max: int = setting(2**20, "largest document of the issuer", units="bytes", minimum=1)
     oidc_refresh_seconds: float = setting(300.0, "how often the issuer's keys are fetched anew", units="s", minimum=1)

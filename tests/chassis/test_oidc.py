@@ -270,6 +270,32 @@ def test_an_issuer_that_is_away_from_the_start_is_waited_for(tmp_path: Path, iss
     run(tmp_path, issuer, test)
 
 
+def test_kept_keys_serve_a_start_with_the_issuer_away(tmp_path: Path, issuer: Issuer) -> None:
+    file = tmp_path / "issuer.json"
+
+    async def fetch(made: Access) -> None:
+        await made.known(issuer.token())
+        await until(file.exists)
+
+    async def away(made: Access) -> None:
+        text = issuer.token()
+        assert made.verify(text).subject == "users/ada"  # at once, and after it was asked in vain
+        await until(lambda: "does not answer" in made.refused(issuer.token(headers={"kid": "other"})).message)
+        assert made.verify(text).subject == "users/ada"
+
+    run(tmp_path, issuer, fetch, oidc_keys_file=file)
+    assert file.stat().st_mode & 0o777 == 0o600
+    issuer.leave()
+    run(tmp_path, issuer, away, oidc_keys_file=file)
+    for content in ("{", json.dumps({"issuer": "https://elsewhere.example", "keys": []}), "[]"):
+        file.write_text(content)
+
+        async def unknown(made: Access) -> None:
+            assert isinstance(made.refused(issuer.token()), Unavailable)
+
+        run(tmp_path, issuer, unknown, oidc_keys_file=file)
+
+
 @pytest.mark.parametrize(
     ("path", "content"),
     [

@@ -171,6 +171,7 @@ def _server(
         folder.of(name).mkdir(parents=True, exist_ok=True)
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         folder.revocations(name).parent.mkdir(exist_ok=True)
+        folder.issuer_keys(name).parent.mkdir(exist_ok=True)
         address_file.unlink(missing_ok=True)  # one that was killed leaves it behind
 
     words = (
@@ -179,7 +180,7 @@ def _server(
         *("--token-file", folder.token_of(name)),
         *("--revocations-file", folder.revocations(name)),
         *transport.server_flags(),
-        *(("--oidc-file", config.oidc_file.resolve()) if config.oidc_file is not None else ()),
+        *_issuer_flags(config, folder, name),
         *flags,
         *config.extra.get(name, ()),
     )
@@ -194,6 +195,12 @@ def _server(
         stop_order={"metrics": 1, "scheduler": 2, "conversion": 3}[name],
         stop_seconds=config.service_stop_seconds,
     )
+
+
+def _issuer_flags(config: StackConfig, folder: DataFolder, name: str) -> Sequence[str | Path]:
+    if config.oidc_file is None:
+        return ()
+    return ("--oidc-file", config.oidc_file.resolve(), "--oidc-keys-file", folder.issuer_keys(name))
 
 
 def _nats(config: StackConfig, folder: DataFolder, address: str, environ: Mapping[str, str]) -> Definition:

@@ -66,6 +66,10 @@ class DataFolder:
         """What a service keeps of which tokens were revoked."""
         return self.root / "revocations" / f"{name}.json"
 
+    def issuer_keys(self, name: str) -> Path:
+        """What a service keeps of an issuer's public keys."""
+        return self.root / "issuer" / f"{name}.json"
+
     @property
     def nats_credentials(self) -> Path:
         """User and password of its NATS."""

@@ -58,8 +58,8 @@ class Documents:
             ssl_context=context, retries=False, timeout=urllib3.Timeout(total=limits.seconds)
         )
 
-    def keys(self, issuer: str) -> dict[str, IssuerKey]:
-        """The issuer's keys by id. Unavailable, with what is wrong, where they cannot be had."""
+    def keys(self, issuer: str) -> list[Any]:
+        """The issuer's keys, as it shows them. Unavailable, with what is wrong, where they cannot be had."""
         discovery = self._document(issuer.rstrip("/") + DISCOVERY)
         if discovery.get("issuer") != issuer:
             raise _away(f"{issuer} says that it is {str(discovery.get('issuer'))[:200]!r}")
@@ -69,7 +69,7 @@ class Documents:
         found = self._document(jwks_uri).get("keys")
         if not isinstance(found, list):
             raise _away(f"{jwks_uri} holds no list of keys")
-        return dict(key for each in found[:KEYS_MAX] if (key := _key(each)) is not None)
+        return found[:KEYS_MAX]
 
     def _document(self, url: str) -> Mapping[str, Any]:
         try:
@@ -99,6 +99,11 @@ class Documents:
             return bytes(content)
         finally:
             response.close()
+
+
+def keys_in(shown: list[Any]) -> dict[str, IssuerKey]:
+    """The keys that sign, by id."""
+    return dict(key for each in shown if (key := _key(each)) is not None)
 
 
 def _key(given: Any) -> tuple[str, IssuerKey] | None:

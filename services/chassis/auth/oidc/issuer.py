@@ -1,16 +1,20 @@
-"""An issuer's keys, as they were seen last: fetched in the background, kept while the issuer is away."""
+"""An issuer's keys, as they were seen last: fetched in the background, kept while the issuer is away, in a file too."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from services.chassis.auth.oidc.documents import Documents, IssuerKey
+from services.chassis.auth.oidc.documents import Documents, IssuerKey, keys_in
 from services.chassis.auth.oidc.settings import IssuerSettings
 from services.chassis.errors import Reason, Unauthenticated, Unavailable
+from services.chassis.files import replace_file
 from services.chassis.log import get_logger
 from services.chassis.loop import LoopLimits, keep_turning
 
@@ -28,7 +32,7 @@ class KeyLimits:
 
 
 class Issuer:
-    """An issuer and its keys. `find` never waits; `run` fetches."""
+    """An issuer and its keys. `find` never waits; `run` fetches. `file` keeps the keys over a restart."""
 
     def __init__(
         self,
@@ -36,13 +40,16 @@ class Issuer:
         documents: Documents,
         limits: KeyLimits,
         *,
+        file: Path | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self._documents = documents
         self._limits = limits
+        self._file = file
         self._monotonic = monotonic
-        self._keys: Mapping[str, IssuerKey] | None = None
+        self._shown = _read(file, settings.issuer)
+        self._keys: Mapping[str, IssuerKey] | None = None if self._shown is None else keys_in(self._shown)
         self._is_away = False
         self._wanted = asyncio.Event()
         self._wanted_at = float("-inf")
@@ -66,18 +73,41 @@ class Issuer:
 
     async def _turn(self) -> None:
         try:
-            keys = await asyncio.to_thread(self._documents.keys, self.settings.issuer)
+            shown = await asyncio.to_thread(self._documents.keys, self.settings.issuer)
         except Unavailable:
             self._is_away = True
             raise
         finally:
             self._wanted.clear()
-        if self._is_away or self._keys is None or self._keys.keys() != keys.keys():
+        if self._is_away or self._shown != shown:
+            keys = keys_in(shown)
             log.info("issuer_keys_fetched", issuer=self.settings.issuer, key_ids=sorted(keys))
-        self._keys, self._is_away = keys, False
+            self._keys, self._shown, self._is_away = keys, shown, False
+            await asyncio.to_thread(self._keep)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.refresh_seconds):
                 await self._wanted.wait()
+
+    def _keep(self) -> None:
+        if self._file is None:
+            return
+        content = {"issuer": self.settings.issuer, "keys": self._shown}
+        try:
+            replace_file(self._file, json.dumps(content).encode(), mode=0o600)
+        except OSError as error:
+            log.error("issuer_keys_not_kept", path=str(self._file), problem=str(error))
+
+
+def _read(file: Path | None, issuer: str) -> list[Any] | None:
+    """The keys that were kept of this issuer; None where there are none."""
+    if file is None or not file.exists():
+        return None
+    try:
+        found = json.loads(file.read_bytes())
+        return list(found["keys"]) if found["issuer"] == issuer else None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.error("issuer_keys_file_damaged", path=str(file), problem=str(error))
+        return None
 
 
 def _unknown_yet(message: str) -> Unavailable:

@@ -42,7 +42,7 @@ class AccessVerifier:
             refresh_seconds=config.oidc_refresh_seconds, unknown_seconds=config.oidc_unknown_key_seconds
         )
         documents = Documents(fetch_limits, ca_file=config.oidc_ca_file)
-        return cls(own, Issuer(read_issuer(config.oidc_file), documents, key_limits))
+        return cls(own, Issuer(read_issuer(config.oidc_file), documents, key_limits, file=config.oidc_keys_file))
 
     async def run(self) -> None:
         """Keep the issuer's keys fresh until cancelled; ends at once where there is no issuer."""
