@@ -150,8 +150,14 @@ def started_up(data: Path, *words: str) -> tuple[subprocess.Popen[str], list[psu
         text=True,
         env=environ,
     )
-    endpoints = data / "endpoints.json"
-    assert until(lambda: (endpoints.exists() and str(up.pid) in endpoints.read_text()) or up.poll() is not None)
+
+    def has_written() -> bool:
+        try:
+            return str(up.pid) in (data / "endpoints.json").read_text()
+        except FileNotFoundError:  # not yet, or what a killed one left has just been removed
+            return False
+
+    assert until(lambda: has_written() or up.poll() is not None)
     assert up.poll() is None, up.communicate()
     return up, psutil.Process(up.pid).children(recursive=True)
 
