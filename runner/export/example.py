@@ -19,7 +19,12 @@ photo = Image.open(sys.argv[2])
 sides = numpy.array(photo.size[:: -1 if photo.getexif().get(274, 1) > 4 else 1])  # as it is shown
 part = min(1, 2 * max(whole) / max(sides))  # of a large JPEG fewer pixels are decoded
 photo.draft(None, (max(1, round(photo.width * part)), max(1, round(photo.height * part))))
-image = ImageOps.exif_transpose(photo).convert("RGB")
+image = ImageOps.exif_transpose(photo)
+if image.mode.startswith("I"):  # 16 bits, which Pillow itself would cut off at 255
+    black, white = about["image_range"]
+    values = (numpy.asarray(image.convert("I")).clip(black, white) - black) / (white - black)
+    image = Image.fromarray((values * 255).round().astype("uint8"))
+image = image.convert("RGB")
 scale = min(*(whole / sides), 1e9 if box["enlarge"] else 1)
 size = numpy.clip((sides * scale).round(), 1, whole).astype(int)
 corner = (whole - size) // 2 * box["centered"]

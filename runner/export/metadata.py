@@ -11,6 +11,7 @@ from runner.export.program import PICTURES, Program
 from runner.tasks import task_of
 from runner.trainer.backbone import DEVIATION, MEAN
 from runner.trainer.checkpoint import software_versions
+from runner.trainer.image import canvas_from_data
 
 KEY = "sihlai"
 LEFT_OUT = {
@@ -47,6 +48,8 @@ def metadata_of(program: Program) -> dict[str, Any]:
             "values": "float32, RGB from 0 to 1; the model itself normalises",
         },
         "normalisation": {"mean": list(MEAN), "deviation": list(DEVIATION), "inside_the_model": True},
+        # Of images of 16 bits: the values that are 0 and 1.
+        "image_range": list(canvas_from_data(data).image_range),
         "letterbox": {
             "height": data.height,
             "width": data.width,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, SihlaiError, Violation
+from services.chassis.image import FULL_RANGE
 from services.conversion.convert.edge import StepOptions
 from services.conversion.convert.plan import Plan, plan
 from services.conversion.conveyor.conveyor import Conveyor, Totals
@@ -26,7 +27,7 @@ from services.conversion.dataset.category_ids import read_category_ids
 from services.conversion.dataset.metadata import METADATA_NAMES, choose_set
 from services.conversion.dataset.refusal import refusal
 from services.conversion.dataset.snapshot import fingerprint
-from services.conversion.finding import Finding, Place, Report
+from services.conversion.finding import Action, Finding, Place, Report
 from services.conversion.foreign import AUTO, FOREIGN_FORMATS
 from services.conversion.foreign.format import (
     ForeignDataset,
@@ -302,8 +303,16 @@ class Exchange:
         report: Report,
         tell: Tell,
     ) -> None:
-        """Copy the images, or say where they belong."""
+        """Copy the images, or say where they belong, and what is not said of them."""
         sink.losses.report(report)
+        black, white = shown = described.metadata.image_range
+        if shown != FULL_RANGE:
+            place = next(iter(described.metadata.sets)).place
+            message = (
+                f"`image_range: [{black}, {white}]` is left out, as no format but ours says by which values images of "
+                "16 bits are shown: scale them where they are read"
+            )
+            report.warn("not_said", message, place, value="image_range", action=Action.DROPPED)
         paths = {entry.name: path for entry in index.images if (path := sink.image_path(entry))}
         if request.copy_images:
             source = self.reader.images(described)

@@ -52,6 +52,25 @@ def test_a_repeated_export_finds_what_is_there_and_another_one_does_not_touch_it
     trade(test)
 
 
+@pytest.mark.parametrize("kind", ["PASCAL_VOC", "YOLO_DETECT", "COCO_INSTANCES", "DATUMARO"])
+def test_an_export_says_that_the_range_of_16_bit_images_is_left_out(
+    kind: str, trade: Any, dataset: Any, tmp_path: Path
+) -> None:
+    metadata = "task: object detection\ncategories: [cat]\nannotations: o.yaml\n"
+    boxes = "a.png: [{category: cat, bbox: [0, 0, 2, 2]}]\n"
+    dataset.write(metadata, **{"o.yaml": boxes})
+
+    async def test(trader: Any) -> None:
+        for number, added in enumerate(("", "image_range: [0, 4095]\n")):
+            (dataset.path / "metadata.yaml").write_text(metadata + added)
+            given = await trader.give(kind, dataset.path, tmp_path / f"exported-{number}", copy_images=True)
+            said = [each for each in given.findings if each.value == "image_range"]
+            assert [each.rule for each in said] == ["not_said"] * number, given.error
+        assert "`image_range: [0, 4095]` is left out" in said[0].message
+
+    trade(test)
+
+
 def test_two_calls_at_once_are_one_piece_of_work_with_the_same_findings(trade: Any, files: Any, tmp_path: Path) -> None:
     files.coco("instances", {"a.png": [{**BOX, "ignore": 1}]}, CATEGORIES).image("images/beside.png")
 

@@ -60,7 +60,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     training = {"images": str(folder / "images"), "heads": {each: str(folder / each) for each in EXPORTED}}
     spec = spec_from(
         model={"heads": [row.head_json(head_id) for head_id, row in EXPORTED.items()]},
-        data={"height": 32, "width": 48},
+        data={"height": 32, "width": 48, "image_range": {"black": 1_000, "white": 4_095}},
         trainer={"iterations_max": 60, "batch_size": 8, "adamw": {"learning_rate": 0.005}},
     )
     outcome = workshop.run(workshop.write_attempt(training, spec, validation=training))
@@ -93,8 +93,11 @@ def test_a_python_without_torch_says_what_predict_says(
     turned[274] = 6
     photos.append(tmp_path / "large.jpg")
     picture_of(4).resize((400, 300)).save(photos[-1], exif=turned)
+    photos.append(tmp_path / "camera.png")  # of 12 bits
+    gray = np.asarray(picture_of(2).convert("L"), np.uint16)
+    Image.fromarray(1_000 + gray * 12).save(photos[-1])
     said = export(checkpoint, "onnx", tmp_path / "model.onnx", photos)
-    assert said["checked_on"] == "4 images"
+    assert said["checked_on"] == "5 images"
     assert isinstance(said["dense_error_max"], float)
     assert said["dense_error_max"] <= 1e-4
     example = Path(str(said["example"]))
