@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 from sihlai.conversion.v1 import dataset_pb2
@@ -22,7 +27,7 @@ from services.cli.session import Session
 from services.cli.view.output import Output
 from services.client.endpoints import Endpoints
 from services.client.face import AsyncClient
-from tests.cli.conversion_process import access, conversion_process
+from tests.cli.conversion_process import WAIT_SECONDS, access, conversion_process, until
 
 ANIMALS = {"cat": ("a", "b"), "dog": ("c",)}
 COCO = {
@@ -60,6 +65,10 @@ def animals(folder: Path) -> Path:
         for name in names:
             write_image(folder / "animals" / category / f"{name}.png", (number, ord(name), 0))
     return folder / "animals"
+
+
+VOC = "<annotation><filename>{}.png</filename><size><width>6</width><height>4</height></size>{}</annotation>"
+VOC_OBJECT = "<object><name>{}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>3</xmax><ymax>3</ymax></bndbox></object>"
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +193,34 @@ def test_without_a_service_a_command_may_write_where_it_was_told_to(animals: Pat
     )
     assert shown.exit_code == 0, shown.output
     assert json.loads((tmp_path / "deeper" / "identities" / "metadata.json").read_text())["task"] == "metric learning"
+
+
+def test_an_interrupted_import_without_a_service_goes_on_where_it_was(tmp_path: Path) -> None:
+    write_image(tmp_path / "voc/JPEGImages/0.png")
+    (tmp_path / "voc/Annotations").mkdir()
+    for number in range(1_000):
+        objects = 30 * VOC_OBJECT.format("dog" if number == 999 else "cat")  # some work, and the more time to end it
+        if number:
+            os.link(tmp_path / "voc/JPEGImages/0.png", tmp_path / f"voc/JPEGImages/{number}.png")
+        (tmp_path / f"voc/Annotations/{number}.xml").write_text(VOC.format(number, objects))
+    words = ["import", "pascal-voc", str(tmp_path / "voc"), str(tmp_path / "native")]
+    environ = {"SIHLAI_DATA": str(tmp_path / "data"), "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "services.cli", "dataset", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | environ) as run:
+        journal = Path("conversion/.draft-*/journal/*.chunk")
+        assert until(lambda: run.poll() is not None or list((tmp_path / "data").glob(str(journal))))
+        (child,) = psutil.Process(run.pid).children()
+        child.kill()
+        _, errors = run.communicate(timeout=WAIT_SECONDS)
+    assert b"ended by SIGKILL" in errors
+    assert not (tmp_path / "native").exists()
+    done = min((tmp_path / "data").glob(str(journal)))
+    done.write_bytes(done.read_bytes().replace(b'"cat"', b'"dog"'))  # by which it is known again
+    shown = invoke(*words, environ=environ)
+    assert shown.exit_code == 0, shown.output
+    found = json.loads((tmp_path / "native/annotations.json").read_text())
+    assert Counter(each["category"] for boxes in found.values() for each in boxes) == {"dog": 30 * 251, "cat": 30 * 749}
+    assert not list((tmp_path / "data").glob("conversion/.draft-*"))
 
 
 def test_how_to_look_at_images_that_an_import_left_where_they_were_is_said(coco: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from PIL import Image
 from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
@@ -69,10 +70,14 @@ class DatasetFolder:
 class Service:
     """A running service and what it keeps."""
 
-    stub: ConversionServiceStub
+    channel: grpc.aio.Channel
     store: Path
     server: Server
     announced: list[tuple[str, str, int]] = field(default_factory=list)
+
+    @property
+    def stub(self) -> ConversionServiceStub:
+        return ConversionServiceStub(self.channel)
 
     async def findings(
         self, source: dataset_pb2.DatasetSource, **fields: Any
@@ -116,7 +121,7 @@ async def serving(tmp_path: Path, settings: Mapping[str, Any], workers: WorkerPo
         try:
             # An error is to be seen at once, and not after the client has tried again.
             async with channel(address, retry_attempts_max=1) as open_channel:
-                yield Service(ConversionServiceStub(open_channel), store, server, announced)
+                yield Service(open_channel, store, server, announced)
         finally:
             await server.stop()
 

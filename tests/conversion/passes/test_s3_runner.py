@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 
 import pytest
 from sihlai.conversion.v1 import dataset_pb2, task_pb2
+from sihlai.conversion.v1.conversion_service_pb2 import ConvertDatasetRequest
 
+from runner.agent.files.conversion import Conversion, ConversionLimits
 from runner.agent.files.download import Downloaded, DownloadLimits, Downloads, HeadDataset
-from services.chassis.errors import FailedPrecondition, PermissionDenied, Reason
+from runner.agent.files.provision import AGAIN
+from services.chassis.errors import FailedPrecondition, PermissionDenied, Reason, SihlaiError
 from tests.object_server import Bucket
+from tests.relay import relay_to
 
 LIMITS = DownloadLimits(concurrent_max=4, unavailable_seconds_max=0, missing_seconds_max=0, disk_free_bytes_min=0)
 MULTILABEL = task_pb2.TASK_MULTILABEL_CLASSIFICATION
@@ -63,4 +68,49 @@ def test_a_converted_dataset_reaches_the_runner_with_the_rights_of_its_project_a
         store_uri=f"s3://results/{secrets.token_hex(6)}",
         store_endpoint_url=bucket.server.endpoint_url,
         allowed_endpoint_hosts=("127.0.0.1",),
+    )
+
+
+def test_a_store_that_is_away_is_said_to_be_why_a_job_waits_and_a_refusal_ends_the_wait(
+    run: Any, dataset: Any, bucket: Bucket
+) -> None:
+    dataset.write()
+    bucket.upload(dataset.path)
+    limits = ConversionLimits(
+        reconnect_seconds_first=0.01, reconnect_seconds_max=0.05, unavailable_seconds_max=60, changed_tries_max=1
+    )
+    waits: list[SihlaiError] = []
+    waited = asyncio.Event()
+
+    def wait(error: SihlaiError) -> None:
+        waits.append(error)
+        if len(waits) > 1:
+            waited.set()
+
+    async def convert(service: Any, source: dataset_pb2.DatasetSource) -> Any:
+        client = Conversion(service.channel, limits=limits, randomness=random.Random(0))
+        request = ConvertDatasetRequest(source=source, to=MULTILABEL)
+        return await client.convert(request, on_progress=lambda work: None, on_unavailable=wait)
+
+    async def test(service: Any) -> None:
+        async with relay_to(bucket.server.port) as relay:
+            await relay.cut()
+            waiting = asyncio.create_task(convert(service, bucket.source(endpoint_url=relay.endpoint_url)))
+            await asyncio.wait_for(waited.wait(), 30)
+            assert {each.reason for each in waits} == {Reason.OBJECT_STORE_UNAVAILABLE}
+            assert waits[0].reason in AGAIN, "it is not said that conversion does not answer"
+            await relay.open()
+            assert (await waiting).labelled_out == 3
+        waits.clear()
+        for source in (bucket.source(key=bucket.server.stranger), bucket.source(anonymous=True)):
+            with pytest.raises(PermissionDenied):
+                await convert(service, source)
+        assert waits == []
+
+    run(
+        test,
+        allowed_endpoint_hosts=("127.0.0.1",),
+        object_connect_seconds=1.0,
+        object_read_seconds=1.0,
+        object_retries_max=0,
     )
