@@ -17,7 +17,7 @@ from services.conversion.conveyor.work import in_thread, some_at_a_time
 from services.conversion.dataset.record import RawRecord
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.format import ForeignError, ForeignImage
-from services.conversion.source.place import ImageFile, Listing, copy_file
+from services.conversion.source.place import ImageFile, Listing
 from services.conversion.source.walk import walk
 
 Result = TypeVar("Result")
@@ -140,13 +140,6 @@ class ForeignSource:
             return await self._folder.read(record.path)
         except ObjectNotFound as error:
             raise self._changed(record.path) from error
-
-    async def copy(self, image: ForeignImage, target: Path) -> None:
-        """An image, to a file of this machine."""
-        try:
-            await copy_file(self._folder, image.path, target)
-        except ObjectNotFound as error:
-            raise self._changed(image.path) from error
 
     def version(self, path: str) -> str:
         """Changes whenever a file may have changed."""

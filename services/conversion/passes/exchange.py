@@ -17,6 +17,8 @@ from typing import Any
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, SihlaiError, Violation
 from services.chassis.image import FULL_RANGE
+from services.chassis.objects.store import ObjectFolder
+from services.chassis.objects.uri import local_path
 from services.conversion.convert.edge import StepOptions
 from services.conversion.convert.plan import Plan, plan
 from services.conversion.conveyor.conveyor import Conveyor, Totals
@@ -56,12 +58,14 @@ from services.conversion.passes.examination import progress_teller
 from services.conversion.raster.error import RasterLimits
 from services.conversion.reader.indexer import Indexer
 from services.conversion.reader.reader import Described, Reader
-from services.conversion.source.place import Access, DatasetSource, copy_file
+from services.conversion.source.place import Access, DatasetSource, copy_files, still_there
 from services.conversion.store.destination import Destination, Destinations
 from services.conversion.store.draft import Draft
 from services.conversion.store.store import REPORT, ResultStore
 from services.conversion.task import Task
 
+COPIES_TOGETHER = 64
+"""Files of this machine that a thread copies in one go: to be given each alone takes four times as long as the copy."""
 EXPORT_LAST = (REPORT,)
 """The last file of an exported dataset."""
 
@@ -194,10 +198,10 @@ class Exchange:
             async with self.store.draft(digest, self.executor) as draft:
                 totals = await self._write_natively(files, dataset, index, sink, draft, report, tell)
                 if request.copy_images:
-                    by_name = {image.name: image for image in images}
+                    paths = {image.name: image.path for image in images}
                     folder = draft.dataset / "images"
-                    targets = {folder / entry.name: by_name[entry.name] for entry in index.images}
-                    await self._copy(targets, files.copy, tell)
+                    targets = {folder / entry.name: paths[entry.name] for entry in index.images}
+                    await self._copy(files.folder, targets, tell)
                 about = report_json(
                     report, totals, way, source_fingerprint=source_fingerprint, annotation_set="", images=len(images)
                 )
@@ -317,27 +321,30 @@ class Exchange:
         if request.copy_images:
             source = self.reader.images(described)
             targets = {folder / path: name for name, path in paths.items()}
-            await self._copy(targets, lambda name, target: copy_file(source, name, target), tell)
+            await self._copy(source, targets, tell)
         elif paths:
             where = next(iter(paths.values())).rpartition("/")[0]
             message = f"the images are not copied: put {described.images_uri} into {where}/, or ask for copies"
             report.warn("images_not_copied", message, Place(file=f"{where}/"))
 
-    async def _copy(
-        self, images: Mapping[Path, Any], copy: Callable[[Any, Path], Coroutine[Any, Any, Any]], tell: Tell
-    ) -> None:
-        """Copy each to its file of this machine, so many at once."""
+    async def _copy(self, folder: ObjectFolder, images: Mapping[Path, str], tell: Tell) -> None:
+        """Copy each from its path in the folder to its file of this machine, so many at once."""
         meter = Meter(self.clock)
         done = 0
         tell(meter.measure("copy", 0, len(images)))
+        files = [(path, target) for target, path in images.items()]
+        together = COPIES_TOGETHER if local_path(folder.uri) is not None else 1
 
-        async def copy_one(target: Path, image: Any) -> None:
+        async def copy_some(first: int) -> None:
             nonlocal done
-            await copy(image, target)
-            done += 1
+            some = files[first : first + together]
+            with still_there():
+                await copy_files(folder, some)
+            done += len(some)
             tell(meter.measure("copy", done, len(images)))
 
-        await some_at_a_time((copy_one(*item) for item in images.items()), self.limits.requests_max)
+        firsts = range(0, len(files), together)
+        await some_at_a_time((copy_some(first) for first in firsts), self.limits.requests_max)
 
 
 def _check_reach(request: ImportRequest) -> None:

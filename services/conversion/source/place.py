@@ -203,16 +203,22 @@ def still_there() -> Iterator[None]:
         raise dataset_changed(error.metadata["uri"], "was deleted") from error
 
 
-async def copy_file(folder: ObjectFolder, path: str, target: Path) -> None:
-    """Copy a file of a source to a new one of this machine: from this machine the system does it, without us.
+async def copy_files(folder: ObjectFolder, files: Sequence[tuple[str, Path]]) -> None:
+    """Copy files of a source to new ones of this machine: from this machine the system does it, in one thread.
 
     Raises ObjectNotFound where it is gone, PermissionDenied where it is a link out of the dataset by now, Unavailable
     where this machine's disk does not take it.
     """
     if local_path(folder.uri) is None:
-        await folder.copy_to_local(path, target)
+        for path, target in files:
+            await folder.copy_to_local(path, target)
         return
-    await asyncio.to_thread(_copy, folder, path, target)
+    await asyncio.to_thread(_copy_all, folder, files)
+
+
+def _copy_all(folder: ObjectFolder, files: Sequence[tuple[str, Path]]) -> None:
+    for path, target in files:
+        _copy(folder, path, target)
 
 
 def _copy(folder: ObjectFolder, path: str, target: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from services.chassis.errors import PermissionDenied, Unavailable
 from services.chassis.objects.store import ObjectNotFound, open_store
-from services.conversion.source.place import copy_file
+from services.conversion.source.place import copy_files
 
 
 def test_a_copy_is_the_same_bytes_and_what_is_gone_or_does_not_fit_is_said(tmp_path: Path) -> None:
@@ -18,11 +18,11 @@ def test_a_copy_is_the_same_bytes_and_what_is_gone_or_does_not_fit_is_said(tmp_p
     (tmp_path / "source/out.png").symlink_to(tmp_path / "secret")
     (tmp_path / "secret").write_text("x")
     folder = open_store((tmp_path / "source").as_uri())
-    asyncio.run(copy_file(folder, "a.png", tmp_path / "new/a.png"))
+    asyncio.run(copy_files(folder, [("a.png", tmp_path / "new/a.png")]))
     assert (tmp_path / "new/a.png").read_bytes() == (tmp_path / "source/a.png").read_bytes()
     for gone, refusal in (("b.png", ObjectNotFound), ("out.png", PermissionDenied)):
         with pytest.raises(refusal):
-            asyncio.run(copy_file(folder, gone, tmp_path / "new/b.png"))
+            asyncio.run(copy_files(folder, [(gone, tmp_path / "new/b.png")]))
     assert not (tmp_path / "new/b.png").exists()
     with pytest.raises(Unavailable, match="cannot be written"):
-        asyncio.run(copy_file(folder, "a.png", tmp_path / "new/a.png/b.png"))
+        asyncio.run(copy_files(folder, [("a.png", tmp_path / "new/a.png/b.png")]))
