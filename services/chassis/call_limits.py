@@ -1,20 +1,26 @@
 """How many calls run at once: of a service, of its users, and of one of them, so that nobody takes all the room.
 
-What is counted is open calls, not calls a second: a service that is slow lets in fewer, and who waits for an answer
-before the next question never meets a limit.
+Who asks too fast is slowed down, and refused for nothing: a program that waits for each answer meets no error. Who
+asks for too much at once is refused, a little late, or he would ask again at once and cost more than his answers.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import Container, Iterator
+import random
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Container, Iterator
 from dataclasses import dataclass
 
 from services.chassis.auth.access import OPEN_SERVICE
 from services.chassis.auth.principal import Kind, Principal
 from services.chassis.config import ServerConfig
 from services.chassis.errors import Reason, ResourceExhausted
+
+BURST_SECONDS = 1.0
+"""Of calls, so many seconds' may come at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,10 @@ class CallLimits:
     """The same of one user. Runners and services have no such limit, as one token may stand for many of them."""
     principal_streams_max: int
     """Streams of one user."""
+    principal_calls_per_second: float
+    """What one user may begin of either; what comes faster waits for its turn, as one of those that are open."""
+    principal_refusal_seconds: float
+    """How late a user is told at least that there are too many of his, and at most twice as late."""
 
 
 def call_limits(config: ServerConfig) -> CallLimits:
@@ -38,6 +48,8 @@ def call_limits(config: ServerConfig) -> CallLimits:
         user_calls_max=config.user_calls_max,
         principal_calls_max=config.principal_calls_max,
         principal_streams_max=config.principal_streams_max,
+        principal_calls_per_second=config.principal_calls_per_second,
+        principal_refusal_seconds=config.principal_refusal_seconds,
     )
 
 
@@ -49,10 +61,14 @@ class CallCounts:
         self._limits = limits
         self._for_runners = for_runners
         self._running: Counter[tuple[str, str, str]] = Counter()
+        self._pace = Pace(limits.principal_calls_per_second)
+        self._randomness = random.Random()  # noqa: S311 — spreads calls, guards nothing
 
-    @contextlib.contextmanager
-    def counted(self, service: str, principal: Principal, *, has_one_answer: bool) -> Iterator[None]:
-        """One more call while it runs. ResourceExhausted where there are enough, of the narrowest limit first."""
+    @contextlib.asynccontextmanager
+    async def counted(self, service: str, principal: Principal, *, has_one_answer: bool) -> AsyncIterator[None]:
+        """One more call while it runs, once its turn has come. ResourceExhausted where there are enough, of the
+        narrowest limit first.
+        """
         if service == OPEN_SERVICE:
             yield
             return
@@ -60,10 +76,15 @@ class CallCounts:
         for what, limit, subject in self._limits_of(service, principal, has_one_answer=has_one_answer):
             key = (what, service, subject)
             if self._running[key] >= limit:
+                if subject:
+                    # Spread, or hundreds that were refused together come back together.
+                    await asyncio.sleep(self._limits.principal_refusal_seconds * self._randomness.uniform(1, 2))
                 raise _too_many(what, limit, service, subject)
             keys.append(key)
         self._running.update(keys)
         try:
+            if principal.kind is Kind.USER and (wait := self._pace.wait_seconds(principal.subject)):
+                await asyncio.sleep(wait)
             yield
         finally:
             for key in keys:
@@ -82,6 +103,26 @@ class CallCounts:
         if has_one_answer and service not in self._for_runners:
             yield "user_calls_max", limits.user_calls_max, ""
         yield "concurrent_calls_max", limits.calls_max, ""
+
+
+class Pace:
+    """When each of many may begin the next call: so many a second, and those of a second at once after a rest."""
+
+    def __init__(self, calls_per_second: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._apart = 1.0 / calls_per_second
+        self._clock = clock
+        self._free_at: OrderedDict[str, float] = OrderedDict()
+        """Who has called in the last second, or waits, the newest last."""
+
+    def wait_seconds(self, subject: str) -> float:
+        """How long this call has to wait; it counts from now on."""
+        now = self._clock()
+        free_at = max(now - BURST_SECONDS, self._free_at.pop(subject, 0.0))
+        self._free_at[subject] = free_at + self._apart
+        oldest = next(iter(self._free_at))
+        if self._free_at[oldest] < now - BURST_SECONDS:
+            del self._free_at[oldest]
+        return max(0.0, free_at - now)
 
 
 def _too_many(what: str, limit: int, service: str, subject: str) -> ResourceExhausted:

@@ -80,6 +80,12 @@ class ServerConfig:
         100, "the same of one user on each service, so that one leaves room for others", units="calls", minimum=1
     )
     principal_streams_max: int = setting(500, "streams at once of one user on each service", units="streams", minimum=1)
+    principal_calls_per_second: float = setting(
+        250.0, "calls that one user may begin; those that come faster wait", units="calls/s", minimum=0.001
+    )
+    principal_refusal_seconds: float = setting(
+        1.0, "how late a user is told that there are too many of his calls", units="s", minimum=0
+    )
     keepalive_seconds: float = setting(20.0, "how often a silent connection is pinged", units="s", minimum=1)
     keepalive_timeout_seconds: float = setting(10.0, "missing answer that ends a connection", units="s", minimum=1)
     reflection_open: bool = setting(False, "reflection asks for no token")

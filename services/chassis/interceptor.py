@@ -128,7 +128,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             async def generate(given: Any, context: Context) -> AsyncIterator[Any]:
                 try:
                     guard, admission = await self._begin(method, service, context)
-                    with self._counts.counted(service, admission.principal, has_one_answer=False):
+                    async with self._counts.counted(service, admission.principal, has_one_answer=False):
                         request = read(given)
                         if not isinstance(request, AsyncIterator):
                             admission.check(request)
@@ -146,7 +146,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def answer(given: Any, context: Context) -> Any:
             try:
                 _, admission = await self._begin(method, service, context)
-                with self._counts.counted(service, admission.principal, has_one_answer=True):
+                async with self._counts.counted(service, admission.principal, has_one_answer=True):
                     request = read(given)
                     if not isinstance(request, AsyncIterator):
                         admission.check(request)
@@ -158,7 +158,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             """A stream that writes its answers by itself (`serialized`)."""
             try:
                 guard, admission = await self._begin(method, service, context)
-                with self._counts.counted(service, admission.principal, has_one_answer=False):
+                async with self._counts.counted(service, admission.principal, has_one_answer=False):
                     request = read(given)
                     if not isinstance(request, AsyncIterator):
                         admission.check(request)

@@ -25,6 +25,7 @@ FLAGS = (
     *("--block-seconds", "0.05"),
     *("--block-rows", "3000"),
     *("--principal-streams-max", "20000"),  # all followers are one user
+    *("--principal-calls-per-second", "1000000"),
     *("--ended-wait-seconds", "3"),
     *("--ended-check-seconds", "0.2"),
     *("--job-fresh-seconds", "0"),

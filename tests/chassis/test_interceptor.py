@@ -18,6 +18,7 @@ from services.chassis import errors, rpc
 from services.chassis import log as logs
 from services.chassis.auth.guard import Admission, Guard, OpenGuard
 from services.chassis.auth.principal import Principal
+from services.chassis.call_limits import Pace
 from services.chassis.config import ServerConfig
 from services.chassis.errors import Reason, SihlaiError
 
@@ -180,7 +181,8 @@ class ByName(OpenGuard):
 )
 def test_one_user_takes_no_more_than_a_share_and_no_runners(kind: str, other_kind: str, what: str) -> None:
     async def scenario() -> None:
-        async with served(guard=ByName(), principal_calls_max=2, principal_streams_max=2) as (echo, channel):
+        limits = {"principal_calls_max": 2, "principal_streams_max": 2, "principal_refusal_seconds": 0.0}
+        async with served(guard=ByName(), **limits) as (echo, channel):
             data = StringValue(value="wait").SerializeToString()
 
             def held(subject: str) -> asyncio.Future[list[bytes]]:
@@ -205,6 +207,54 @@ def test_one_user_takes_no_more_than_a_share_and_no_runners(kind: str, other_kin
             echo.held.set()
             await asyncio.gather(*waiting)
             assert await called(channel, kind, b"", subject="users/flood") == [b""]
+
+    asyncio.run(scenario())
+
+
+def test_who_asks_too_fast_waits_and_no_other_with_him() -> None:
+    now = 100.0
+    pace = Pace(10, clock=lambda: now)
+    assert [pace.wait_seconds("users/flood") for _ in range(14)] == pytest.approx([*[0] * 11, 0.1, 0.2, 0.3])
+    assert pace.wait_seconds("users/ada") == 0
+    now += 0.35
+    assert pace.wait_seconds("users/flood") == pytest.approx(0.05)
+    now += 60
+    assert [pace.wait_seconds("users/flood") for _ in range(12)] == pytest.approx([*[0] * 11, 0.1])
+    now += 60
+    assert pace.wait_seconds("users/ada") == 0
+    assert len(pace._free_at) == 1, "who has not called for long is forgotten"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calls_that_come_too_fast_are_answered_later_but_those_of_runners_at_once(kind: str) -> None:
+    async def scenario() -> None:
+        async with served(guard=ByName(), principal_calls_per_second=10) as (_, channel):
+
+            async def seconds(subject: str, count: int) -> float:
+                began = asyncio.get_running_loop().time()
+                await asyncio.gather(*(called(channel, kind, b"", subject=subject) for _ in range(count)))
+                return asyncio.get_running_loop().time() - began
+
+            assert await seconds("users/flood", 14) >= 0.25
+            assert await seconds("runners/-", 14) < 0.25
+
+    asyncio.run(scenario())
+
+
+def test_who_is_one_too_many_is_told_so_a_little_late() -> None:
+    """Refused at once, he asks again at once: a flood of refusals holds up a process as well as one of answers."""
+
+    async def scenario() -> None:
+        limits = {"principal_calls_max": 1, "principal_refusal_seconds": 0.3}
+        async with served(guard=ByName(), **limits) as (echo, channel):
+            data = StringValue(value="wait").SerializeToString()
+            first = asyncio.ensure_future(called(channel, "unary_unary", data, subject="users/flood"))
+            await asyncio.wait_for(echo.waiting.get(), 30)
+            began = asyncio.get_running_loop().time()
+            await refused(channel, "unary_unary", b"", subject="users/flood")
+            assert asyncio.get_running_loop().time() - began >= 0.3
+            echo.held.set()
+            await first
 
     asyncio.run(scenario())
 

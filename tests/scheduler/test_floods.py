@@ -80,7 +80,7 @@ def test_who_floods_is_refused_and_runners_notice_nothing(serve, simulated_runne
 def test_who_floods_takes_no_other_users_room(serve):
     async def test():
         refusals: list[ResourceExhausted] = []
-        async with serve(principal_calls_max=USER_CALLS_MAX) as client:
+        async with serve(principal_calls_max=USER_CALLS_MAX, principal_refusal_seconds=0.1) as client:
             await client.create_project()
             await client.create_project("flooded")
             other = token(client.folder / "token.pem", "users/ada")

@@ -39,7 +39,9 @@ class Stage:
 def open_stage(folder: Path, *, jobs_count: int, followers: int) -> Iterator[Stage]:
     scheduler = Scheduler()
     scheduler.start()
-    server = Metrics(folder / "served", scheduler.address, ("--principal-streams-max", str(2 * followers)))
+    # All followers are one user.
+    flags = ("--principal-streams-max", str(2 * followers), "--principal-calls-per-second", "1000000")
+    server = Metrics(folder / "served", scheduler.address, flags)
     server.start()
     stage = Stage(folder=folder, book=scheduler.book, server=server, jobs_count=jobs_count, followers=followers)
     stage.jobs += [submit(scheduler.book) for _ in range(jobs_count)]

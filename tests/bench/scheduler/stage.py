@@ -138,6 +138,7 @@ async def serve(place: Place, name: str, *, keeps: bool = False) -> AsyncIterato
         "address-file": address_file,
         "log-level": "warning",
         "principal-calls-max": 2_000,  # all callers are one user
+        "principal-calls-per-second": 1_000_000,
     }
     process = _start(folder / "log", arguments)
     try:

@@ -30,6 +30,7 @@ def server(scheduler: Scheduler, tmp_path_factory: pytest.TempPathFactory) -> It
         *("--follower-bytes-max", str(MEGABYTE)),
         *("--pages-bytes-max", str(4 * MEGABYTE)),
         *("--principal-streams-max", "5000"),  # all followers are one user
+        *("--principal-calls-per-second", "1000000"),
         *("--heartbeat-seconds", "0.4"),
         *("--ended-check-seconds", "0.2"),
         *("--job-fresh-seconds", "0"),
