@@ -306,7 +306,7 @@ class Agent:
         except (OSError, TimeoutError) as error:
             problem = f"the runner's disk fails: {error or 'it stands still'}"
             self._parts.fitness.doubt(problem)
-            await self._close_unbegun(key, ending_of_fault(problem))
+            await self._close_unbegun(key, ending_of_fault(problem), number=assignment.attempt)
             return
         loop = asyncio.get_running_loop()
         recorder = Recorder(
@@ -329,7 +329,7 @@ class Agent:
             if ending.reason == job_pb2.JOB_REASON_RUNNER_FAULT:
                 self._parts.fitness.doubt(ending.message)
             if not attempt.dropped:
-                await self._ends.add_unbegun(attempt.key, ending)
+                await self._ends.add_unbegun(attempt.key, ending, number=attempt.assignment.attempt)
         else:
             if closed is not None:
                 await self._ends.add(closed)
@@ -341,8 +341,8 @@ class Agent:
         self._shipper.notify()
         self._check_settled()
 
-    async def _close_unbegun(self, key: AttemptKey, ending: Ending) -> None:
-        await self._ends.add_unbegun(key, ending)
+    async def _close_unbegun(self, key: AttemptKey, ending: Ending, *, number: int = 0) -> None:
+        await self._ends.add_unbegun(key, ending, number=number)
         self._urgent.set()
 
     def _take_in_error(self, error: SihlaiError, *, away_seconds: float) -> None:

@@ -58,10 +58,15 @@ class Ends:
             log.error("end_not_on_disk", attempt=str(key), problem=str(error))
         self._closed[key] = closed
 
-    async def add_unbegun(self, key: AttemptKey, ending: Ending) -> None:
-        """Report the end of an attempt that never was one."""
+    async def add_unbegun(self, key: AttemptKey, ending: Ending, *, number: int = 0) -> None:
+        """Report the end of an attempt that never was one; `number` where it was assigned."""
         closed = wire.ClosedAttempt(
-            job_uid=key.job_uid, epoch=key.epoch, outcome=ending.outcome, reason=ending.reason, message=ending.message
+            job_uid=key.job_uid,
+            attempt=number,
+            epoch=key.epoch,
+            outcome=ending.outcome,
+            reason=ending.reason,
+            message=ending.message,
         )
         closed.end_time.FromMicroseconds(self._now_unix_us())
         await self.add(closed)

@@ -546,3 +546,17 @@ def test_runner_that_is_undrained_gets_what_waits_at_once(serve, simulated_runne
 
 async def is_idle(client, runner_id: str) -> bool:
     return client.scheduler.database._dispatcher.is_idle(runner_id)
+
+
+def test_an_end_without_the_number_of_its_attempt_is_taken(serve, simulated_runner):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            job = await client.submit()
+            runner = simulated_runner(client)
+            await runner.idle()
+            unbegun = {**runner.key(), "attempt": 0, "outcome": "ATTEMPT_OUTCOME_HANDED_BACK"}
+            answer = await client.runners.Synchronize(runner.request(idle={}, closed=[unbegun], wait=0.0))
+            assert [each.job_uid for each in answer.acknowledged_closed] == [job.uid]
+
+    asyncio.run(test())

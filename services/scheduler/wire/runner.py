@@ -166,21 +166,22 @@ def _report_violations(request: runner_service_pb2.SynchronizeRequest) -> list[V
     for index, spool in enumerate(request.spools[:SPOOLS_MAX]):
         found += _key_violations(spool, f"spools[{index}]")
     for index, closed in enumerate(request.closed[:CLOSED_MAX]):
-        found += _key_violations(closed, f"closed[{index}]")
+        # Who declined an attempt that it was never given knows no number of it.
+        found += _key_violations(closed, f"closed[{index}]", number_min=0)
         if closed.outcome not in _OUTCOMES:
             description = "must be COMPLETED, STOPPED, FAILED or HANDED_BACK"
             found.append(Violation(field=f"closed[{index}].outcome", description=description))
     return found
 
 
-def _key_violations(named: _NamesAttempt, field: str) -> list[Violation]:
+def _key_violations(named: _NamesAttempt, field: str, *, number_min: int = 1) -> list[Violation]:
     """What is wrong with the attempt that a part of the report is about. One that is unknown is no mistake."""
     found = []
     if not is_uid(named.job_uid):
         found.append(Violation(field=f"{field}.job_uid", description="is no uid of a job: send back what was assigned"))
-    for name, number in (("attempt", named.attempt), ("epoch", named.epoch)):
-        if not 0 < number <= COUNT_MAX:
-            found.append(Violation(field=f"{field}.{name}", description=f"is {number}, but must be above 0"))
+    for name, number, least in (("attempt", named.attempt, number_min), ("epoch", named.epoch, 1)):
+        if not least <= number <= COUNT_MAX:
+            found.append(Violation(field=f"{field}.{name}", description=f"is {number}, but must be at least {least}"))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -89,6 +89,20 @@ def test_a_disk_that_fails_hands_the_job_back_and_leaves_no_attempt_behind(syste
         job = system.wait_for(name, lambda job: len(job.attempts) > 0 and job.state == QUEUED)
         assert (job.attempts[0].outcome, job.attempts[0].reason) == (HANDED_BACK, job_pb2.JOB_REASON_RUNNER_FAULT)
     assert system.wait_ended(name).state == COMPLETED
+
+
+@pytest.mark.parametrize("folders", [("spools",), ("spools", "ledger")])
+def test_a_disk_that_takes_not_even_the_beginning_hands_the_job_back(
+    system: System, work: Path, folders: tuple[str, ...]
+) -> None:
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(in_the_way(work / folder))
+        name = system.submit(system.project(), iterations=5)
+        job = system.wait_for(name, lambda job: len(job.attempts) > 0 and job.state == QUEUED)
+        assert (job.attempts[0].outcome, job.attempts[0].reason) == (HANDED_BACK, job_pb2.JOB_REASON_RUNNER_FAULT)
+    assert system.wait_ended(name).state == COMPLETED
+    until(lambda: not left_behind(work))
 
 
 def test_an_end_that_the_disk_does_not_take_is_reported_all_the_same(system: System, work: Path) -> None:
