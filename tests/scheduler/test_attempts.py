@@ -203,6 +203,19 @@ def test_lease_is_renewed_by_calls_and_runs_out_without(with_stores):
     with_stores(test)
 
 
+def test_a_job_that_ends_with_a_lost_attempt_is_told_to_have_ended_last(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        uid = await stores.submit("digits")
+        await stores.hold("one", await stores.report("one"))
+        await stores.stop(uid)
+        await stores.report("one")  # it comes back without its attempt
+        assert (await stores.job(uid)).job.state is JobState.STOPPED
+        assert (await stores.facts())[-3:] == ["stopping", "attempt-lost", "ended"]
+
+    with_stores(test)
+
+
 def test_renewal_of_a_closed_attempt_changes_nothing(with_stores):
     async def test(stores):
         standing = await claimed(stores)

@@ -179,9 +179,8 @@ def close_attempt(
     )
     after = replace(after, progress=replace(after.progress, iteration=max(iteration, after.progress.iteration)))
     save_attempt(transaction, attempt, over)
-    saved = save_job(transaction, job, after)
-    transaction.dispatcher.vacate(job.project_uid, served=served_of(transaction, job.project_uid))
-    if outcome in (AttemptOutcome.LOST, AttemptOutcome.HANDED_BACK) or saved.state is JobState.QUEUED:
+    if outcome in (AttemptOutcome.LOST, AttemptOutcome.HANDED_BACK) or after.state is JobState.QUEUED:
+        # Before what `save_job` may tell: that the job has ended with it.
         transaction.emit(
             AttemptLost(
                 job_name=job.name,
@@ -191,6 +190,8 @@ def close_attempt(
                 outcome=outcome,
             )
         )
+    saved = save_job(transaction, job, after)
+    transaction.dispatcher.vacate(job.project_uid, served=served_of(transaction, job.project_uid))
     transaction.wake_runner(attempt.runner_id)
     transaction.adopt(key_of(attempt))
     return saved
