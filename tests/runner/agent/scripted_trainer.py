@@ -43,10 +43,13 @@ if attempt["resume_folder"]:
 def checkpoint(cause):
     folder = pathlib.Path(attempt["checkpoint_folder"]) / str(iteration)
     draft = folder.with_name(f".{iteration}")
-    draft.mkdir()
-    (draft / "model.safetensors").write_bytes(bytes(1000))
-    (draft / "state.pt").write_text(str(iteration))
-    draft.rename(folder)
+    try:
+        draft.mkdir()
+        (draft / "model.safetensors").write_bytes(bytes(1000))
+        (draft / "state.pt").write_text(str(iteration))
+        draft.rename(folder)
+    except OSError as error:
+        end(Outcome.FAILED, "CHECKPOINT_ERROR", f"the checkpoint of step {iteration} cannot be written: {error}")
     writer.write(CheckpointWritten(str(folder), iteration, cause, 0.5, False))
 def end(outcome, reason, message=""):
     writer.write(Ended(outcome, reason, message, iteration))

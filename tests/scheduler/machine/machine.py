@@ -299,6 +299,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         before, jobs = self.look(standing(agent.runner_id)), self.jobs()
         if before is None or (report.session, report.sequence) == (before.runner.session, agent.sequence):
             return  # it never arrived, or is not old yet
+        if report.session not in (before.runner.session, *before.runner.replaced):
+            return  # of a session that was never heard of nobody knows that it is over; its calls end with its process
         if report.session == before.runner.session and report.sequence > before.runner.sequence:
             return
         late = self.installation.start(self.installation.desk.synchronize(replace(report, wait_seconds=0.0)))
