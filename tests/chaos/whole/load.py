@@ -100,7 +100,7 @@ class Users:
                 self._submit()
             elif self._random.random() < 0.2:
                 self._stop(self._random.choice(unfinished))
-            stopped = [job for job in jobs if job.state == job_pb2.JOB_STATE_STOPPED and job.last_checkpoint.name]
+            stopped = [job for job in jobs if job.state == job_pb2.JOB_STATE_STOPPED and _has_steps_left(job)]
             if stopped and self._random.random() < 0.05:
                 self._resume(self._random.choice(stopped))
 
@@ -161,3 +161,8 @@ class Users:
                 if error.code() not in PASSING or time.monotonic() > deadline:
                     raise
                 time.sleep(PAUSE_SECONDS)
+
+
+def _has_steps_left(job: Job) -> bool:
+    """Whether there is something to go on from, and something left to do."""
+    return bool(job.last_checkpoint.name) and job.last_checkpoint.iteration < job.spec.trainer.iterations_max
