@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
+from services.chassis.auth.keys import TokenSigner, TokenVerifier, public_key_files
 from services.chassis.loop import keep_turning
 from services.scheduler.desk import DeskLimits
 from services.scheduler.domain.job import SECOND_US, CheckpointKey, ResumeSource
 from services.scheduler.domain.retention import Retention
+from services.scheduler.keyring import Keyring
 from services.scheduler.loop.forgetting import Forgetting, ForgettingLimits
 from services.scheduler.objects.checkpoints import MANIFEST, CheckpointStore
 from services.scheduler.store.retention import RetentionRows
@@ -91,6 +94,11 @@ def test_what_other_jobs_begin_with_stays(with_stores, checkpoint, live):
     with_stores(test)
 
 
+def keyring(path: Path) -> Keyring:
+    TokenSigner.from_file(path)  # makes it
+    return Keyring(path, TokenVerifier.from_files(public_key_files(path)), now=lambda: datetime.now(tz=UTC))
+
+
 def test_the_files_of_what_goes_are_deleted_and_no_others(with_stores, checkpoint, tmp_path: Path):
     root = tmp_path / "checkpoints"
     store = CheckpointStore(root.as_uri())
@@ -114,6 +122,7 @@ def test_the_files_of_what_goes_are_deleted_and_no_others(with_stores, checkpoin
             stores.upkeep,
             store,
             RetentionRows(stores.database, RETENTION, pinned_by=pinned_checkpoint),
+            keyring(tmp_path / "token.pem"),
             limits=ForgettingLimits(),
         )
         running = asyncio.create_task(keep_turning("forgetting", forgetting.turn))
