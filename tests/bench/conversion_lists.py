@@ -63,7 +63,7 @@ def run() -> Iterator[Result]:
         yield Result(name=name, value=best, unit="s", bar="<= 0.3", ratio=bare / best)
 
 
-def make_dataset(folder: Path, chance: random.Random) -> bytes:
+def make_dataset(folder: Path, chance: random.Random, images: int = IMAGES) -> bytes:
     """The photo that all images are."""
     (folder / "images").mkdir(parents=True)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
@@ -71,7 +71,7 @@ def make_dataset(folder: Path, chance: random.Random) -> bytes:
     file = BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=75)
     annotations = {}
-    for number in range(IMAGES):
+    for number in range(images):
         if number % LINKS_MAX:
             os.link(folder / f"images/{number - number % LINKS_MAX}.jpg", folder / f"images/{number}.jpg")
         else:
