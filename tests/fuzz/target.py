@@ -23,7 +23,7 @@ from services.conversion.conveyor.sink import NormalisedWriter
 from services.conversion.dataset.annotations import raw_records, read_annotation_file
 from services.conversion.dataset.metadata import AnnotationSet, read_metadata, read_vocabulary
 from services.conversion.dataset.record import RawRecord
-from services.conversion.file.document import DocumentError, read_document
+from services.conversion.file.document import DocumentError, Kept, read_document
 from services.conversion.file.header import HeaderError, MoreNeededError, Pieces, read_header
 from services.conversion.finding import Place, Report
 from services.conversion.foreign import FOREIGN_FORMATS
@@ -79,6 +79,7 @@ def check_dataset(case: Case) -> Sequence[str]:
         if not report.fatal:
             _check_vocabulary(chosen, vocabulary)
         for path in sorted(case.keys() - {name}):
+            _check_kept(case[path], path)
             annotations = read_annotation_file(case[path], path, report)
             index = Index(entries=tuple(map(entry, IMAGES)))
             records = list(raw_records(chosen, annotations, index, {"e.png": "bad_name"}, report))
@@ -282,6 +283,21 @@ def _convert(
             _check_annotation(chosen, vocabulary, record)
         exported = check_export(chosen, vocabulary, records, choice=choice // len(ends))
     return [str(way.end), *exported, *_words(result.report)]
+
+
+def _check_kept(content: bytes, path: str) -> None:
+    """What stays text until it is wanted reads as it does in the whole file, and what is wrong is the same."""
+    kept, whole = (_read(content, path, keep=keep) for keep in (True, False))
+    if isinstance(kept, dict):
+        kept = {key: each.value() if isinstance(each, Kept) else each for key, each in kept.items()}
+    assert kept == whole
+
+
+def _read(content: bytes, path: str, *, keep: bool) -> Any:
+    try:
+        return read_document(content, path, keep=keep).value
+    except DocumentError as error:
+        return error.line, str(error)
 
 
 def _check_vocabulary(chosen: AnnotationSet, vocabulary: Any) -> None:
