@@ -24,12 +24,11 @@ if image.mode.startswith("I"):  # 16 bits, which Pillow itself would cut off at 
     black, white = about["image_range"]
     values = (numpy.asarray(image.convert("I")).clip(black, white) - black) / (white - black)
     image = Image.fromarray((values * 255).round().astype("uint8"))
-image = image.convert("RGB")
 scale = min(*(whole / sides), 1e9 if box["enlarge"] else 1)
 size = numpy.clip((sides * scale).round(), 1, whole).astype(int)
 corner = (whole - size) // 2 * box["centered"]
 canvas = Image.new("RGB", tuple(whole), (round(box["fill"] * 255),) * 3)
-canvas.paste(image.resize(tuple(size), Image.Resampling.BILINEAR, reducing_gap=1.5), tuple(corner))
+canvas.paste(image.convert("RGB").resize(tuple(size), Image.Resampling.BILINEAR, reducing_gap=1.5), tuple(corner))
 pictures = numpy.asarray(canvas, numpy.float32).transpose(2, 0, 1)[None] / 255
 outputs = session.run(None, {"pictures": pictures})
 found = {each.name: value[0] for each, value in zip(session.get_outputs(), outputs, strict=True)}
