@@ -392,8 +392,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def promises_hold(self) -> None:
         self.hear()
-        check_jobs(self.jobs(), self.submitted, self.final, self.stops)
-        check_dispatcher(self.stores.dispatcher, self.installation.told_anew(), self.agents.values())
+        jobs = self.jobs()
+        check_jobs(jobs, self.submitted, self.final, self.stops)
+        check_dispatcher(self.stores.dispatcher, self.installation.told_anew(), self.agents.values(), jobs)
         check_calls(self.installation, self.agents.values())
 
     def teardown(self) -> None:

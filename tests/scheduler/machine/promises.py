@@ -36,15 +36,17 @@ def check_jobs(
             assert job.state in FINAL | {JobState.STOPPING}, "a stop was forgotten"
 
 
-def check_dispatcher(found: Dispatcher, wanted: Dispatcher, agents: Iterable[Agent]) -> None:
+def check_dispatcher(
+    found: Dispatcher, wanted: Dispatcher, agents: Iterable[Agent], jobs: Mapping[str, JobView]
+) -> None:
     """It holds what the rows say; who waits is in its pool, and no runner waits beside a job that it could serve."""
     assert found._projects == wanted._projects
     offers, due = ({each: runner.offer for each, runner in of._runners.items()} for of in (found, wanted))
     assert offers == due, f"who takes jobs: {sorted(offers)}, and the rows say {sorted(due)}"
-    waiting = {
-        agent.runner_id for agent in agents if agent.call is not None and agent.call.report.active is None
-    }  # its call is answered at once where it has anything else to hear
-    for runner_id in waiting & set(found._runners):
+    waiting = {agent.runner_id for agent in agents if agent.call is not None and agent.call.report.active is None}
+    # Who was told of its attempt just now, and lost the answer, calls as if it had none: see `check_calls`.
+    assigned = {attempt.runner_id for view in jobs.values() for attempt in view.attempts if attempt.active}
+    for runner_id in (waiting & set(found._runners)) - assigned:
         assert found.is_idle(runner_id), f"{runner_id} waits, and is in no pool"
     for runner_id in [each for each in found._runners if found.is_idle(each) and each not in waiting]:
         found.leave(runner_id)  # its call is over: it is left out when its turn comes
