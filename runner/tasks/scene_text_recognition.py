@@ -44,6 +44,9 @@ NONE = 0
 """What a column says that says no token; token n of the vocabulary is n + 1."""
 REACH = 5
 """Columns that a convolution along them sees."""
+SAYING = 0.1
+"""The share of columns that say a token, before anything is learned. Were all alike, the first steps would push every
+feature towards none, and some trainings never came back from there."""
 EXACT_MATCH, CHARACTER_ERROR_RATE = "exact_match", "character_error_rate"
 
 
@@ -139,6 +142,10 @@ class TextHead(Head):
             nn.ReLU(inplace=True),
         )
         self.last = nn.Conv1d(channels, 1 + len(tokens), 1)
+        assert self.last.bias is not None, "it has one"
+        with torch.no_grad():
+            self.last.bias.zero_()
+            self.last.bias[NONE] = math.log(len(tokens) * (1 - SAYING) / SAYING)
 
     def forward(self, features: Features) -> Outputs:
         """Logits, batch x columns x (none and the tokens)."""

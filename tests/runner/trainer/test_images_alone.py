@@ -75,6 +75,15 @@ def test_a_text_that_no_way_through_the_columns_can_say_costs_nothing_and_hurts_
     assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
 
 
+def test_most_columns_say_no_token_before_anything_is_learned() -> None:
+    row = BY_TASK[task_pb2.TASK_SCENE_TEXT_RECOGNITION]
+    vocabulary = TASKS[row.task].vocabulary({**row.metadata, "tokens": [*"0123456789"]})
+    model = build_model(spec_from(model={"heads": [row.head_json()]}).model, [vocabulary])
+    (outputs,) = model(torch.rand(2, 3, 16, 64)).values()
+    none = outputs["logits"].softmax(dim=2)[..., scene_text_recognition.NONE]
+    assert 0.7 < none.mean() < 0.98
+
+
 def test_a_validation_text_with_a_token_that_was_never_learned_is_refused() -> None:
     task = TASKS[task_pb2.TASK_SCENE_TEXT_RECOGNITION]
     assert task.unknown({"tokens": ["a", "b"]}, {"tokens": ["b", "c"]}) == ["c"]
