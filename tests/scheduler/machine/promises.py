@@ -64,7 +64,10 @@ def check_calls(installation: Installation, agents: Iterable[Agent]) -> None:
         assert standing.runner.session == agent.session, "a call waits in a session that is over"
         assert not standing.runner.lost, "a runner that waits here is taken for lost"
         wanted = desired(standing.runner, standing.attempt, standing.job, grace_seconds=LIMITS.stop_grace_seconds)
-        told = does(agent.call.report, wanted) or agent.told == wanted
+        presence = installation.desk._presences[agent.runner_id][agent.session]
+        # The answer may have been lost: then it is given again, `resend_seconds` after the first.
+        is_resent = presence.told_at + LIMITS.resend_seconds > installation.clock.monotonic()
+        told = does(agent.call.report, wanted) or agent.told == wanted or (presence.told == wanted and is_resent)
         assert told, f"{agent.runner_id} waits with {agent.call.report.active}, and should {wanted}"
         if isinstance(wanted, BeIdle):
             assert agent.call.report.active is None, "a runner works on what nobody wants, and waits"
