@@ -16,7 +16,6 @@ from services.scheduler.domain.job import (
     Attempt,
     AttemptOutcome,
     Checkpoint,
-    CheckpointKey,
     Job,
     JobReason,
     JobState,
@@ -362,12 +361,8 @@ def _standing_of(connection: Connection, runner: Runner) -> Standing:
     attempt = active_attempt(connection, runner.runner_id)
     if attempt is None:
         return Standing(runner=runner)
-    return _with_resume(connection, runner, attempt, load_job(connection, attempt.job_uid))
-
-
-def _with_resume(connection: Connection, runner: Runner, attempt: Attempt, job: Job | None) -> Standing:
-    key: CheckpointKey | None = attempt.resume
-    resume = find_checkpoint(connection, key) if key is not None else None
+    job = load_job(connection, attempt.job_uid)
+    resume = find_checkpoint(connection, attempt.resume) if attempt.resume is not None else None
     return Standing(runner=runner, attempt=attempt, job=job, resume=resume)
 
 
