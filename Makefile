@@ -2,6 +2,8 @@
 PYTHON := $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.8
 BIN := .venv/bin
+# Tests and demo start processes by the hundred: each would compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 PROTOS := $(shell find protos -name '*.proto') protos/hatch_build.py
 
 .PHONY: help setup demo test check format bench bench-scheduler bench-training prove-objects prove-alone bench-coco-json fuzz chaos chaos-metrics chaos-leader model constraints clean
@@ -30,7 +32,7 @@ test: setup check  ## All tests.
 check: setup  ## Style, types and the direction of dependency.
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
-	$(BIN)/mypy --no-error-summary protos/hatch_build.py services runner tests/client/typed_use.py
+	$(BIN)/mypy --num-workers 2 --no-error-summary protos/hatch_build.py services runner tests/client/typed_use.py
 
 format: setup  ## Formats Python and protos.
 	$(BIN)/ruff check --quiet --fix .
@@ -47,8 +49,9 @@ bench: setup  ## Measures what the README promises; one JSON object a line.
 	$(BIN)/python -m tests.bench.metrics --json
 	$(BIN)/python -m tests.bench.conversion --json
 
-bench-scheduler: setup  ## What the scheduler reaches, on both databases; LARGE=1 with a million jobs and 10,000 runners.
+bench-scheduler: setup  ## What the scheduler reaches, on both databases, and who notices a flood; LARGE=1 with a million jobs and 10,000 runners.
 	$(BIN)/python -m tests.bench.scheduler --json $(if $(LARGE),--only million --only many-runners)
+	$(if $(LARGE),,$(BIN)/python -m tests.bench.flood --json)
 
 bench-training: setup  ## Measures trainings: accuracies after so many steps, and what they cost; ten minutes of two cores.
 	$(BIN)/python -m tests.bench.training --json
@@ -65,8 +68,8 @@ chaos: setup  ## Ten minutes of disasters over a whole installation; SECONDS=120
 chaos-metrics: setup  ## Kills, failing inserts, full disks and more under load; ROUNDS=50, SEED=1 for the same again, JSON=1.
 	$(BIN)/python -m tests.chaos.metrics --rounds $(or $(ROUNDS),50) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json)
 
-model: setup  ## Drives the scheduler at random and checks its promises after each step: EXAMPLES=2000, DATABASE=postgresql.
-	$(BIN)/python -m tests.scheduler.machine --examples $(or $(EXAMPLES),2000) --database $(or $(DATABASE),sqlite)
+model: setup  ## Drives the scheduler at random and checks its promises after each step: EXAMPLES=2000, DATABASE=postgresql, SEED=1.
+	$(BIN)/python -m tests.scheduler.machine --examples $(or $(EXAMPLES),2000) --database $(or $(DATABASE),sqlite) $(if $(SEED),--seed $(SEED))
 
 chaos-leader: setup  ## Kills, cuts off and stops the scheduler that leads on PostgreSQL, under load: 20, 20 and 5 times.
 	$(BIN)/python -m tests.chaos.scheduler.leader --kills $(or $(KILLS),20) --cuts $(or $(CUTS),20) --hangs $(or $(HANGS),5)

@@ -1,4 +1,4 @@
-"""What all tests share: logging that no test leaves changed; an S3 server, and a place in it for each test."""
+"""What all tests share: their order, logging that no test leaves changed, an S3 server and a place in it for each."""
 
 from __future__ import annotations
 
@@ -9,9 +9,42 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from tests.azure_server import PROGRAM, AzureServer
 from tests.object_server import Bucket, ObjectServer
+
+LONG = ("tests/system/", "tests/cli/", "tests/runner/trainer/", "tests/chaos/", "tests/metrics/")
+"""What is begun first: no worker is then idle while the other one has a long file left."""
+TOGETHER = {
+    "tests/cli/conftest.py::machine": ("tests/cli/test_examples.py", "tests/cli/test_terminals.py"),
+    "tests/system/conftest.py::stack": (
+        "tests/system/test_generated_clients.py",
+        "tests/system/test_killed_processes.py",
+        "tests/system/test_main_job.py",
+        "tests/system/test_stolen_tokens.py",
+    ),
+}
+"""Files that share what takes longest to set up; one worker runs them, or each would set it up."""
+GROUPS = {file: shared for shared, files in TOGETHER.items() for file in files}
+
+
+class BySetUp(LoadFileScheduling):
+    """A worker gets all tests of a file, and of those that share something with it."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return GROUPS.get(file, file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> BySetUp:
+    return BySetUp(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @pytest.fixture(autouse=True, scope="session")

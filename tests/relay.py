@@ -24,6 +24,7 @@ class Relay:
         self._answer_bytes_max: int | None = None
         self._request_bytes_per_second = 0.0
         self._free_at = 0.0
+        self._answer_delay_seconds = 0.0
         self._released = asyncio.Event()
         self._released.set()
         self.held = asyncio.Event()
@@ -48,6 +49,10 @@ class Relay:
     def slow_requests(self, bytes_per_second: float) -> None:
         """From now on requests pass at this rate, all connections together."""
         self._request_bytes_per_second = bytes_per_second
+
+    def delay_answers(self, seconds: float) -> None:
+        """From now on each piece of an answer comes so much later, as from far away."""
+        self._answer_delay_seconds = seconds
 
     def release(self) -> None:
         """Let pass what was held back."""
@@ -145,6 +150,7 @@ class Relay:
                     await self._released.wait()
                     piece = piece[room:]
                 passed += len(piece)
+            await asyncio.sleep(self._answer_delay_seconds)
             writer.write(piece)
             await writer.drain()
 

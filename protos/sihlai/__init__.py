@@ -9,68 +9,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from services.chassis.errors import (
-        AlreadyExists,
-        FailedPrecondition,
-        InvalidArgument,
-        NotFound,
-        PermissionDenied,
-        SihlaiError,
-        Unauthenticated,
-        Unavailable,
-    )
-    from services.client.connecting import compare, connect, connect_async
-    from services.client.face import AsyncClient, AsyncJob, Client, Job
-    from services.client.frame import Frame
-    from services.client.job import JobFailed
-    from services.client.specification import SpecificationError
-    from sihlai.scheduler.v1.job_spec_pb2 import Data, Head, JobSpec, Model, Trainer
+    from services.chassis.errors import AlreadyExists as AlreadyExists
+    from services.chassis.errors import FailedPrecondition as FailedPrecondition
+    from services.chassis.errors import InvalidArgument as InvalidArgument
+    from services.chassis.errors import NotFound as NotFound
+    from services.chassis.errors import PermissionDenied as PermissionDenied
+    from services.chassis.errors import SihlaiError as SihlaiError
+    from services.chassis.errors import Unauthenticated as Unauthenticated
+    from services.chassis.errors import Unavailable as Unavailable
+    from services.client.connecting import compare as compare
+    from services.client.connecting import connect as connect
+    from services.client.connecting import connect_async as connect_async
+    from services.client.face import AsyncClient as AsyncClient
+    from services.client.face import AsyncJob as AsyncJob
+    from services.client.face import Client as Client
+    from services.client.face import Job as Job
+    from services.client.frame import Frame as Frame
+    from services.client.job import JobFailed as JobFailed
+    from services.client.specification import SpecificationError as SpecificationError
+    from sihlai.scheduler.v1.job_spec_pb2 import Data as Data
+    from sihlai.scheduler.v1.job_spec_pb2 import Head as Head
+    from sihlai.scheduler.v1.job_spec_pb2 import JobSpec as JobSpec
+    from sihlai.scheduler.v1.job_spec_pb2 import Model as Model
+    from sihlai.scheduler.v1.job_spec_pb2 import Trainer as Trainer
 
-_PLACES = {
-    "services.client.connecting": ("connect", "connect_async", "compare"),
-    "services.client.face": ("Client", "Job", "AsyncClient", "AsyncJob"),
-    "services.client.frame": ("Frame",),
-    "services.client.job": ("JobFailed",),
-    "services.client.specification": ("SpecificationError",),
-    "services.chassis.errors": (
-        "SihlaiError",
-        "AlreadyExists",
-        "FailedPrecondition",
-        "InvalidArgument",
-        "NotFound",
-        "PermissionDenied",
-        "Unauthenticated",
-        "Unavailable",
-    ),
-    "sihlai.scheduler.v1.job_spec_pb2": ("Data", "Head", "JobSpec", "Model", "Trainer"),
+_NAMES = {
+    "services.client.connecting": "connect connect_async compare",
+    "services.client.face": "Client Job AsyncClient AsyncJob",
+    "services.client.frame": "Frame",
+    "sihlai.scheduler.v1.job_spec_pb2": "JobSpec Model Head Data Trainer",
+    "services.client.job": "JobFailed",
+    "services.client.specification": "SpecificationError",
+    "services.chassis.errors": "SihlaiError AlreadyExists FailedPrecondition InvalidArgument NotFound PermissionDenied "
+    "Unauthenticated Unavailable",
 }
-_MODULES = {name: module for module, names in _PLACES.items() for name in names}
-
-__all__ = [
-    "connect",
-    "connect_async",
-    "compare",
-    "Client",
-    "Job",
-    "AsyncClient",
-    "AsyncJob",
-    "Frame",
-    "JobSpec",
-    "Model",
-    "Head",
-    "Data",
-    "Trainer",
-    "JobFailed",
-    "SpecificationError",
-    "SihlaiError",
-    "AlreadyExists",
-    "FailedPrecondition",
-    "InvalidArgument",
-    "NotFound",
-    "PermissionDenied",
-    "Unauthenticated",
-    "Unavailable",
-]
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -199,7 +199,8 @@ class Agent:
 
     async def _call(self, request: wire.SynchronizeRequest, sent_at: float) -> wire.SynchronizeResponse | None:
         """The answer; None where something happened meanwhile that must be said now: the next call ends this one."""
-        timeout = self._config.synchronize_wait_seconds + self._config.synchronize_margin_seconds
+        wait_seconds = max(self._config.synchronize_wait_seconds, request.wait_max.ToMilliseconds() / 1000)
+        timeout = wait_seconds + self._config.synchronize_margin_seconds
         call = self._stub.Synchronize(request, timeout=timeout)
         waiting = asyncio.ensure_future(_answer(call))
         interrupting = asyncio.create_task(self._interrupted_after(None, sent_at))
@@ -245,7 +246,9 @@ class Agent:
             if spool.closed:
                 request.spools.add(job_uid=spool.key.job_uid, attempt=spool.attempt, epoch=spool.key.epoch)
         if not self._farewell_due():
-            request.wait_max.FromMilliseconds(round(self._config.synchronize_wait_seconds * 1000))
+            idle = self._attempt is None
+            wait_seconds = self._config.synchronize_idle_seconds if idle else self._config.synchronize_wait_seconds
+            request.wait_max.FromMilliseconds(round(wait_seconds * 1000))
         return request
 
     async def _take_in(self, said: Said, response: wire.SynchronizeResponse) -> bool:

@@ -43,6 +43,9 @@ class RunnerConfig:
     synchronize_wait_seconds: float = setting(
         8.0, "how long a Synchronize may wait; a third of the lease", units="s", minimum=0.1
     )
+    synchronize_idle_seconds: float = setting(
+        17.5, "the same while it is idle, where the scheduler has very many runners", units="s", minimum=0.1
+    )
     synchronize_margin_seconds: float = setting(
         7.0, "how much longer than that its answer may take", units="s", minimum=0.1
     )

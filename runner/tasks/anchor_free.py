@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.ops import nms
 
 from runner.tasks.assignment import Grid, agreement_loss, assign, points_in_regions, points_of
 from runner.tasks.task import Batched, Decoded, Features, Losses, Outputs, WrongAnnotation
@@ -166,6 +165,8 @@ class AnchorFree(nn.Module):
             boxes = dense.boxes.gather(1, points[..., None].expand(-1, -1, 4))
             chosen, scores = _best_apart(boxes, categories, best, instances_max, overlap_max)
             return Kept(points=points.gather(1, chosen), categories=categories.gather(1, chosen), scores=scores)
+        from torchvision.ops import nms  # as slow to import as torch: not for models that find no objects
+
         found: list[torch.Tensor] = []
         for image in range(len(scores)):
             likely = int((best[image] >= SCORE_MIN).sum())

@@ -2,6 +2,8 @@
 
 Level i has stride 2^i. A backbone is a chain of stages, one for each level that it has, so that features of every level
 fall out of one pass and the finest levels can be frozen.
+
+torchvision is imported where it is used: with its models it takes as long as torch itself.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision import models
 
 from runner.trainer.failure import trainer_failure
 from runner.trainer.image import CHANNELS
@@ -133,6 +134,8 @@ def load_imagenet_weights(backbone: Backbone | TimmBackbone, name: str, folder: 
     """
     if name in OWN or name.startswith(PREFIX):
         raise trainer_failure(f"there are no ImageNet weights of torchvision for {name}: take random initialization")
+    from torchvision import models
+
     weights = models.get_model_weights(name).DEFAULT
     path = (folder or Path(torch.hub.get_dir()) / "checkpoints") / weights.url.rsplit("/", 1)[-1]
     if not path.is_file():
@@ -188,6 +191,8 @@ class _Residual(nn.Module):
 
 
 def _torchvision_model(name: str) -> nn.Module:
+    from torchvision import models
+
     arguments: dict[str, Any] = {"weights": None}
     if name in CENTERED_INPUT:
         # Their own initialization draws truncated normals for half a minute; torch's own serves as well.

@@ -12,12 +12,12 @@ import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-import torchvision
 from google.protobuf import json_format
 from safetensors import SafetensorError
 from sihlai.scheduler.v1 import job_spec_pb2
@@ -237,7 +237,7 @@ def software_versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
+        "torchvision": metadata.version("torchvision"),
     }
 
 

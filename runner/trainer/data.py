@@ -23,8 +23,8 @@ from runner.trainer.machine import free_memory_bytes, loader_threads
 from runner.trainer.order import Order, groups_of
 from runner.trainer.reporter import Reporter
 from runner.trainer.samples import HeadTruth, Samples
-from runner.trainer.split import validation_names
 from runner.trainer.store import ImageStore
+from services.split.choice import validation_names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from runner.tasks import task_of
 from runner.tasks.task import Target, Vocabulary, WrongAnnotation
 from runner.trainer.attempt_file import DatasetFolders
 from runner.trainer.failure import Failure, dataset_failure
-from runner.trainer.split import HeadAnnotations
+from services.split.choice import HeadAnnotations
 
 
 @dataclass(frozen=True, kw_only=True)

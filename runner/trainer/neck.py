@@ -9,7 +9,6 @@ import torch
 from sihlai.scheduler.v1 import job_spec_pb2
 from torch import nn
 from torch.nn import functional
-from torchvision.ops import FeaturePyramidNetwork
 
 from runner.trainer.failure import trainer_failure
 from runner.trainer.norm import group_norm
@@ -34,6 +33,8 @@ class FeaturePyramid(nn.Module):
     """
 
     def __init__(self, in_channels: Mapping[int, int], levels: range, channels: int) -> None:
+        from torchvision.ops import FeaturePyramidNetwork  # as slow to import as torch: not for jobs that have none
+
         super().__init__()
         self._levels = [level for level in levels if level in in_channels]
         self.out_channels = dict.fromkeys(levels, channels)

@@ -9,8 +9,8 @@ import torch
 
 from runner.trainer.augmentation import seed_of
 from runner.trainer.dataset import Example
-from runner.trainer.label import CATEGORY, NOTHING, RULES, Label, labels_of
-from runner.trainer.split import HeadAnnotations
+from services.split.choice import HeadAnnotations
+from services.split.label import CATEGORY, NOTHING, RULES, Label, labels_of
 
 
 class Order:

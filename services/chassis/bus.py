@@ -165,16 +165,18 @@ class Bus:
     async def close(self) -> None:
         """End the connection; what waits gets Unavailable at its deadline."""
         self._closing = True
-        if self._keeper is not None:
-            # nats-py may swallow a cancellation while it connects: cancel until it is heard.
-            while not self._keeper.done():
-                self._keeper.cancel()
-                await asyncio.wait({self._keeper}, timeout=self._limits.cancel_seconds)
-        if not self._client.is_connected and not self._client.is_reconnecting:
-            return
-        with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-            async with asyncio.timeout(self._limits.close_seconds):
-                await self._client.close()
+        await self._ended(self._keeper)
+        if self._client.is_connected or self._client.is_reconnecting:
+            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+                async with asyncio.timeout(self._limits.close_seconds):
+                    await self._client.close()
+        await self._ended(self._client._reconnection_task)  # it may go on after a close, for ever
+
+    async def _ended(self, task: asyncio.Task[None] | None) -> None:
+        """nats-py may swallow a cancellation while it connects: cancel until it is heard."""
+        while task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=self._limits.cancel_seconds)
 
     @property
     def connected(self) -> bool:

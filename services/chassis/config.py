@@ -80,11 +80,14 @@ class ServerConfig:
         100, "the same of one user on each service, so that one leaves room for others", units="calls", minimum=1
     )
     principal_streams_max: int = setting(500, "streams at once of one user on each service", units="streams", minimum=1)
-    principal_calls_per_second: float = setting(
-        250.0, "calls that one user may begin; those that come faster wait", units="calls/s", minimum=0.001
+    principal_processor_share: float = setting(
+        0.25,
+        "what calls of one user may take of a core while others call too; those beyond wait",
+        units="cores",
+        minimum=0.001,
     )
-    principal_refusal_seconds: float = setting(
-        1.0, "how late a user is told that there are too many of his calls", units="s", minimum=0
+    principal_refusals_per_second: float = setting(
+        50.0, "how many calls of one user, or one host, are refused; those beyond wait", units="calls/s", minimum=0.001
     )
     keepalive_seconds: float = setting(20.0, "how often a silent connection is pinged", units="s", minimum=1)
     keepalive_timeout_seconds: float = setting(10.0, "missing answer that ends a connection", units="s", minimum=1)
@@ -96,6 +99,9 @@ class ServerConfig:
         None, "authority of the other services' certificates; with it they are called with TLS, and shown our own"
     )
     plaintext_allowed: bool = setting(False, "listen without TLS also where other machines reach the port")
+    plaintext_peers_allowed: bool = setting(
+        False, "call a database or an event bus of another machine also without TLS"
+    )
     token_file: Path | None = setting(None, "file with the token that this service calls others with")
     revocations_file: Path | None = setting(
         None, "keeps which tokens were revoked, for a start with the scheduler away"

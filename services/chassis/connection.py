@@ -12,6 +12,8 @@ RETRY_ATTEMPTS_MAX = 4
 RETRY_SECONDS_FIRST = 0.1
 RETRY_SECONDS_MAX = 2.0
 RECONNECT_SECONDS_MAX = 2.0
+CONNECT_SECONDS_MAX = 10.0
+"""A connection may take so long to come to be: the other side is far away, or slow."""
 
 
 def channel_options(
@@ -42,7 +44,8 @@ def channel_options(
         ("grpc.max_send_message_length", message_bytes_max),
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.initial_reconnect_backoff_ms", milliseconds(RETRY_SECONDS_FIRST)),
-        ("grpc.min_reconnect_backoff_ms", milliseconds(RETRY_SECONDS_FIRST)),
+        # Not a pause, in spite of its name: a connection that is not there by then is given up.
+        ("grpc.min_reconnect_backoff_ms", milliseconds(CONNECT_SECONDS_MAX)),
         ("grpc.max_reconnect_backoff_ms", milliseconds(RECONNECT_SECONDS_MAX)),
         # Our services are reached directly; a proxy for web pages in the environment must not get between.
         ("grpc.enable_http_proxy", 0),

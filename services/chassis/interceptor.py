@@ -33,6 +33,8 @@ from services.chassis.errors import (
     Unimplemented,
     Violation,
 )
+from services.chassis.ids import new_id
+from services.chassis.share import Spending, Stepped, SteppedItems, set_current_spending
 from services.chassis.status import code_of, status_from_error
 
 log = logs.get_logger(__name__)
@@ -123,18 +125,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         CancelledError must pass: swallowing it leaks native memory (grpc/grpc#43360).
         """
+        kind = method if service != NOBODYS else NOBODYS  # callers could make up any number of names
+
         if inspect.isasyncgenfunction(behavior):
 
             async def generate(given: Any, context: Context) -> AsyncIterator[Any]:
                 try:
                     guard, admission = await self._begin(method, service, context)
-                    async with self._counts.counted(service, admission.principal, has_one_answer=False):
+                    counted = self._counts.counted(service, admission.principal, method=kind, has_one_answer=False)
+                    async with counted as spending:
                         request = read(given)
                         if not isinstance(request, AsyncIterator):
                             admission.check(request)
                         async with (
                             contextlib.aclosing(behavior(request, context)) as items,
-                            contextlib.aclosing(guard.lasting(admission, items)) as lasting,
+                            contextlib.aclosing(guard.lasting(admission, _at_cost_of(spending, items))) as lasting,
                         ):
                             async for item in lasting:
                                 yield item
@@ -146,11 +151,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def answer(given: Any, context: Context) -> Any:
             try:
                 _, admission = await self._begin(method, service, context)
-                async with self._counts.counted(service, admission.principal, has_one_answer=True):
+                counted = self._counts.counted(service, admission.principal, method=kind, has_one_answer=True)
+                async with counted as spending:
                     request = read(given)
                     if not isinstance(request, AsyncIterator):
                         admission.check(request)
-                    return await behavior(request, context)
+                    return await _charged(spending, behavior(request, context))
             except Exception as error:  # noqa: BLE001 — _fail logs it
                 await self._fail(error, context)
 
@@ -158,11 +164,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             """A stream that writes its answers by itself (`serialized`)."""
             try:
                 guard, admission = await self._begin(method, service, context)
-                async with self._counts.counted(service, admission.principal, has_one_answer=False):
+                counted = self._counts.counted(service, admission.principal, method=kind, has_one_answer=False)
+                async with counted as spending:
                     request = read(given)
                     if not isinstance(request, AsyncIterator):
                         admission.check(request)
-                    writing = _without_items(behavior(request, context))
+                    writing = _without_items(_charged(spending, behavior(request, context)))
                     async with (
                         contextlib.aclosing(writing),
                         contextlib.aclosing(guard.lasting(admission, writing)) as lasting,
@@ -180,7 +187,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # A call is a task with a context of its own: what is bound here ends with it.
         logs.bind_contextvars(**_log_ids(method, metadata))
         guard = OPEN if service == OPEN_SERVICE else self._guard
-        admission = await guard.admit(metadata, method=method if service != NOBODYS else NOT_SERVED)
+        try:
+            admission = await guard.admit(metadata, method=method if service != NOBODYS else NOT_SERVED)
+        except SihlaiError:
+            await self._counts.until_refused(context.peer().rpartition(":")[0])
+            raise
         set_current_principal(admission.principal)
         logs.bind_contextvars(principal=admission.principal.subject)
         return guard, admission
@@ -198,6 +209,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         message = f"the server made a mistake; its log tells more under error id {error_id}"
         crash = Internal(Reason.INTERNAL, message, {"error_id": error_id})
         await context.abort_with_status(_grpc_status(crash))
+
+
+def _charged(spending: Spending | None, work: Awaitable[Any]) -> Awaitable[Any]:
+    """The work, charged to the call as far as that is counted."""
+    if spending is None:
+        return work
+    set_current_spending(spending)
+    return Stepped(work, spending)
+
+
+def _at_cost_of(spending: Spending | None, items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The same for a stream's items."""
+    if spending is None:
+        return items
+    set_current_spending(spending)
+    return SteppedItems(items, spending)
 
 
 async def _without_items(work: Awaitable[None]) -> AsyncGenerator[None, None]:
@@ -257,7 +284,7 @@ def _grpc_status(error: SihlaiError) -> Any:
 
 def _log_ids(method: str, metadata: Mapping[str, str]) -> dict[str, str]:
     given = metadata.get(REQUEST_ID_KEY, "")
-    ids = {"method": method.lstrip("/"), "request_id": given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex}
+    ids = {"method": method.lstrip("/"), "request_id": given if _REQUEST_ID.fullmatch(given) else new_id()}
     trace = metadata.get(TRACE_KEY, "")
     if _TRACE_PARENT.fullmatch(trace):
         ids |= {"trace_parent": trace, "trace_id": trace.split("-")[1]}

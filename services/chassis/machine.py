@@ -1,8 +1,9 @@
-"""What a process may take of its machine: how many cores, and how the C library keeps memory for it."""
+"""What a process may take of its machine: how many cores, and how Python and the C library keep memory for it."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import os
 from pathlib import Path
@@ -38,3 +39,12 @@ def keep_memory(*, kept_bytes: int, array_bytes_max: int) -> None:
     mallopt(M_TRIM_THRESHOLD, kept_bytes)
     if not mallopt(M_MMAP_THRESHOLD, array_bytes_max):
         mallopt(M_MMAP_THRESHOLD, min(array_bytes_max, ARRAY_BYTES_SURE))
+
+
+def collect_seldom(*thresholds: int) -> None:
+    """Let Python look for garbage in cycles seldom, as gc.set_threshold has it, and never among what is there now: the
+    modules and all that a service is made of, which a full collection would go through each time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*thresholds)

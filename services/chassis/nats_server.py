@@ -12,9 +12,13 @@ import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from services.chassis.config import ServerConfig
 from services.chassis.files import require_private
-from services.chassis.tls import ClientTls, ServerTls
+from services.chassis.tls import ClientTls, ServerTls, require_encrypted
+
+ENCRYPTED = ("tls", "wss")
 
 
 def nats_server_path() -> Path:
@@ -55,6 +59,16 @@ def server_configuration(
         "}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def require_encrypted_bus(config: ServerConfig, url: str) -> None:
+    """ConfigurationError where the bus lies on another machine and would be called without TLS (see `tls`)."""
+    try:
+        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+    except ValueError:
+        return  # no address at all, which whoever connects says
+    way = "begin it with tls:// and give --nats-ca-file"
+    require_encrypted(config, "nats_url", [host or ""], encrypted=scheme in ENCRYPTED, way=way)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -50,6 +50,8 @@ CLIENT_PING_SECONDS_MIN = 5.0
 """Clients that ping more often than this are cut off by the server."""
 PENDING_CALLS_BESIDES = 1_000
 """Calls that may wait to be taken beside those that one service allows at once: who is too many is told so."""
+PENDING_SECONDS_MAX = 300
+"""How long a call may wait to be taken, if its own deadline does not end it before."""
 
 Item = TypeVar("Item")
 
@@ -109,11 +111,12 @@ class Server:
             interceptors=self._interceptors,
             options=_server_options(config),
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        found_by_name = cast("grpc.aio.Server", _FoundByName(server))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, found_by_name)
         for add_to_server in self._services.values():
-            add_to_server(server)
+            add_to_server(found_by_name)
         served = (*self._services, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-        reflection.enable_server_reflection((*served, reflection.SERVICE_NAME), server)
+        reflection.enable_server_reflection((*served, reflection.SERVICE_NAME), server)  # looks what kind it is
         self.address = _bind(server, config)
         await server.start()
         self._server = server
@@ -247,6 +250,24 @@ def write_address_file(path: Path, address: str) -> None:
     replace_file(path, f"{address}\n".encode(), synced=False)
 
 
+class _FoundByName:
+    """The part of a server that generated code adds a service to: a call's method is looked up by its name.
+
+    Methods that are registered too are waited for one by one: each call, whatever it asks for, would cost some steps
+    for every method that the server has, which is more than all else that gRPC does for it.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Add a service."""
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service_name: str, handlers: Mapping[str, Any]) -> None:
+        """Nothing: the same handlers were added by name."""
+
+
 class _Health(HealthServicer):  # type: ignore[misc]  # grpc_health has no types
     """grpc's own, whose Watch also ends when the server stops: else one watcher holds up every drain."""
 
@@ -302,6 +323,8 @@ def _server_options(config: ServerConfig) -> list[tuple[str, Any]]:
         # gRPC cancels calls at random where more than 1,000 wait to be taken: thousands may come back at once.
         ("grpc.server.max_pending_requests", pending),
         ("grpc.server.max_pending_requests_hard_limit", pending),
+        # And those that wait for more than 30 s: a loaded machine takes that long for thousands.
+        ("grpc.server_max_unrequested_time_in_server", PENDING_SECONDS_MAX),
         ("grpc.keepalive_time_ms", milliseconds(config.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", milliseconds(config.keepalive_timeout_seconds)),
         ("grpc.keepalive_permit_without_calls", 1),

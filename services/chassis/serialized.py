@@ -40,7 +40,7 @@ class _Registration:
         self._methods = methods
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """Not needed: the same handlers come by name."""
+        """Not needed: the same handlers come method by method."""
 
     def add_registered_method_handlers(self, service_name: str, handlers: Mapping[str, Any]) -> None:
         """Add the service's methods."""
@@ -49,7 +49,6 @@ class _Registration:
             name: _passing_bytes(handler) if name in self._methods else handler for name, handler in handlers.items()
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service_name, changed),))
-        self._server.add_registered_method_handlers(service_name, changed)
 
 
 def _passing_bytes(handler: Any) -> Any:

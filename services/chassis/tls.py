@@ -3,13 +3,14 @@
 A server shows its certificate, and where `client_ca_file` is given takes calls only from who shows one of that
 authority (mTLS). Certificate and key are read again when their files change, so that they are renewed without a
 restart. Without TLS a server listens where its own machine alone can reach it, unless the configuration says in so many
-words that it may listen elsewhere.
+words that it may listen elsewhere; databases and event buses are called in the same way.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,19 @@ def client_tls(ca_file: Path | None, certificate_file: Path | None, key_file: Pa
     if ca_file is None:
         return None
     return ClientTls(ca_file=ca_file, certificate_file=certificate_file, key_file=key_file)
+
+
+def require_encrypted(config: ServerConfig, setting: str, hosts: Iterable[str], *, encrypted: bool, way: str) -> None:
+    """ConfigurationError where what a setting names lies on another machine, would be called without TLS, and nothing
+    says that it may. `way`: how it is called with TLS.
+    """
+    away = [host for host in hosts if host and not host.startswith(("/", "@")) and not is_local(f"{host}:0")]
+    if away and not encrypted and not config.plaintext_peers_allowed:
+        problem = (
+            f"{setting} names {', '.join(away)}, and passwords and data would travel there in the clear: {way}, or "
+            "say --plaintext-peers-allowed"
+        )
+        raise ConfigurationError([problem])
 
 
 class _Renewed:

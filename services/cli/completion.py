@@ -47,7 +47,7 @@ def runners(context: typer.Context, incomplete: str) -> list[str]:
 
 def contexts(incomplete: str) -> list[str]:
     """Installations that begin so, as `sihlai context` knows them."""
-    from services.client.context import LOCAL, NoContextError, contexts_file, read_contexts
+    from services.chassis.context import LOCAL, NoContextError, contexts_file, read_contexts
 
     try:
         known = read_contexts(contexts_file(os.environ)).by_name
@@ -57,10 +57,10 @@ def contexts(incomplete: str) -> list[str]:
 
 
 def _asked(context: typer.Context, incomplete: str, names: Callable[[Client], Sequence[str]]) -> list[str]:
+    from services.chassis.context import NoContextError
+    from services.chassis.endpoints import NoEndpointError
     from services.chassis.errors import SihlaiError
     from services.client.connecting import connect
-    from services.client.context import NoContextError
-    from services.client.endpoints import NoEndpointError
     from services.client.name import NameFormatError
 
     said: dict[str, Any] = context.params
@@ -78,7 +78,7 @@ def _projects(client: Client) -> list[str]:
     from services.client.name import short
 
     request = ListProjectsRequest(page_size=NAMES_MAX)
-    return [short(project.name) for project in client.run(ask(PROJECTS.ListProjects, request, SECONDS_MAX)).projects]
+    return [short(project.name) for project in client.run(ask, PROJECTS.ListProjects, request, SECONDS_MAX).projects]
 
 
 def _jobs(client: Client, project: str) -> list[str]:
@@ -88,7 +88,7 @@ def _jobs(client: Client, project: str) -> list[str]:
     from services.client.name import project_name, short
 
     request = ListJobsRequest(parent=project_name(project), page_size=NAMES_MAX)
-    return [short(job.name) for job in client.run(ask(JOBS.ListJobs, request, SECONDS_MAX)).jobs]
+    return [short(job.name) for job in client.run(ask, JOBS.ListJobs, request, SECONDS_MAX).jobs]
 
 
 def _checkpoints(client: Client, job: str) -> list[str]:
@@ -98,7 +98,7 @@ def _checkpoints(client: Client, job: str) -> list[str]:
     from services.client.name import job_name, short
 
     request = ListCheckpointsRequest(parent=job_name(job), page_size=NAMES_MAX)
-    found = client.run(ask(CHECKPOINTS.ListCheckpoints, request, SECONDS_MAX)).checkpoints
+    found = client.run(ask, CHECKPOINTS.ListCheckpoints, request, SECONDS_MAX).checkpoints
     return [*(f"{job}/{alias}" for alias in CHECKPOINT_ALIASES), *(short(each.name) for each in found)]
 
 
@@ -108,5 +108,5 @@ def _runners(client: Client) -> list[str]:
     from services.client.call import RUNNERS, ask
 
     request = ListRunnersRequest(page_size=NAMES_MAX)
-    found = client.run(ask(RUNNERS.ListRunners, request, SECONDS_MAX)).runners
+    found = client.run(ask, RUNNERS.ListRunners, request, SECONDS_MAX).runners
     return [runner.name.removeprefix("runners/") for runner in found]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sihlai.conversion.v1.dataset_pb2 import Credentials, GoogleKey, S3Key
 
+from services.chassis.endpoints import home_folder
 from services.cli.error import CommandError
-from services.client.endpoints import home_folder
 
 PROFILES_VARIABLE = "AWS_SHARED_CREDENTIALS_FILE"
 

@@ -21,7 +21,16 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
-from services.chassis.errors import DeadlineExceeded, InvalidArgument, Reason, SihlaiError, Unavailable
+from services.chassis.context import NoContextError
+from services.chassis.endpoints import SERVICES, Endpoints, NoEndpointError, resolve
+from services.chassis.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    InvalidArgument,
+    Reason,
+    SihlaiError,
+    Unavailable,
+)
 from services.cli import completion
 from services.cli.error import (
     EXIT_FAILED,
@@ -34,8 +43,6 @@ from services.cli.error import (
 )
 from services.cli.view.output import Format, Output
 from services.cli.view.text import safe, shown
-from services.client.context import NoContextError
-from services.client.endpoints import SERVICES, Endpoints, NoEndpointError, resolve
 from services.client.face import AsyncClient
 from services.client.job import JobFailed, listed
 from services.client.name import NameFormatError, short
@@ -45,6 +52,7 @@ AS_TYPED = {
     "ValidateDataset tells all": "`sihlai dataset validate` tells all",
     "copy_images: is off": "--copy-images is off",
     "split: is ": "--split is ",
+    ": say which": ": say which, before the source",
     "(copy_images)": "(--copy-images)",
     "with `lenient`": "with --lenient",
     "the folders that the configuration allows (": "the folders that the configuration allows, --allow-root adds one (",
@@ -169,7 +177,7 @@ async def _named(client: AsyncClient, value: Any) -> Any:
     if not isinstance(value, str) or (value.partition("/")[0] != LAST_JOB and value.rpartition("/")[2] != LAST_JOB):
         return value
     before, _, after = value.partition(LAST_JOB)
-    found = await client.run(listed(before.rstrip("/") or "-", limit=1))
+    found = await client.run(listed, before.rstrip("/") or "-", limit=1)
     if not found:
         raise CommandError(f"there is no job yet, so {value} is none")
     return f"{short(found[0].name)}{after}"
@@ -219,7 +227,7 @@ def _reported_exit_code(output: Output, error: BaseException) -> int | None:
             return _report(output, error)
         case CommandError():
             return _say(output, str(error), error.exit_code)
-        case NameFormatError() | SpecificationError() | NoContextError():
+        case NameFormatError() | SpecificationError() | NoContextError() | ConfigurationError():
             return _say(output, str(error), EXIT_NOT_UNDERSTOOD)
         case NoEndpointError():
             return _say(output, str(error), EXIT_UNREACHABLE)

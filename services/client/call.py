@@ -1,20 +1,24 @@
-"""Calls as values: what the client does is generators that yield steps, and know no channel, no loop and no thread.
+"""Calls of the services, and what all operations are made of. They know no channel, no loop and no thread.
 
-An `Operation` yields steps, is sent what each step gave, and returns its result; `driver` runs it, blocking or
-awaiting. What an operation yields as `Emit` goes to whoever iterates.
+An `Operation` is a coroutine, a `Reading` an asynchronous generator. Each takes first the `Transport` that it goes
+over, of which `driver` has two: one awaits, the other blocks.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import random
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
 from sihlai.auth.v1.token_service_pb2_grpc import TokenServiceStub
 from sihlai.conversion.v1.conversion_service_pb2_grpc import ConversionServiceStub
+from sihlai.installation.v1.installation_service_pb2 import GetInstallationRequest, GetInstallationResponse
 from sihlai.installation.v1.installation_service_pb2_grpc import InstallationServiceStub
 from sihlai.logs.v1.log_service_pb2_grpc import LogServiceStub
 from sihlai.metrics.v1.metrics_service_pb2_grpc import MetricsServiceStub
@@ -24,40 +28,33 @@ from sihlai.scheduler.v1.conversion_report_service_pb2_grpc import ConversionRep
 from sihlai.scheduler.v1.job_service_pb2_grpc import JobServiceStub
 from sihlai.scheduler.v1.project_service_pb2_grpc import ProjectServiceStub
 
+from services.chassis import errors
 from services.chassis.backoff import Backoff
-from services.chassis.errors import (
-    Aborted,
-    Cancelled,
-    DeadlineExceeded,
-    Internal,
-    Reason,
-    ResourceExhausted,
-    SihlaiError,
-    Unauthenticated,
-    Unavailable,
-)
+from services.chassis.errors import Reason, SihlaiError
 
 DEADLINE_SECONDS = 30.0
 """How long a unary call may take when nothing else is said."""
+INSTALLED_SECONDS_MAX = 10.0
+"""The same of what a service says of itself."""
 PAGE_SIZE = 1_000
 RECONNECT_SECONDS_FIRST = 0.2
 RECONNECT_SECONDS_MAX = 5.0
-OF_SCHEDULER = ("auth", "installation", "runner")
-"""Packages that the scheduler serves beside its own."""
+SERVED_BY = {"logs": "metrics", "auth": "scheduler", "installation": "scheduler", "runner": "scheduler"}
+"""The service of each package that is not named for it."""
 OUTAGE_SECONDS_MAX = 600.0
 """After so long without an answer a read gives up."""
-PASSING = (Unavailable, Aborted, Cancelled, Internal)
+PASSING = (errors.Unavailable, errors.Aborted, errors.Cancelled, errors.Internal)
 """What may be gone when the call is sent again. Internal and Cancelled: gRPC's words for connections that break in an
 odd place, or that the other side resets; who cancels a call of its own gets no error of the service."""
-TOO_MUCH = (ResourceExhausted, DeadlineExceeded)
+TOO_MUCH = (errors.ResourceExhausted, errors.DeadlineExceeded)
 """The service could not do what was asked of it within its limits. From a later place it may be less; from the same
 place it is the same again."""
 
+P = ParamSpec("P")
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
 Item = TypeVar("Item")
-Other = TypeVar("Other")
 
 
 class HasCursor(Protocol):
@@ -87,10 +84,8 @@ class Method:
     @property
     def service(self) -> str:
         """Which service is asked: by the second part of its package, if nothing else is said."""
-        if self.at:
-            return self.at
-        package = self.path.strip("/").split(".")[1]
-        return {"logs": "metrics"}.get(package, "scheduler" if package in OF_SCHEDULER else package)
+        package = self.path.split(".")[1]
+        return self.at or SERVED_BY.get(package, package)
 
 
 class _Recorder:
@@ -115,107 +110,77 @@ INSTALLATION = InstallationServiceStub(_recorder)
 TOKENS = TokenServiceStub(_recorder)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """One call with one answer, which is sent back; an error of the service is thrown."""
+class Transport(Protocol):
+    """How operations reach the services, the clock and the disk. All errors of services are SihlaiError."""
 
-    method: Method
-    request: Any
-    seconds: float
+    async def ask(self, method: Method, request: Any, seconds: float) -> Any:
+        """The answer of a call that has one."""
 
+    def read(self, method: Method, request: Any, seconds: float | None) -> AsyncGenerator[Any, None]:
+        """The answers of a call that has many. Whoever closes it cancels the call."""
 
-@dataclass(frozen=True, kw_only=True)
-class Open:
-    """A call with many answers. What is sent back is its `Stream`."""
+    async def sleep(self, seconds: float) -> None:
+        """A pause."""
 
-    method: Method
-    request: Any
-    seconds: float | None
+    async def work(self, function: Callable[[], Result]) -> Result:
+        """The result of a piece of work on files, which takes a while."""
 
 
-class Stream(Protocol):
-    """An open call; `Next` reads from it."""
-
-    def cancel(self) -> object:
-        """End it, if it has not ended."""
-        ...
-
-
-@dataclass(frozen=True)
-class Next:
-    """The next answer of a stream, or None at its end."""
-
-    stream: Any
-
-
-@dataclass(frozen=True)
-class Sleep:
-    """A pause."""
-
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Work:
-    """A piece of work on files, which takes a while. Its result is sent back."""
-
-    function: Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Emit(Generic[Item]):
-    """Something for whoever iterates."""
-
-    item: Item
-
-
-Step: TypeAlias = Ask | Open | Next | Sleep | Work
-Operation: TypeAlias = Generator[Step, Any, Result]
+Operation: TypeAlias = Coroutine[Any, Any, Result]
 """What ends with a result."""
-Reading: TypeAlias = Generator[Step | Emit[Item], Any, None]
+Reading: TypeAlias = AsyncGenerator[Item, None]
 """What gives item after item."""
+OperationOf: TypeAlias = Callable[Concatenate[Transport, P], Operation[Result]]
+"""What makes one of a transport and parameters."""
+ReadingOf: TypeAlias = Callable[Concatenate[Transport, P], Reading[Item]]
 
 
-def ask(
-    method: grpc.UnaryUnaryMultiCallable[Request, Answer], request: Request, seconds: float = DEADLINE_SECONDS
-) -> Operation[Answer]:
+async def ask(
+    transport: Transport,
+    method: grpc.UnaryUnaryMultiCallable[Request, Answer],
+    request: Request,
+    seconds: float = DEADLINE_SECONDS,
+) -> Answer:
     """One call with one answer."""
-    answer: Answer = yield Ask(method=cast(Method, method), request=request, seconds=seconds)
-    return answer
+    return cast(Answer, await transport.ask(cast(Method, method), request, seconds))
+
+
+async def installed(transport: Transport, service: str = "scheduler") -> GetInstallationResponse:
+    """What a service says of itself; the scheduler knows where the others are."""
+    method: Any = dataclasses.replace(INSTALLATION.GetInstallation, at=service)  # type: ignore[type-var]
+    return await ask(transport, method, GetInstallationRequest(), INSTALLED_SECONDS_MAX)
 
 
 def read(
-    method: grpc.UnaryStreamMultiCallable[Request, Answer], request: Request, seconds: float | None = None
+    transport: Transport,
+    method: grpc.UnaryStreamMultiCallable[Request, Answer],
+    request: Request,
+    seconds: float | None = None,
 ) -> Reading[Answer]:
     """The answers of one call, over one connection: where it breaks, its error is raised."""
-    stream: Stream = yield Open(method=cast(Method, method), request=request, seconds=seconds)
-    try:
-        while (answer := (yield Next(stream))) is not None:
-            yield Emit(answer)
-    finally:
-        stream.cancel()  # who stops reading early leaves no call behind
+    return transport.read(cast(Method, method), request, seconds)
 
 
-def follow(
+async def follow(
+    transport: Transport,
     method: grpc.UnaryStreamMultiCallable[Request, Followed],
-    request_at: Callable[[str], Request],
+    request: Request,
     *,
     is_last: Callable[[Followed], bool],
     on_break: Break = lambda error: None,
-    cursor: str = "",
     seconds: float | None = None,
-    outage_seconds_max: float = OUTAGE_SECONDS_MAX,
-    monotonic: Callable[[], float] = time.monotonic,
 ) -> Reading[Followed]:
     """The answers of a stream up to and with the last one, over any number of connections.
 
-    `request_at` gets the cursor to go on from, empty at the start. The first connection must succeed: what a service
+    The request's cursor says where to begin, and is changed. The first connection must succeed: what a service
     refuses, or that none is there, is raised. Later breaks are told to `on_break`, and tried again until
-    `outage_seconds_max` have passed without an answer; then the last error is raised. So is, the second time at one
+    OUTAGE_SECONDS_MAX have passed without an answer; then the last error is raised. So is, the second time at one
     cursor, that what is asked is too much. Where the token ended after an answer, the next connection carries the one
     of its moment. Raises TimeoutError when it has not ended after `seconds`.
     """
-    began = answered_at = monotonic()
+    resumed: Any = request
+    answered_at = time.monotonic()
+    ends_at = math.inf if seconds is None else answered_at + seconds
     answered = False
     backoff = Backoff(
         seconds_first=RECONNECT_SECONDS_FIRST,
@@ -223,107 +188,58 @@ def follow(
         randomness=random.Random(),  # noqa: S311  # spreads retries, guards nothing
     )
     too_much_at: str | None = None
-    while True:
+    while (left := ends_at - time.monotonic()) > 0:
         broke: SihlaiError | None = None
-        left = None if seconds is None else began + seconds - monotonic()
-        if left is not None and left <= 0:
-            raise TimeoutError(f"it has not ended after {seconds:g} s")
-        stream: Stream = yield Open(method=cast(Method, method), request=request_at(cursor), seconds=left)
         answered_here = False
         try:
-            while (answer := (yield Next(stream))) is not None:
-                cursor = answer.cursor or cursor
-                answered, answered_here, answered_at = True, True, monotonic()
-                backoff.reset()
-                yield Emit(answer)
-                if is_last(answer):
-                    return
+            async with aclosing(read(transport, method, request, None if seconds is None else left)) as answers:
+                async for answer in answers:
+                    if answer.cursor:
+                        resumed.cursor = answer.cursor
+                    answered, answered_here, answered_at = True, True, time.monotonic()
+                    backoff.reset()
+                    yield answer
+                    if is_last(answer):
+                        return
         except PASSING + TOO_MUCH as error:
             broke = error
-            if left is not None and monotonic() >= began + seconds:  # type: ignore[operator]
-                continue
-            if not answered or monotonic() - answered_at > outage_seconds_max:
+            if time.monotonic() >= ends_at:
+                break
+            if not answered or time.monotonic() - answered_at > OUTAGE_SECONDS_MAX:
                 raise
             if isinstance(error, TOO_MUCH):
-                if too_much_at == cursor:
+                if too_much_at == resumed.cursor:
                     raise
-                too_much_at = cursor
-        except Unauthenticated as error:
+                too_much_at = resumed.cursor
+        except errors.Unauthenticated as error:
             broke = error
             if error.reason is not Reason.TOKEN_EXPIRED or not answered_here:
                 raise
-        finally:
-            stream.cancel()  # who stops reading early leaves no call behind
         on_break(broke)
-        yield Sleep(backoff.next_seconds())
+        await transport.sleep(backoff.next_seconds())
+    raise TimeoutError(f"it has not ended after {seconds:g} s")
 
 
-def mapped(reading: Reading[Item], turn: Callable[[Item], Iterable[Other]]) -> Reading[Other]:
-    """For each item of the reading what `turn` makes of it, which may be nothing."""
-    try:
-        step = next(reading)
-        while True:
-            if isinstance(step, Emit):
-                for item in turn(step.item):
-                    yield Emit(item)
-                step = next(reading)
-                continue
-            try:
-                given = yield step
-            except Exception as error:  # noqa: BLE001  # the reading decides
-                step = reading.throw(error)
-            else:
-                step = reading.send(given)
-    except StopIteration:
-        return
-    finally:
-        reading.close()
-
-
-def then(operation: Operation[Result], make: Callable[[Result], Other]) -> Operation[Other]:
-    """What `make` makes of the operation's result."""
-    return make((yield from operation))
-
-
-def consumed(reading: Reading[Item], take: Callable[[Item], None]) -> Operation[None]:
-    """The whole reading, item by item given to `take`."""
-
-    def turn(item: Item) -> tuple[()]:
-        take(item)
-        return ()
-
-    silent: Any = mapped(reading, turn)
-    yield from silent
-
-
-def pages(
-    method: grpc.UnaryUnaryMultiCallable[Request, Answer], request: Request, *, limit: int | None = None
-) -> Operation[list[Answer]]:
-    """The pages of a list, to the end or until `limit` items, of which the last says what follows."""
+async def whole(
+    transport: Transport,
+    method: grpc.UnaryUnaryMultiCallable[Request, Answer],
+    request: Request,
+    *,
+    limit: int | None = None,
+    seconds_max: float = DEADLINE_SECONDS,
+) -> Answer:
+    """A list to its end, or until `limit` items, as if it were one page; `next_page_token` says what follows."""
     paged: Any = request
-    found: list[Answer] = []
-    items = 0
+    found: Any = None
+    count = 0
     while True:
-        paged.page_size = PAGE_SIZE if limit is None else min(limit - items, PAGE_SIZE)
-        page: Any = yield from ask(method, request)
-        found.append(page)
-        items += len(getattr(page, _repeated_field(page)))
-        paged.page_token = page.next_page_token
-        if not page.next_page_token or (limit is not None and items >= limit):
-            return found
-
-
-def whole(method: grpc.UnaryUnaryMultiCallable[Request, Answer], request: Request) -> Operation[Answer]:
-    """A list to its end, as if it were one page."""
-    first, *others = yield from pages(method, request)
-    joined: Any = first
-    for page in others:
-        joined.MergeFrom(page)
-    joined.ClearField("next_page_token")
-    return first
-
-
-def _repeated_field(page: Any) -> str:
-    """The name of a page's list of items."""
-    name: str = next(field.name for field in page.DESCRIPTOR.fields if field.is_repeated)
-    return name
+        paged.page_size = PAGE_SIZE if limit is None else min(limit - count, PAGE_SIZE)
+        page: Any = await ask(transport, method, request, seconds_max)
+        if found is None:
+            found = page
+        else:
+            found.MergeFrom(page)
+        found.next_page_token = paged.page_token = page.next_page_token
+        count = next(len(getattr(found, field.name)) for field in found.DESCRIPTOR.fields if field.is_repeated)
+        if not found.next_page_token or (limit is not None and count >= limit):
+            return cast(Answer, found)

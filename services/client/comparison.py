@@ -6,20 +6,20 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sihlai.metrics.v1.metrics_service_pb2 import CompareJobsResponse
+from sihlai.metrics.v1 import metrics_service_pb2 as pb
 from sihlai.scheduler.v1.job_pb2 import Job
 
-from services.client.call import Operation
-from services.client.facts import JobFacts
+from services.client.call import METRICS, Transport, ask
 from services.client.frame import Frame
+from services.client.job import JobFacts
 from services.client.name import short
-from services.client.series import compared, label_of
+from services.client.series import label_of
 
 
 class Comparison:
     """Jobs side by side; `proto` has everything, curves included."""
 
-    def __init__(self, proto: CompareJobsResponse) -> None:
+    def __init__(self, proto: pb.CompareJobsResponse) -> None:
         self.proto = proto
 
     @property
@@ -52,11 +52,16 @@ class Comparison:
         return self.frame().__arrow_c_stream__(requested_schema)
 
 
-def of_job(job: str, *others: JobFacts, names: Iterable[str] = ()) -> Operation[Comparison]:
+async def of_job(transport: Transport, job: str, *others: JobFacts, names: Iterable[str] = ()) -> Comparison:
     """This job and others side by side: where their configurations differ, and the series of these names."""
-    return Comparison((yield from compared([job, *(each.name for each in others)], list(names))))
+    return await _compared(transport, [job, *(each.name for each in others)], names)
 
 
-def of_jobs(jobs: Iterable[Job], *names: str) -> Operation[Comparison]:
+async def of_jobs(transport: Transport, jobs: Iterable[Job], *names: str) -> Comparison:
     """Where their configurations differ, and these series side by side."""
-    return Comparison((yield from compared([each.name for each in jobs], names)))
+    return await _compared(transport, [each.name for each in jobs], names)
+
+
+async def _compared(transport: Transport, jobs: Iterable[str], names: Iterable[str]) -> Comparison:
+    request = pb.CompareJobsRequest(jobs=jobs, selector=pb.SeriesSelector(names=names))
+    return Comparison(await ask(transport, METRICS.CompareJobs, request))

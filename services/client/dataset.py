@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from sihlai.conversion.v1.dataset_pb2 import DatasetSource, Finding
 from sihlai.conversion.v1.task_pb2 import Task
 
 from services.chassis.errors import Internal, Reason
-from services.client.call import CONVERSION, Operation, ask, consumed, read
+from services.client.call import CONVERSION, Transport, ask, read, whole
 from services.client.specification import enum_value, message_from
 
 INSPECT_SECONDS_MAX = 24 * 3_600.0
@@ -52,49 +53,50 @@ def task_of(text: str) -> Task.ValueType:
     return Task.ValueType(enum_value(Task.DESCRIPTOR, text, "task"))
 
 
-def inspected(source: DatasetSource) -> Operation[pb.InspectDatasetResponse]:
+async def inspected(transport: Transport, source: DatasetSource) -> pb.InspectDatasetResponse:
     """Annotation sets, counts, categories, sizes, fingerprint."""
-    return (yield from ask(CONVERSION.InspectDataset, pb.InspectDatasetRequest(source=source), INSPECT_SECONDS_MAX))
+    request = pb.InspectDatasetRequest(source=source)
+    return await ask(transport, CONVERSION.InspectDataset, request, INSPECT_SECONDS_MAX)
 
 
-def validated(
+async def validated(
+    transport: Transport,
     source: DatasetSource,
     *,
     validation: DatasetSource | None = None,
     findings_max: int = 0,
     on_progress: Progress = lambda progress: None,
-) -> Operation[Validation]:
+) -> Validation:
     """Everything that is wrong with it, in one pass."""
     request = pb.ValidateDatasetRequest(source=source, validation_source=validation, findings_max=findings_max)
     findings: list[Finding] = []
-    totals: list[pb.ValidationTotals] = []
-
-    def take(answer: pb.ValidateDatasetResponse) -> None:
-        match answer.WhichOneof("message"):
-            case "finding":
-                findings.append(answer.finding)
-            case "progress":
-                on_progress(answer.progress)
-            case "totals":
-                totals.append(answer.totals)
-
-    yield from consumed(read(CONVERSION.ValidateDataset, request), take)
-    if not totals:
+    totals: pb.ValidationTotals | None = None
+    async with aclosing(read(transport, CONVERSION.ValidateDataset, request)) as answers:
+        async for answer in answers:
+            match answer.WhichOneof("message"):
+                case "finding":
+                    findings.append(answer.finding)
+                case "progress":
+                    on_progress(answer.progress)
+                case "totals":
+                    totals = answer.totals
+    if totals is None:
         raise Internal(Reason.INTERNAL, "the validation ended without its totals: try again")
-    return Validation(findings=findings, totals=totals[0])
+    return Validation(findings=findings, totals=totals)
 
 
-def planned(
-    source: DatasetSource, to: str, *, via: Iterable[str] = (), annotation_set: str = ""
-) -> Operation[pb.PlanConversionResponse]:
+async def planned(
+    transport: Transport, source: DatasetSource, to: str, *, via: Iterable[str] = (), annotation_set: str = ""
+) -> pb.PlanConversionResponse:
     """The steps to the task, and what each one loses."""
     request = pb.PlanConversionRequest(
         source=source, to=task_of(to), via=[task_of(task) for task in via], annotation_set=annotation_set
     )
-    return (yield from ask(CONVERSION.PlanConversion, request))
+    return await ask(transport, CONVERSION.PlanConversion, request)
 
 
-def converted(
+async def converted(
+    transport: Transport,
     source: DatasetSource,
     to: str,
     *,
@@ -104,7 +106,7 @@ def converted(
     options: pb.ConversionOptions | Mapping[str, Any] | None = None,
     lenient: bool = False,
     on_progress: Progress = lambda progress: None,
-) -> Operation[pb.ConversionResult]:
+) -> pb.ConversionResult:
     """Convert it into a task; into the store where there is no destination. What was made before is found again."""
     request = pb.ConvertDatasetRequest(
         source=source,
@@ -116,15 +118,51 @@ def converted(
         lenient=lenient,
         request_id=str(uuid.uuid4()),
     )
-    results: list[pb.ConversionResult] = []
-
-    def take(answer: pb.ConvertDatasetResponse) -> None:
-        if answer.WhichOneof("message") == "progress":
-            on_progress(answer.progress)
-        else:
-            results.append(answer.result)
-
-    yield from consumed(read(CONVERSION.ConvertDataset, request), take)
-    if not results:
+    result: pb.ConversionResult | None = None
+    async with aclosing(read(transport, CONVERSION.ConvertDataset, request)) as answers:
+        async for answer in answers:
+            if answer.WhichOneof("message") == "progress":
+                on_progress(answer.progress)
+            else:
+                result = answer.result
+    if result is None:
         raise Internal(Reason.INTERNAL, "the conversion ended without its result: try again")
-    return results[0]
+    return result
+
+
+async def images_of(
+    transport: Transport,
+    source: DatasetSource,
+    *,
+    to: str | None = None,
+    via: Iterable[str] = (),
+    annotation_set: str = "",
+    category: str = "",
+    rule: str = "",
+    split: str | None = None,
+    share: float | None = None,
+    seed: int | None = None,
+    heads: Iterable[str] = (),
+    thumbnail_side: int = 0,
+    limit: int | None = None,
+) -> list[pb.DatasetImage]:
+    """Its images by name with their annotations, at most `limit`: of a category, with a finding of a rule.
+
+    `split`: `training` or `validation`, as a job splits its training dataset by `share` and `seed`; `heads` are the
+    tasks of its heads, none of them what is listed. Raises SpecificationError for what is no side or no task.
+    """
+    request = pb.ListImagesRequest(
+        source=source,
+        annotation_set=annotation_set,
+        to=task_of(to) if to is not None else Task.TASK_UNSPECIFIED,
+        via=[task_of(task) for task in via],
+        category=category,
+        rule=rule,
+        thumbnail_side=thumbnail_side,
+    )
+    if split is not None:
+        side = pb.SplitSide.ValueType(enum_value(pb.SplitSide.DESCRIPTOR, split, "split"))
+        split_heads = [pb.SplitHead(task=task_of(task)) for task in heads]
+        request.split.CopyFrom(pb.SplitFilter(side=side, share=share, seed=seed, heads=split_heads))
+    found = await whole(transport, CONVERSION.ListImages, request, limit=limit, seconds_max=INSPECT_SECONDS_MAX)
+    return list(found.images)

@@ -7,10 +7,9 @@ with what only one of the two can be.
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from sihlai.conversion.v1.dataset_pb2 import DatasetSource
 from sihlai.logs.v1.log_line_pb2 import LogLine
@@ -18,41 +17,33 @@ from sihlai.scheduler.v1 import job_pb2
 from sihlai.scheduler.v1.job_service_pb2 import SubmitJobResponse
 from sihlai.scheduler.v1.project_service_pb2 import Project as ProjectProto
 
+from services.chassis.endpoints import Endpoints
 from services.client import checkpoint as on_checkpoint
 from services.client import comparison as on_comparison
 from services.client import dataset as on_dataset
 from services.client import job as on_job
 from services.client import project as on_project
 from services.client import series as on_series
-from services.client.call import Operation, Reading
+from services.client.call import Item, OperationOf, P, Reading, ReadingOf, Result
 from services.client.driver import AwaitingDriver, BlockingDriver
-from services.client.endpoints import Endpoints
-from services.client.facts import JobFacts
-from services.client.frame import Frame
+from services.client.job import JobFacts
 from services.client.method import Does, Driver, Gives, Handle, Kind, Reads, anywhere
 from services.client.series import Curve, Curves
 
-Made = TypeVar("Made")
-Item = TypeVar("Item")
-
-JOB: Kind[job_pb2.Job, Job, AsyncJob] = Kind(
-    lambda driver, found: Job(driver, found), lambda driver, found: AsyncJob(driver, found)
+JOB = Kind[job_pb2.Job, "Job", "AsyncJob"](lambda *found: Job(*found), lambda *found: AsyncJob(*found))
+NEW_JOB = Kind[SubmitJobResponse, "Job", "AsyncJob"](
+    lambda driver, answer: Job(driver, answer.job, answer.warnings),
+    lambda driver, answer: AsyncJob(driver, answer.job, answer.warnings),
 )
-NEW_JOB: Kind[SubmitJobResponse, Job, AsyncJob] = Kind(
-    lambda driver, answer: Job(driver, answer.job, warnings=answer.warnings),
-    lambda driver, answer: AsyncJob(driver, answer.job, warnings=answer.warnings),
+JOBS = Kind[list[job_pb2.Job], "Jobs", "AsyncJobs"](lambda *found: Jobs(*found), lambda *found: AsyncJobs(*found))
+PROJECT = Kind[ProjectProto, "Project[BlockingDriver]", "Project[AwaitingDriver]"](
+    lambda *found: Project(*found), lambda *found: Project(*found)
 )
-JOBS: Kind[list[job_pb2.Job], Jobs, AsyncJobs] = Kind(
-    lambda driver, found: Jobs(driver, found), lambda driver, found: AsyncJobs(driver, found)
-)
-PROJECT: Kind[ProjectProto, Project[BlockingDriver], Project[AwaitingDriver]] = Kind(
-    lambda driver, found: Project(driver, found), lambda driver, found: Project(driver, found)
-)
-PROJECTS: Kind[list[ProjectProto], list[Project[BlockingDriver]], list[Project[AwaitingDriver]]] = Kind(
+PROJECTS = Kind[list[ProjectProto], list["Project[BlockingDriver]"], list["Project[AwaitingDriver]"]](
     lambda driver, found: [Project(driver, each) for each in found],
     lambda driver, found: [Project(driver, each) for each in found],
 )
-LINE: Kind[LogLine, LogLine, LogLine] = Kind(lambda driver, line: line, lambda driver, line: line)
+LINE = Kind[LogLine, LogLine, LogLine](lambda driver, line: line, lambda driver, line: line)
 
 
 class Checkpoint(Handle[Driver, str]):
@@ -93,17 +84,13 @@ class _Series(Handle[Driver, on_series.Selection]):
     buckets = Does(on_series.in_buckets)
 
 
-class Series(_Series[BlockingDriver]):
+class Series(_Series[BlockingDriver], Curves):
     """Series of a job that match patterns, exact when they are looked at: every point, NaN kept. They are read once."""
 
     @functools.cached_property
     def curves(self) -> Curves:
         """All of them, point by point."""
-        return self.driver.run(on_series.exact(self.place))
-
-    def frame(self) -> Frame:
-        """One row a point: job, series, context, step, time, value."""
-        return self.curves.frame()
+        return self.driver.run(on_series.exact(self.driver, self.place))
 
     def __iter__(self) -> Iterator[Curve]:
         return iter(self.curves)
@@ -111,18 +98,12 @@ class Series(_Series[BlockingDriver]):
     def __len__(self) -> int:
         return len(self.curves)
 
-    def __getitem__(self, label: str) -> Curve:
-        return self.curves[label]
-
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        return self.curves.__arrow_c_stream__(requested_schema)
-
 
 class AsyncSeries(_Series[AwaitingDriver]):
     """Series of a job that match patterns. Awaited they are exact: every point, NaN kept."""
 
     def __await__(self) -> Generator[Any, None, Curves]:
-        return self.driver.run(on_series.exact(self.place)).__await__()
+        return on_series.exact(self.driver, self.place).__await__()
 
 
 class _Job(JobFacts, Handle[Driver, str]):
@@ -206,6 +187,7 @@ class Dataset(Handle[Driver, DatasetSource]):
     validate = Does(on_dataset.validated)
     plan = Does(on_dataset.planned)
     convert = Does(on_dataset.converted)
+    images = Does(on_dataset.images_of)
 
 
 class _Client(Handle[Driver, None]):
@@ -227,13 +209,13 @@ class Client(_Client[BlockingDriver]):
     def __init__(self, endpoints: Endpoints) -> None:
         super().__init__(BlockingDriver(endpoints), None)
 
-    def run(self, operation: Operation[Made]) -> Made:
-        """The result of any operation of `services.client`, such as `ask(JOBS.GetJob, request)`."""
-        return self.driver.run(operation)
+    def run(self, operation: OperationOf[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Result:
+        """The result of any operation of `services.client`: `run(ask, JOBS.GetJob, request)`."""
+        return self.driver.run(operation(self.driver, *args, **kwargs))
 
-    def iterate(self, reading: Reading[Item]) -> Iterator[Item]:
-        """What any reading of `services.client` emits, such as `read(CONVERSION.ValidateDataset, request)`."""
-        return self.driver.iterate(reading)
+    def iterate(self, reading: ReadingOf[P, Item], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[Item]:
+        """What any reading of `services.client` gives: `iterate(read, CONVERSION.ValidateDataset, request)`."""
+        return self.driver.iterate(reading(self.driver, *args, **kwargs))
 
     def close(self) -> None:
         """Close the connections."""
@@ -242,9 +224,7 @@ class Client(_Client[BlockingDriver]):
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -254,13 +234,13 @@ class AsyncClient(_Client[AwaitingDriver]):
     def __init__(self, endpoints: Endpoints) -> None:
         super().__init__(AwaitingDriver(endpoints), None)
 
-    async def run(self, operation: Operation[Made]) -> Made:
-        """The result of any operation of `services.client`, such as `ask(JOBS.GetJob, request)`."""
-        return await self.driver.run(operation)
+    async def run(self, operation: OperationOf[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Result:
+        """The result of any operation of `services.client`: `run(ask, JOBS.GetJob, request)`."""
+        return await operation(self.driver, *args, **kwargs)
 
-    def iterate(self, reading: Reading[Item]) -> AsyncGenerator[Item, None]:
-        """What any reading of `services.client` emits, such as `read(CONVERSION.ValidateDataset, request)`."""
-        return self.driver.iterate(reading)
+    def iterate(self, reading: ReadingOf[P, Item], /, *args: P.args, **kwargs: P.kwargs) -> Reading[Item]:
+        """What any reading of `services.client` gives: `iterate(read, CONVERSION.ValidateDataset, request)`."""
+        return reading(self.driver, *args, **kwargs)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -269,7 +249,5 @@ class AsyncClient(_Client[AwaitingDriver]):
     async def __aenter__(self) -> AsyncClient:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()

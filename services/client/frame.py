@@ -42,18 +42,15 @@ class Frame:
             import pyarrow
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("frames need pyarrow: pip install 'sihlai[frames]'", name=error.name) from error
-        types = {
+        types: dict[type | None, Any] = {
             str: pyarrow.string(),
             int: pyarrow.int64(),
             float: pyarrow.float64(),
             datetime: pyarrow.timestamp("us", tz="UTC"),
         }
-        kinds = {name: self._kinds.get(name) for name in self.columns}
+        kinds = self._kinds
         return pyarrow.table(
-            {
-                name: pyarrow.array(column, type=types[kind] if (kind := kinds[name]) else None)
-                for name, column in self.columns.items()
-            }
+            {name: pyarrow.array(column, type=types.get(kinds.get(name))) for name, column in self.columns.items()}
         )
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 from sihlai.metrics.v1 import metrics_service_pb2 as pb
-from sihlai.metrics.v1.series_pb2 import BucketColumns, Series, SeriesDefinition
+from sihlai.metrics.v1.series_pb2 import BucketColumns, Series
 from sihlai.scheduler.v1.job_pb2 import Job
 
-from services.client.call import METRICS, Break, Operation, Reading, ask, follow, pages
+from services.client.call import METRICS, Break, Reading, Transport, ask, follow, whole
 from services.client.frame import Frame
 from services.client.job import state_name
 from services.client.name import job_name, short
@@ -61,7 +62,7 @@ class Curve:
         return label_of(self.name, self.context)
 
 
-class _Several(Generic[Item]):
+class _Several(ABC, Generic[Item]):
     """Several series. No tuple: libraries take tuples for columns before they ask for a stream of Arrow."""
 
     def __init__(self, items: Iterable[Item]) -> None:
@@ -73,9 +74,9 @@ class _Several(Generic[Item]):
     def __len__(self) -> int:
         return len(self._items)
 
+    @abstractmethod
     def frame(self) -> Frame:
         """All of it as one table."""
-        raise NotImplementedError
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.frame().__arrow_c_stream__(requested_schema)
@@ -89,16 +90,16 @@ class Curves(_Several[Curve]):
 
     def frame(self) -> Frame:
         """One row a point."""
-        lengths = [len(curve.steps) for curve in self]
-        columns: dict[str, Any] = {
-            name: [value for curve, length in zip(self, lengths, strict=True) for value in [text(curve)] * length]
-            for name, text in (("job", _job_text), ("series", _name_text), ("context", _context_text))
-        }
-        for name, kind in (("steps", "q"), ("times_unix_us", "q"), ("values", "d")):
-            column = array(kind)
-            for curve in self:
-                column.extend(getattr(curve, name))
-            columns[{"steps": "step", "times_unix_us": "time", "values": "value"}[name]] = column
+        columns: dict[str, Any] = {name: [] for name in ("job", "series", "context")}
+        columns |= {"step": array("q"), "time": array("q"), "value": array("d")}
+        for curve in self:
+            count = len(curve.steps)
+            columns["job"] += [short(curve.job)] * count
+            columns["series"] += [curve.name] * count
+            columns["context"] += [_context_text(curve.context)] * count
+            columns["step"].extend(curve.steps)
+            columns["time"].extend(curve.times_unix_us)
+            columns["value"].extend(curve.values)
         return Frame(columns, CURVE_KINDS)
 
 
@@ -111,7 +112,7 @@ class Buckets(_Several[pb.SeriesData]):
         for data in self:
             count = len(data.buckets.counts)
             columns["series"] += [data.definition.name] * count
-            columns["context"] += [json.dumps(dict(data.definition.context), sort_keys=True)] * count
+            columns["context"] += [_context_text(data.definition.context)] * count
         for name in BUCKET_COLUMNS:
             columns[name.removesuffix("s")] = [value for data in self for value in getattr(data.buckets, name)]
         return Frame(columns, BUCKET_KINDS)
@@ -129,76 +130,55 @@ def lower_is_better(name: str) -> bool:
     return last.endswith(("loss", "error", "mae", "rmse", "error_rate", "seconds"))
 
 
-def exact(wanted: Selection) -> Operation[Curves]:
+async def exact(transport: Transport, wanted: Selection) -> Curves:
     """Every point of the series."""
     request = wanted.request()
-    found: dict[int, tuple[SeriesDefinition, array[int], array[int], array[float]]] = {}
+    found: dict[int, pb.SeriesData] = {}
     while True:
-        page = yield from ask(METRICS.QuerySeries, request)
+        page = await ask(transport, METRICS.QuerySeries, request)
         for data in page.series:
-            series_id = data.definition.series_id
-            _, steps, times, values = found.setdefault(series_id, (data.definition, array("q"), array("q"), array("d")))
-            steps.extend(data.points.steps)
-            times.extend(data.points.times_unix_us)
-            values.extend(data.points.values)
+            found.setdefault(data.definition.series_id, pb.SeriesData()).MergeFrom(data)
         request.page_token = page.next_page_token
         if not page.next_page_token:
             break
     curves = (
         Curve(
             job=request.job,
-            name=definition.name,
-            context=dict(definition.context),
-            unit=definition.unit,
-            steps=steps,
-            times_unix_us=times,
-            values=values,
+            name=data.definition.name,
+            context=dict(data.definition.context),
+            unit=data.definition.unit,
+            steps=array("q", data.points.steps),
+            times_unix_us=array("q", data.points.times_unix_us),
+            values=array("d", data.points.values),
         )
-        for definition, steps, times, values in found.values()
+        for data in found.values()
     )
     return Curves(sorted(curves, key=lambda curve: curve.label))
 
 
-def in_buckets(wanted: Selection, n: int = 200) -> Operation[Buckets]:
+async def in_buckets(transport: Transport, wanted: Selection, n: int = 200) -> Buckets:
     """At most `n` buckets of each series, for drawing."""
     request = wanted.request()
     request.buckets_max = n
-    return Buckets((yield from ask(METRICS.QuerySeries, request)).series)
-
-
-def summarised(jobs: Sequence[str], names: Sequence[str] = ()) -> Operation[list[Series]]:
-    """Last, lowest and highest values of the series of jobs."""
-    found: list[Series] = []
-    for begin in range(0, len(jobs), JOBS_MAX):
-        request = pb.SummarizeJobsRequest(jobs=jobs[begin : begin + JOBS_MAX], selector=pb.SeriesSelector(names=names))
-        found += [series for page in (yield from pages(METRICS.SummarizeJobs, request)) for series in page.series]
-    return found
-
-
-def compared(jobs: Sequence[str], names: Sequence[str] = ()) -> Operation[pb.CompareJobsResponse]:
-    """Jobs side by side: where their configurations differ, and these series."""
-    request = pb.CompareJobsRequest(jobs=[job_name(job) for job in jobs], selector=pb.SeriesSelector(names=names))
-    return (yield from ask(METRICS.CompareJobs, request))
+    return Buckets((await ask(transport, METRICS.QuerySeries, request)).series)
 
 
 def watched(
-    request: pb.WatchMetricsRequest, *, on_break: Break = lambda error: None
+    transport: Transport, request: pb.WatchMetricsRequest, *, on_break: Break = lambda error: None
 ) -> Reading[pb.WatchMetricsResponse]:
     """The answers of WatchMetrics up to `ended`, over broken connections. The request is changed."""
-
-    def request_at(cursor: str) -> pb.WatchMetricsRequest:
-        request.cursor = cursor or request.cursor
-        return request
-
     return follow(
+        transport,
         METRICS.WatchMetrics,
-        request_at,
+        request,
         is_last=lambda answer: answer.WhichOneof("message") == "ended",
         on_break=on_break,
     )
 
 
-def jobs_frame(jobs: Sequence[Job], config: Iterable[str] = (), best: Iterable[str] = ()) -> Operation[Frame]:
+async def jobs_frame(
+    transport: Transport, jobs: Sequence[Job], config: Iterable[str] = (), best: Iterable[str] = ()
+) -> Frame:
     """One row a job: its state and times, fields of its configuration by path, and the better end of each series.
 
     A job without the field or the series has None there. Raises SpecificationError where no job could have the field.
@@ -215,7 +195,11 @@ def jobs_frame(jobs: Sequence[Job], config: Iterable[str] = (), best: Iterable[s
         columns[name] = [getattr(job, name).ToMicroseconds() if job.HasField(name) else None for job in jobs]
     for path in config:
         columns[path] = [value_at(job.spec, path) for job in jobs]
-    series = (yield from summarised([job.name for job in jobs], best)) if best and jobs else []
+    series: list[Series] = []
+    for begin in range(0, len(jobs) if best else 0, JOBS_MAX):
+        names = [job.name for job in jobs[begin : begin + JOBS_MAX]]
+        request = pb.SummarizeJobsRequest(jobs=names, selector=pb.SeriesSelector(names=best))
+        series += (await whole(transport, METRICS.SummarizeJobs, request)).series
     by_place = {(each.job, label_of(each.definition.name, each.definition.context)): each for each in series}
     for name in best:
         columns[name] = [_best(by_place.get((job.name, name))) for job in jobs]
@@ -232,13 +216,5 @@ def _best(series: Series | None) -> float | None:
     return summary.maximum if summary.HasField("maximum") else None
 
 
-def _job_text(curve: Curve) -> str:
-    return short(curve.job)
-
-
-def _name_text(curve: Curve) -> str:
-    return curve.name
-
-
-def _context_text(curve: Curve) -> str:
-    return json.dumps(dict(curve.context), sort_keys=True)
+def _context_text(context: Mapping[str, str]) -> str:
+    return json.dumps(dict(context), sort_keys=True)

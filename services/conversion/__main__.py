@@ -23,7 +23,8 @@ from services.chassis.auth.revocation import Revocations, follow_revocations
 from services.chassis.bus import Bus, BusAccess
 from services.chassis.config import load
 from services.chassis.errors import ConfigurationError, SihlaiError
-from services.chassis.machine import cores
+from services.chassis.machine import collect_seldom, cores
+from services.chassis.nats_server import require_encrypted_bus
 from services.chassis.objects.access import ObjectLimits
 from services.chassis.rpc import Server, channel, run_until_signal
 from services.chassis.tls import client_tls
@@ -35,6 +36,7 @@ from services.conversion.conveyor.work import Slots
 from services.conversion.foreign.source import ForeignLimits
 from services.conversion.library import Library
 from services.conversion.passes.catalogue import CatalogueLimits, Cataloguer
+from services.conversion.passes.copier import Copier
 from services.conversion.passes.exchange import Exchange
 from services.conversion.picture.gallery import Gallery, GalleryLimits
 from services.conversion.raster.error import RasterLimits
@@ -76,6 +78,7 @@ async def serve(config: ConversionConfig) -> None:
     server = Server(config, token_guard(config, access, revocations))
     bus = None
     if config.nats_url:
+        require_encrypted_bus(config, config.nats_url)
         bus = await Bus.connect(
             config.nats_url,
             name="conversion",
@@ -135,8 +138,7 @@ async def sweep_now_and_then(store: ResultStore, config: ConversionConfig) -> No
 
 async def collect_when_idle(slots: Slots) -> None:
     """Keep full collections of garbage away from work."""
-    gc.freeze()
-    gc.set_threshold(*COLLECTION_THRESHOLDS)
+    collect_seldom(*COLLECTION_THRESHOLDS)
     while True:
         await asyncio.sleep(COLLECTION_SECONDS)
         if slots.idle:
@@ -160,6 +162,7 @@ def build_library(
         closed_roots=config.closed_destination_roots,
         requests_max=config.requests_max,
         upload_seconds_max=config.upload_minutes_max * 60,
+        free_bytes_min=config.destination_free_bytes_min,
         executor=executor,
     )
     conveyor = Conveyor(
@@ -178,6 +181,7 @@ def build_library(
         clock=time.monotonic,
         progress_seconds=config.progress_seconds,
         findings_max=config.findings_max,
+        copier=Copier(executor=executor, requests_max=config.requests_max, clock=time.monotonic),
         limits=foreign_limits(config),
         raster_limits=RasterLimits(pixels_max=config.image_pixels_max, pages_max=1),
     )

@@ -124,4 +124,7 @@ class ConversionConfig(ServerConfig):
         units="min",
         minimum=0.1,
     )
+    destination_free_bytes_min: int = setting(
+        16 * 2**20, "room that a destination must have beside what images take", units="bytes", minimum=0
+    )
     sweep_minutes: float = setting(60.0, "how often it is looked for what is to be removed", units="min", minimum=0.1)

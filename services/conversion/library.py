@@ -163,6 +163,8 @@ class Library:
         async with self.slots.taken(), self.store.using(request.source.uri):
             report = Report(findings_max=self.findings_max, lenient=request.lenient)
             destination = self.destinations.open(request.destination) if request.destination is not None else None
+            if destination is not None:
+                await destination.try_out()
             described = await self.reader.describe(request.source, report)
             chosen = choose_set(described.source.uri, described.metadata, request.annotation_set, report)
             way = plan(chosen.task, request.end, via=request.via, options=request.options)
@@ -175,7 +177,9 @@ class Library:
                 found = await target.find(digest)
                 if found is not None:
                     return self._result(found, way, destination, digest, reused=True)
-                async with self.store.draft(digest, self.executor) as draft:
+                if destination is not None:
+                    await destination.require_room(digest, 0, self.store.drafts_folder)
+                async with self._draft(digest, destination) as draft:
                     conversion = Conversion(snapshot, chosen, way, report)
                     sheet = await self._write(conversion, described, snapshot, chosen, report, draft, tell)
                     await in_thread(self.executor, conversion.finish, draft.dataset, digest, sheet)
@@ -215,6 +219,11 @@ class Library:
         if selection is None:
             return ""
         return await self.gallery.add_to(draft.dataset, selection, self.reader.images(described), load)
+
+    def _draft(self, digest: str, destination: Destination | None) -> contextlib.AbstractAsyncContextManager[Draft]:
+        if destination is None:
+            return self.store.draft(digest, self.executor)
+        return destination.draft(digest, self.store)
 
     async def _publish(self, draft: Draft, digest: str, destination: Destination | None) -> bool:
         if destination is None:

@@ -29,13 +29,14 @@ from services.chassis.auth.oidc.verifier import AccessVerifier
 from services.chassis.auth.revocation import Revocations, follow_revocations
 from services.chassis.bus import Bus, BusAccess
 from services.chassis.errors import ConfigurationError
+from services.chassis.nats_server import require_encrypted_bus
 from services.chassis.rpc import Server, channel, run_until_signal
 from services.chassis.serialized import serialized_streams
 from services.chassis.tls import client_tls
 from services.metrics.clickhouse.catalog import Catalog
 from services.metrics.clickhouse.deletion import Deletions
 from services.metrics.clickhouse.disk import DiskLimits
-from services.metrics.clickhouse.engine import Engine, open_engine
+from services.metrics.clickhouse.engine import Engine, open_engine, require_encrypted_engine
 from services.metrics.clickhouse.lane import Lane, LaneLimits
 from services.metrics.clickhouse.lines import LineStore
 from services.metrics.clickhouse.migration import migrate, read_migrations
@@ -74,6 +75,7 @@ def main() -> int:
     try:
         config = configuration.load(Config, argv=sys.argv[1:], environ=os.environ, prog=PROG, prefix=PREFIX)
         logs.configure("metrics", format=config.log_format, level=config.log_level)
+        require_encrypted_engine(config, config.clickhouse)
         engine = open_engine(
             config.clickhouse,
             lock_seconds=config.engine_lock_seconds,
@@ -128,6 +130,7 @@ async def serve(config: Config, engine: Engine) -> None:
     ]
     async with contextlib.AsyncExitStack() as stack:
         if config.nats_url:
+            require_encrypted_bus(config, config.nats_url)
             access = BusAccess(
                 credentials_file=config.nats_credentials_file,
                 tls=client_tls(config.nats_ca_file, config.tls_certificate_file, config.tls_key_file),

@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -30,7 +29,10 @@ from services.chassis.auth.oidc.verifier import AccessVerifier
 from services.chassis.auth.revocation import Revocations
 from services.chassis.bus import Bus, BusAccess
 from services.chassis.errors import ConfigurationError, SihlaiError
+from services.chassis.ids import new_id
 from services.chassis.loop import keep_turning
+from services.chassis.machine import collect_seldom
+from services.chassis.nats_server import require_encrypted_bus
 from services.chassis.rpc import Server, run_until_signal
 from services.chassis.tls import client_tls
 from services.scheduler.assignment import Assignments
@@ -45,7 +47,7 @@ from services.scheduler.domain.timekeeping import ClockLimits, SilenceLimits
 from services.scheduler.keyring import Keyring
 from services.scheduler.loop.adoption import Adoption, AdoptionLimits
 from services.scheduler.loop.clock import Clock, TickLimits
-from services.scheduler.loop.forgetting import Forgetting, ForgettingLimits
+from services.scheduler.loop.forgetting import Forgetting, ForgettingLimits, KeyForgetting
 from services.scheduler.loop.leading import Leading, stand_by
 from services.scheduler.loop.publishing import OutboxLimits, Publisher
 from services.scheduler.migrations import migrate
@@ -63,8 +65,10 @@ from services.scheduler.servicer.token_servicer import TokenLimits, TokenService
 from services.scheduler.servicer.watch import JobWatch, WatchLimits
 from services.scheduler.store.access_tokens import AccessTokenStore
 from services.scheduler.store.checkpoints import CheckpointRows
-from services.scheduler.store.database import Database, DatabaseLimits
+from services.scheduler.store.database import Database
+from services.scheduler.store.gathering import DatabaseLimits
 from services.scheduler.store.jobs import JobStore
+from services.scheduler.store.leader import LeaderLimits, require_encrypted_database
 from services.scheduler.store.outbox import OutboxStore
 from services.scheduler.store.placing import Placing
 from services.scheduler.store.projects import ProjectStore
@@ -83,6 +87,11 @@ PROG = "python -m services.scheduler"
 SWITCH_SECONDS = 0.0005
 """How long the database's threads may keep the event loop from running; at Python's default of 5 ms each hand-over of a
 busy moment costs that much, and a runner waits for several."""
+IDLE_WAIT_OF_LEASE = 0.7
+"""An idle runner that is taken for lost too early loses nothing but its place."""
+COLLECTION_THRESHOLDS = (10_000, 20, 1_000)
+"""As gc.set_threshold has them: what a request makes holds no cycles. Python's default looks for some every few of
+them, which takes a tenth of a submit."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -90,7 +99,6 @@ def main(argv: Sequence[str]) -> int:
     try:
         config = chassis_config.load(SchedulerConfig, argv=argv, environ=os.environ, prog=PROG, prefix=PREFIX)
         logs.configure("scheduler", format=config.log_format, level=config.log_level)
-        sys.setswitchinterval(SWITCH_SECONDS)
         asyncio.run(serve(config))
     except (ConfigurationError, SihlaiError) as error:
         sys.stderr.write(f"scheduler: {error}\n")
@@ -98,10 +106,17 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def tune_interpreter() -> None:
+    """For many short requests at once; after all that stays has been made."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    collect_seldom(*COLLECTION_THRESHOLDS)
+
+
 async def serve(config: SchedulerConfig) -> None:
     """Serve until a signal."""
     async with contextlib.AsyncExitStack() as stack:
         scheduler = await Scheduler.build(config, stack)
+        tune_interpreter()
         await run_until_signal(scheduler.server, background=scheduler.start_background(stack))
 
 
@@ -165,9 +180,9 @@ class Scheduler:
                 Retention(kept=config.checkpoints_kept, settle_minutes=config.checkpoint_settle_minutes),
                 pinned_by=pinned_checkpoint,
             ),
-            self.keyring,
             limits=ForgettingLimits(),
         )
+        self.key_forgetting = KeyForgetting(self.keyring, limits=ForgettingLimits())
         self.tokens = TokenServicer(
             AccessTokenStore(database),
             self.keyring,
@@ -192,13 +207,19 @@ class Scheduler:
     @classmethod
     async def build(cls, config: SchedulerConfig, stack: contextlib.AsyncExitStack) -> Scheduler:
         """Open and migrate the database, connect, wire; what is opened is closed by `stack`."""
+        require_encrypted_database(config, config.database_url)
         limits = DatabaseLimits(
             batch_max=config.write_batch_max,
             queue_max=config.write_queue_max,
+            gather_callers_min=config.write_gather_callers_min,
+            gather_seconds=config.write_gather_seconds,
+            gather_seconds_max=config.write_gather_seconds_max,
+            control_gather_seconds_max=config.control_gather_seconds_max,
             control_queue_max=config.control_queue_max,
             readers=config.readers,
             list_readers=config.list_readers,
             list_queue_max=config.list_queue_max,
+            busy_seconds=config.database_busy_seconds,
         )
         database = Database(
             config.database_url,
@@ -206,6 +227,9 @@ class Scheduler:
             new_id=new_id,
             dispatcher=Dispatcher(overtakes_max=config.overtakes_max),
             limits=limits,
+            leader_limits=LeaderLimits(
+                look_seconds=config.leader_look_seconds, silence_seconds=config.leader_silence_seconds
+            ),
         )
         stack.callback(database.close)
         await stand_by(database.leader)
@@ -216,6 +240,7 @@ class Scheduler:
         scheduler = cls(config, database)
         stack.push_async_callback(scheduler.reachability.close)
         if config.nats_url:
+            require_encrypted_bus(config, config.nats_url)
             connecting = Bus.connect(
                 config.nats_url,
                 name="scheduler",
@@ -244,6 +269,7 @@ class Scheduler:
             keep_turning("watches", self.watch.turn),
             keep_turning("deletion", self.deletion.turn),
             keep_turning("forgetting", self.forgetting.turn),
+            keep_turning("key-forgetting", self.key_forgetting.turn),
             self.leading.run(),
             self._end_waits(),
             self.access.run(),
@@ -340,11 +366,6 @@ class Scheduler:
         )
 
 
-def new_id() -> str:
-    """A new unique id: 32 hexadecimal digits."""
-    return uuid.uuid4().hex
-
-
 def _announced(config: SchedulerConfig) -> dict[str, str]:
     """Where clients find the other services, as far as it is known."""
     addresses = {
@@ -365,9 +386,12 @@ def _now_us() -> int:
 def _desk_limits(config: SchedulerConfig) -> DeskLimits:
     return DeskLimits(
         wait_seconds_max=min(config.synchronize_seconds_max, config.lease_seconds / 2),
+        idle_wait_seconds_max=IDLE_WAIT_OF_LEASE * config.lease_seconds,
+        idle_calls_per_second=config.idle_calls_per_second,
         resend_seconds=config.resend_seconds,
         stop_grace_seconds=config.stop_grace_seconds,
         forget_seconds=2 * config.lease_seconds,
+        gap_seconds=config.idle_gap_seconds,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from services.scheduler.fields import LEVEL_COARSEST
 
@@ -16,6 +17,8 @@ SMALL = "small"
 OWN_BACKBONES = frozenset({TINY, SMALL})
 """Of our own; there are no ImageNet weights for them."""
 LEVEL_COARSEST_TINY = 3
+NAMES_MAX = 1_024
+"""Of which is remembered what stands below."""
 TIMM = re.compile(r"timm/[a-z0-9_.]{1,100}")
 """A backbone of timm's; what it has its runner knows."""
 
@@ -56,12 +59,14 @@ SIZES_MIN: Mapping[str, int] = {
 """Pixels along each side of the smallest image, by the name's beginning; the first that fits counts."""
 
 
+@lru_cache(maxsize=NAMES_MAX)
 def levels(backbone: str) -> range:
     """The levels of features that a backbone of BACKBONES has, finest first; for timm's those that it may have."""
     finest, coarsest = next(found for prefix, found in LEVELS.items() if backbone.startswith(prefix))
     return range(finest, coarsest + 1)
 
 
+@lru_cache(maxsize=NAMES_MAX)
 def size_min(backbone: str) -> int:
     """The pixels along each side of the smallest image that a backbone of BACKBONES can take."""
     return next(found for prefix, found in SIZES_MIN.items() if backbone.startswith(prefix))

@@ -52,6 +52,10 @@ class SchedulerConfig(ServerConfig):
 
     lease_seconds: float = setting(25.0, "silence after which a runner's attempt is lost", units="s", minimum=2)
     synchronize_seconds_max: float = setting(8.0, "longest wait of a runner's call", units="s", minimum=0.1)
+    idle_calls_per_second: float = setting(
+        500.0, "calls of idle runners; those of more runners wait longer, up to 0.7 of the lease", minimum=1
+    )
+    idle_gap_seconds: float = setting(1.0, "an idle runner keeps its place so long between calls", units="s", minimum=0)
     resend_seconds: float = setting(1.0, "when a runner is told again what it has not done yet", units="s", minimum=0.1)
     starting_minutes_max: float = setting(
         60.0, "time without progress before a job's first step", units="min", minimum=0
@@ -127,6 +131,16 @@ class SchedulerConfig(ServerConfig):
     watch_progress_seconds: float = setting(15.0, "silence after which a watch says so", units="s", minimum=0.1)
     watch_page_max: int = setting(500, "jobs that a watch reads at once", units="jobs", minimum=1)
     write_batch_max: int = setting(256, "requests in one transaction", units="requests", minimum=1)
+    write_gather_callers_min: int = setting(
+        8, "callers at once from which a transaction waits for those on their way", units="callers", minimum=1
+    )
+    write_gather_seconds: float = setting(
+        0.002, "where so many call, a transaction begins when nobody has come for so long", units="s", minimum=0
+    )
+    write_gather_seconds_max: float = setting(0.02, "the longest wait for it", units="s", minimum=0)
+    control_gather_seconds_max: float = setting(
+        0.005, "the same where a runner, a stop or the upkeep waits", units="s", minimum=0
+    )
     write_queue_max: int = setting(20_000, "requests that wait for the database", units="requests", minimum=1)
     control_queue_max: int = setting(
         20_000, "requests of runners, stops and upkeep that wait for the database", units="requests", minimum=1
@@ -134,6 +148,18 @@ class SchedulerConfig(ServerConfig):
     readers: int = setting(4, "threads that read the database for runners", units="threads", minimum=1)
     list_readers: int = setting(2, "threads that read the database for lists", units="threads", minimum=1)
     list_queue_max: int = setting(1_000, "lists that wait for the database", units="requests", minimum=1)
+    database_busy_seconds: float = setting(
+        10.0, "how long a statement waits where another process holds the SQLite file", units="s", minimum=0
+    )
+    leader_silence_seconds: float = setting(
+        3.0,
+        "silence, in a transaction too, after which PostgreSQL cuts a leader off",
+        units="s",
+        minimum=1,
+    )
+    leader_look_seconds: float = setting(
+        0.5, "how often a leader looks at its lock, and one that stands by whether it is free", units="s", minimum=0.05
+    )
     watches_max: int = setting(2_000, "watches that are served at once", units="watches", minimum=1)
     watch_window_max: int = setting(2_000, "changes that watches are given from memory", units="jobs", minimum=1)
     progress_reports_max: int = setting(

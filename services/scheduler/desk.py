@@ -22,6 +22,9 @@ from services.scheduler.store.placing import WaitingCall
 from services.scheduler.store.runners import Renewal, RunnerStore, Standing
 from services.scheduler.store.transaction import Committed, Given
 
+PLACE_SECONDS_MAX = 60.0
+"""An idle runner's place is taken anew after so long."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeskLimits:
@@ -29,12 +32,18 @@ class DeskLimits:
 
     wait_seconds_max: float
     """The longest wait, whatever the runner asks for. Well below the lease."""
+    idle_wait_seconds_max: float
+    """The same for idle runners, where there are very many."""
+    idle_calls_per_second: float
+    """So many calls of theirs do not make them wait longer."""
     resend_seconds: float
     """When an answer that the runner has not acted on is given again."""
     stop_grace_seconds: float
     """The grace period of a drained runner's attempt."""
     forget_seconds: float
     """A runner that has not called for so long is forgotten here."""
+    gap_seconds: float
+    """So long after its call was answered an idle runner keeps its place: it calls again at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +57,8 @@ class Answer:
 
 @dataclass(kw_only=True)
 class _Call:
-    """One waiting call. `waiting` is its place in the pool of idle runners."""
+    """One waiting call."""
 
-    waiting: WaitingCall = field(default_factory=WaitingCall)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     superseded: bool = False
 
@@ -68,6 +76,12 @@ class _Presence:
     version: int = 0
     heard: float = 0.0
     call: _Call | None = None
+    place: WaitingCall | None = None
+    """In the pool of idle runners, for one call after the other."""
+    leaving: asyncio.TimerHandle | None = None
+    placed: float = 0.0
+    placed_as_of: int = 0
+    """When its place was taken, and the last transaction that it knew of."""
     essence: Any = None
     standing: Standing | None = None
     told: Desired | None = None
@@ -84,6 +98,22 @@ class _Presence:
         self.version = number
         if given is not None and given.attempt.session == session and given.attempt.resume is None:
             self.standing = Standing(runner=given.runner, attempt=given.attempt, job=given.job, as_of=number)
+
+    def keep_place(self) -> bool:
+        """Whether the place is still there; then it stays."""
+        if self.leaving is not None:
+            self.leaving.cancel()
+            self.leaving = None
+        return self.place is not None and not self.place.over
+
+    def leave_place(self, *, after_seconds: float = 0.0) -> None:
+        """Get no job from then on, unless the place is kept before."""
+        if not self.keep_place() or self.place is None:
+            return
+        if after_seconds > 0:
+            self.leaving = asyncio.get_running_loop().call_later(after_seconds, self.leave_place)
+        else:
+            self.place.over = True
 
 
 @dataclass(kw_only=True)
@@ -116,12 +146,16 @@ class RunnerDesk:
             presence.call.superseded = True
             presence.call.changed.set()
         presence.call, presence.called, presence.heard = call, report.sequence, self._monotonic()
+        gap_seconds = 0.0
         try:
-            return await self._serve(report, presence, call)
+            answer = await self._serve(report, presence, call)
+            if report.active is None and does(report, answer.desired):
+                gap_seconds = self._limits.gap_seconds
+            return answer
         finally:
-            call.waiting.over = True
             if presence.call is call:
                 presence.call = None
+                presence.leave_place(after_seconds=gap_seconds)
 
     def on_committed(self, committed: Committed) -> None:
         """Wake the calls of the runners that a transaction concerned."""
@@ -174,7 +208,7 @@ class RunnerDesk:
 
     async def _serve(self, report: Report, presence: _Presence, call: _Call) -> Answer:
         arrived = self._monotonic()
-        wait_seconds = min(report.wait_seconds, self._limits.wait_seconds_max)
+        wait_seconds = min(report.wait_seconds, self._wait_seconds_max(report))
         standing = await self._applied(report, presence, call)
         applied = standing.applied
         while True:
@@ -198,15 +232,19 @@ class RunnerDesk:
                 async with asyncio.timeout(left):
                     await call.changed.wait()
 
+    def _wait_seconds_max(self, report: Report) -> float:
+        """Longer for idle runners where there are very many, whose calls alone would take all of a scheduler's time."""
+        crowded = self.present / self._limits.idle_calls_per_second if report.active is None else 0.0
+        return max(self._limits.wait_seconds_max, min(crowded, self._limits.idle_wait_seconds_max))
+
     async def _applied(self, report: Report, presence: _Presence, call: _Call) -> Standing:
         """How the runner stands after its report: applied in the store where it says anything new."""
         known = self._known(report, presence)
-        if known is None:
-            standing = await self._store.synchronize(report, call.waiting if report.wait_seconds > 0 else None)
-        elif report.active is None:
-            standing = await self._store.wait_again(known, report, call.waiting)
-        else:
+        if known is not None and (report.active is not None or self._keeps_place(presence)):
             standing = known
+        else:
+            presence.leave_place()
+            standing = await self._placed(report, presence, call, known)
         presence.standing = replace(standing, applied=True)
         if standing.applied:
             presence.applied = max(presence.applied, report.sequence)
@@ -214,6 +252,30 @@ class RunnerDesk:
             if known is not None or report.active is not None:
                 self._note(report, presence, standing)
         return standing
+
+    async def _placed(self, report: Report, presence: _Presence, call: _Call, known: Standing | None) -> Standing:
+        """How the runner stands after a transaction. Its place is one that calls may keep once that is committed."""
+        place = WaitingCall()
+        try:
+            if known is None:
+                standing = await self._store.synchronize(report, place if report.wait_seconds > 0 else None)
+            else:
+                standing = await self._store.wait_again(known, report, place)
+        except BaseException:
+            place.over = True
+            raise
+        if presence.call is call and report.active is None and report.wait_seconds > 0:
+            presence.place, presence.placed, presence.placed_as_of = place, self._monotonic(), standing.as_of
+        else:
+            place.over = True
+        return standing
+
+    def _keeps_place(self, presence: _Presence) -> bool:
+        """Whether an idle runner is still in the pool: nothing has concerned it since it was put there. Now and then it
+        is put there anew, whatever became of it.
+        """
+        is_new = self._monotonic() - presence.placed < PLACE_SECONDS_MAX
+        return is_new and presence.placed_as_of >= presence.version and presence.keep_place()
 
     def _known(self, report: Report, presence: _Presence) -> Standing | None:
         """How the runner stands, if that is known and its report says nothing that the store must hear."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -15,6 +15,8 @@ from services.scheduler.fields import FIELDS, Interval
 
 Field: TypeAlias = Any
 """A FieldDescriptor: the stubs know two classes for it, one of them private."""
+NO_NUMBERS = frozenset({FieldDescriptor.TYPE_BOOL, FieldDescriptor.TYPE_STRING})
+"""Of FIELDS these have a default alone."""
 
 
 def fill(message: Message) -> None:
@@ -28,25 +30,92 @@ def fill(message: Message) -> None:
 
 def _fill_below(message: Message) -> None:
     """What is in a oneof or repeated, at any depth: the defaults of the rest came with the message's own."""
-    for name, is_repeated, is_inner in _branches(message.DESCRIPTOR):
-        if is_repeated:
-            for child in getattr(message, name):
-                fill(child)
-        elif message.HasField(name):
-            (_fill_below if is_inner else fill)(getattr(message, name))
+    parts = _parts(message.DESCRIPTOR)
+    for name in parts.branching:
+        if message.HasField(name):
+            _fill_below(getattr(message, name))
+    for oneof in parts.oneofs:
+        name = message.WhichOneof(oneof)
+        if name in parts.chosen:
+            fill(getattr(message, name))
+    for name in parts.repeated:
+        for each in getattr(message, name):
+            fill(each)
+
+
+def out_of_range(message: Message) -> list[Violation]:
+    """The numbers in a message, and in all below it, that are not what FIELDS says they may be."""
+    found: list[Violation] = []
+    _look(message, "", found)
+    return found
+
+
+def _look(message: Message, path: str, found: list[Violation]) -> None:
+    if message == _defaults(message.DESCRIPTOR):
+        return  # as most of a specification is
+    parts = _parts(message.DESCRIPTOR)
+    for name, interval, has_presence in parts.numbers:
+        value = getattr(message, name)
+        if not interval.holds(value) and (message.HasField(name) if has_presence else value):
+            found.append(Violation(field=f"{path}{name}", description=f"is {value:.15g}, but must be {interval}"))
+    for name in parts.single:
+        if message.HasField(name):
+            _look(getattr(message, name), f"{path}{name}.", found)
+    for oneof in parts.oneofs:
+        name = message.WhichOneof(oneof)
+        if name in parts.chosen:
+            _look(getattr(message, name), f"{path}{name}.", found)
+    for name in parts.repeated:
+        for index, each in enumerate(getattr(message, name)):
+            _look(each, f"{path}{name}[{index}].", found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What of a kind of message is of interest here; messages below are named where something below them is."""
+
+    numbers: list[tuple[str, Interval, bool]]
+    """Those with a range, and whether they can be unset."""
+    single: list[str]
+    """Messages in no oneof."""
+    branching: list[str]
+    """Those of them that have a oneof or repeated messages, at any depth."""
+    oneofs: list[str]
+    chosen: frozenset[str]
+    """Messages in a oneof."""
+    repeated: list[str]
 
 
 @cache
-def _branches(descriptor: Descriptor) -> list[tuple[str, bool, bool]]:
-    """The fields that `_fill_below` looks at: whether they are repeated, and whether it has been there already."""
-    found = []
-    for field in descriptor.fields:
-        if field.message_type is None or _is_map(field):
-            continue
-        is_inner = not field.is_repeated and field.containing_oneof is None
-        if not is_inner or _branches(field.message_type):
-            found.append((field.name, field.is_repeated, is_inner))
-    return found
+def _parts(descriptor: Descriptor) -> _Parts:
+    fields: list[Field] = sorted(descriptor.fields, key=lambda field: field.number)
+    below = {field.name: field for field in fields if _holds_messages(field)}
+    single = [name for name, field in below.items() if not field.is_repeated and field.containing_oneof is None]
+    chosen = {name: field for name, field in below.items() if field.containing_oneof is not None}
+    return _Parts(
+        numbers=[
+            (field.name, interval, field.has_presence)
+            for field in fields
+            if field.type not in NO_NUMBERS and (interval := FIELDS.get(_key(field))) is not None
+        ],
+        single=single,
+        branching=[name for name in single if _branches(below[name].message_type)],
+        oneofs=sorted({field.containing_oneof.name for field in chosen.values()}),
+        chosen=frozenset(chosen),
+        repeated=[name for name, field in below.items() if field.is_repeated],
+    )
+
+
+def _branches(descriptor: Descriptor) -> bool:
+    parts = _parts(descriptor)
+    return bool(parts.oneofs or parts.repeated or parts.branching)
+
+
+@cache
+def _holds_messages(field: Field) -> bool:
+    """Whether messages that hold something are in it; the entries of a map are none."""
+    inner = field.message_type
+    return inner is not None and bool(inner.fields) and not inner.GetOptions().map_entry
 
 
 @cache
@@ -62,39 +131,6 @@ def _defaults(descriptor: Descriptor) -> Message:
             child.CopyFrom(_defaults(child.DESCRIPTOR))
             child.SetInParent()
     return message
-
-
-def out_of_range(message: Message, path: str = "") -> Iterator[Violation]:
-    """The numbers in a message, and in all below it, that are not what FIELDS says they may be."""
-    if message == _defaults(message.DESCRIPTOR):
-        return  # as most of a specification is
-    for field, value in message.ListFields():
-        if field.message_type is None and (interval := _range(field)) is not None and not interval.holds(value):
-            yield Violation(field=f"{path}{field.name}", description=f"is {value:.15g}, but must be {interval}")
-    for _, children in _children(message):
-        for child, part in children:
-            yield from out_of_range(child, f"{path}{part}.")
-
-
-@cache
-def _range(field: Field) -> Interval | None:
-    """What a number may be; None for what is no number, or any."""
-    is_number = field.type not in (FieldDescriptor.TYPE_BOOL, FieldDescriptor.TYPE_STRING)
-    return FIELDS.get(_key(field)) if is_number else None
-
-
-def _children(message: Message) -> Iterator[tuple[Field, list[tuple[Message, str]]]]:
-    """The fields that hold messages, with those and their parts of the path; maps are left out."""
-    for field, value in message.ListFields():
-        if field.message_type is None or _is_map(field):
-            continue
-        many = [(each, f"{field.name}[{index}]") for index, each in enumerate(value)] if field.is_repeated else None
-        yield field, many or [(value, field.name)]
-
-
-@cache
-def _is_map(field: Field) -> bool:
-    return bool(field.message_type.GetOptions().map_entry)
 
 
 def _key(field: Field) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from sihlai.conversion.v1 import task_pb2
@@ -54,6 +55,7 @@ SMALL_CANVAS_SIDE_PIXELS = 256
 TEXT: Literal["scene_text_recognition"] = "scene_text_recognition"
 MILESTONES_DEFAULT = (0.6, 0.85)
 
+TASKS = tuple(task for task in task_pb2.Task.values() if task != task_pb2.TASK_UNSPECIFIED)
 PRIMARY_METRICS: Mapping[int, str] = {
     task_pb2.TASK_MULTICLASS_CLASSIFICATION: "accuracy",
     task_pb2.TASK_MULTILABEL_CLASSIFICATION: "map",
@@ -145,7 +147,7 @@ def _complete_masks(head: Head, side: int) -> None:
 
 
 def _complete_head(head: Head) -> None:
-    if not _is_task(head.task):
+    if head.task not in TASKS:
         return
     head.id = head.id or task_name(head.task).replace(" ", "-")
     if head.WhichOneof("parameters") is None:
@@ -295,7 +297,7 @@ def _in_heads(model: Model) -> Iterator[Violation]:
 
 
 def _in_head(head: Head, path: str) -> Iterator[Violation]:
-    known = _is_task(head.task)
+    known = head.task in TASKS
     if not known:
         found = "is missing" if head.task == task_pb2.TASK_UNSPECIFIED else f"is {head.task}, which is no task"
         yield Violation(field=f"{path}.task", description=f"{found}: name one of {_task_names()}")
@@ -308,8 +310,8 @@ def _in_head(head: Head, path: str) -> Iterator[Violation]:
     if known and given != (wanted := _parameters_of(head.task)):
         description = f"does not belong to the task {task_name(head.task)!r}: give {wanted}, or nothing"
         yield Violation(field=f"{path}.{given}", description=description)
-    for name, weights in WEIGHTS.items():
-        yield from _in_weights(getattr(getattr(head, name), weights), f"{path}.{name}.{weights}")
+    if given is not None and given in WEIGHTS:
+        yield from _in_weights(getattr(getattr(head, given), WEIGHTS[given]), f"{path}.{given}.{WEIGHTS[given]}")
     yield from text_violations(head.annotation_set, f"{path}.annotation_set", characters_max=NAME_CHARACTERS_MAX)
     yield from _in_via(head, path)
     yield from _in_conversion_options(head, path)
@@ -332,7 +334,7 @@ def _in_via(head: Head, path: str) -> Iterator[Violation]:
         yield Violation(field=f"{path}.via", description=f"has {len(head.via)} tasks, but at most {VIA_MAX} may be")
         return
     for index, task in enumerate(head.via):
-        if not _is_task(task):
+        if task not in TASKS:
             description = f"is {task}, which is no task: name one of {_task_names()}"
             yield Violation(field=f"{path}.via[{index}]", description=description)
         elif task in head.via[:index] or task == head.task:
@@ -364,8 +366,10 @@ def _in_conversion_options(head: Head, path: str) -> Iterator[Violation]:
 
 
 def _in_choices(spec: JobSpec) -> Iterator[Violation]:
-    choices = (("data.bad_data", spec.data.bad_data, job_spec_pb2.BadData),)
-    for field, value, kind in (*choices, ("trainer.precision", spec.trainer.precision, job_spec_pb2.Precision)):
+    for field, value, kind in (
+        ("data.bad_data", spec.data.bad_data, job_spec_pb2.BadData),
+        ("trainer.precision", spec.trainer.precision, job_spec_pb2.Precision),
+    ):
         if value not in kind.values():
             yield Violation(field=field, description=f"is {value}, but must be one of {', '.join(kind.keys()[1:])}")
 
@@ -407,14 +411,11 @@ def _in_multi_step(trainer: Trainer) -> Iterator[Violation]:
             before = share
 
 
-def _is_task(task: int) -> bool:
-    return task != task_pb2.TASK_UNSPECIFIED and task in task_pb2.Task.values()
-
-
 def _task_names() -> str:
-    return ", ".join(task_name(task) for task in task_pb2.Task.values() if task != task_pb2.TASK_UNSPECIFIED)
+    return ", ".join(task_name(task) for task in TASKS)
 
 
+@cache
 def _parameters_of(task: int) -> str:
     """The member of the oneof `parameters` that belongs to a task."""
     return task_name(task).replace(" ", "_").replace("-", "_")

@@ -67,7 +67,7 @@ def mentions(path: Path, words: tuple[str, ...]) -> bool:
     ("module", "forbidden"),
     [
         ("runner.agent.agent", {"torch", "torchvision", "sqlalchemy", "clickhouse_connect"}),
-        ("runner.train", {"grpc", "nats", "sqlalchemy", "clickhouse_connect"}),
+        ("runner.train", {"grpc", "nats", "sqlalchemy", "clickhouse_connect", "torchvision", "torch._dynamo"}),
         ("services.scheduler.servicer", {"torch", "chdb", "clickhouse_connect", "nats.contrib"}),
         ("services.scheduler.domain.job", {"grpc", "google", "sqlalchemy", "nats"}),
     ],

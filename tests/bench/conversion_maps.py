@@ -2,15 +2,17 @@
 
 500 panoptic maps of 640 x 480 pixels with 14.5 segments each are made from a seed, as the COCO panoptic format has them
 and natively, and converted as the service does it: files read, chunks converted in processes, files written. Seconds
-are those of the clock, as that is what two processes are for; of some rounds the fastest. The ratio is to a bare loop
-in the same run, in one process, which decodes, looks up, finds runs or colours and encodes, and checks nothing; with
-two processes to two such loops. Memory is that of a process and its workers that do this once and nothing else.
+are those of the clock, as that is what two processes are for. The ratio is to a bare loop in as many processes, which
+decodes, looks up, finds runs or colours and encodes, and checks nothing; and to the peers' way, which looks for every
+segment in the whole map, in the one process that it has. All take turns; the ratio is the median of the rounds, the
+value that of the fastest. Memory is that of a process and its workers that do this once and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import io
 import json
 import random
@@ -18,9 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +56,16 @@ from services.conversion.raster.runs import bounds_of_many, runs_of_labels
 from services.conversion.raster.tiff import read_pages, write_instances
 from services.conversion.task import Task
 from tests.bench.result import Result
+from tests.bench.turns import in_turns
 
 IMAGES = 500
 MEMORY_IMAGES = (500, 2_000)
 WIDTH, HEIGHT = 640, 480
 SIZE = ImageSize(width=WIDTH, height=HEIGHT)
 LIMITS = RasterLimits(pixels_max=10**7, pages_max=1_000)
-ROUNDS = 3
+ROUNDS = 5
+OF_BARE = 0.5
+"""Of the speed of as many processes that check nothing and write nothing."""
 THINGS = tuple(f"thing {number}" for number in range(80))
 STUFF = tuple(f"stuff {number}" for number in range(53))
 NAMES = (*THINGS, *STUFF)
@@ -100,6 +106,19 @@ COCO_SEMANTIC = Route(name="COCO panoptic PNG to semantic PNG", end=Task.SEMANTI
 """The second of the pair is what the peers' figures are for."""
 
 
+Bare = Callable[[bytes, bytes], object]
+"""What makes something of a map's file and its `segments_info`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """How another tool does it, and how many times as fast we want to be."""
+
+    name: str
+    way: Bare
+    times: float
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object a line (there is no other form)")
@@ -107,7 +126,8 @@ def main() -> None:
     parser.add_argument("--memory-of", type=Path, help="convert the maps of this folder once")
     arguments = parser.parse_args()
     if arguments.memory_of is not None:
-        rate(COCO, found_maps(arguments.memory_of), workers=2, images=arguments.images)
+        with conveyor_of(2) as (conveyor, _):
+            Carrying(route=COCO, maps=found_maps(arguments.memory_of), conveyor=conveyor).seconds(arguments.images)
         return
     for result in run(arguments.images):
         sys.stdout.write(result.line() + "\n")
@@ -117,24 +137,13 @@ def main() -> None:
 def run(images: int = IMAGES) -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as folder:
         maps = make_maps(Path(folder), images)
-        bars = {COCO: ((1, ">= 200"), (2, ">= 350")), NATIVE: ((2, ">= 80"),), COCO_SEMANTIC: ((2, ">= 200"),)}
-        for route, bare in ((COCO, bare_rle), (NATIVE, bare_tiff), (COCO_SEMANTIC, bare_semantic), (SEMANTIC, None)):
-            loop = bare_rate(maps, route, bare) if bare is not None else None
-            if loop is not None:
-                yield Result(name=f"bare loop, {route.name}", value=loop, unit="images/s")
-            if route is COCO:
-                peer = bare_rate(maps, route, pycocotools_rle)
-                yield Result(name=f"peer: pycocotools, {route.name}", value=peer, unit="images/s")
-            for workers, bar in bars.get(route, ((2, None),)):
-                found, of_processor = rate(route, maps, workers=workers, images=images)
-                yield Result(
-                    name=f"{route.name}, {workers} worker{'s' if workers > 1 else ''}",
-                    value=found,
-                    unit="images/s",
-                    bar=bar,
-                    ratio=None if loop is None else found / (workers * loop),
-                )
-            yield Result(name=f"{route.name}, a second of the processor", value=of_processor, unit="images")
+        of_pycocotools = Peer(name="pycocotools", way=pycocotools_rle, times=3.0)
+        of_panopticapi = Peer(name="panopticapi", way=panopticapi_semantic, times=2.0)
+        yield from rates(COCO, maps, 1, bare_rle)
+        yield from rates(COCO, maps, 2, bare_rle, of_pycocotools)
+        yield from rates(NATIVE, maps, 2, bare_tiff)
+        yield from rates(COCO_SEMANTIC, maps, 2, bare_semantic, of_panopticapi)
+        yield from rates(SEMANTIC, maps, 2)
         few, many = (memory(maps, count) for count in MEMORY_IMAGES)
         yield Result(name=f"peak memory, {MEMORY_IMAGES[0]} images", value=few / 1e6, unit="MB")
         yield Result(
@@ -144,6 +153,42 @@ def run(images: int = IMAGES) -> Iterator[Result]:
             bar=f"<= {MEMORY_GROWTH_MAX * few / 1e6:.0f}",
             ratio=few / many,
         )
+
+
+def rates(
+    route: Route, maps: Maps, workers: int, bare: Bare | None = None, peer: Peer | None = None
+) -> Iterator[Result]:
+    """Of one route, beside what is bare and the way of a peer."""
+    images = len(maps.names)
+    ours = f"{route.name}, {workers} worker{'s' if workers > 1 else ''}"
+    with conveyor_of(workers) as (conveyor, pool):
+        carrying = Carrying(route=route, maps=maps, conveyor=conveyor)
+        carrying.seconds(min(images, 64))  # the processes import what they need
+        works = {ours: partial(carrying.seconds, images)}
+        if bare is not None:
+            works["bare loop"] = partial(bare_seconds, maps, route, bare, pool, workers)
+        if peer is not None:
+            works[peer.name] = partial(bare_seconds, maps, route, peer.way, pool, 1)
+        found = in_turns(works, ROUNDS)
+    value = images / found.least(ours)
+    if bare is None:
+        yield Result(name=ours, value=value, unit="images/s")
+    else:
+        yield Result(name=f"bare loop, {ours}", value=images / found.least("bare loop"), unit="images/s")
+        ratio = found.ratio("bare loop", ours)
+        yield Result(name=ours, value=value, unit="images/s", bar=f"ratio >= {OF_BARE}", ratio=ratio)
+    if peer is not None:
+        yield Result(name=f"peer: {peer.name}, 1 process", value=images / found.least(peer.name), unit="images/s")
+        bar = f"ratio >= {peer.times:g}"
+        yield Result(
+            name=f"{ours}, beside {peer.name}",
+            value=value,
+            unit="images/s",
+            bar=bar,
+            ratio=found.ratio(peer.name, ours),
+        )
+    of_processor = max(carrying.of_processor)
+    yield Result(name=f"{ours}, a second of the processor", value=of_processor, unit="images")
 
 
 def make_maps(folder: Path, count: int) -> Maps:
@@ -207,25 +252,27 @@ def found_maps(folder: Path) -> Maps:
     return Maps(folder=folder, names=tuple(about), about=about)
 
 
-def rate(route: Route, maps: Maps, *, workers: int, images: int) -> tuple[float, float]:
-    """Images a second of the clock, and of the processor; more images than maps are the same ones again."""
+@contextlib.contextmanager
+def conveyor_of(workers: int) -> Iterator[tuple[Conveyor, WorkerPool]]:
+    """With processes of its own."""
     with ThreadPoolExecutor(4) as threads, WorkerPool(workers) as pool:
-        carrying = Carrying(route=route, maps=maps, images=images)
-        conveyor = Conveyor(threads=threads, workers=pool, workers_max=workers, requests_max=16)
-        asyncio.run(carrying.once(conveyor, min(images, 64)))  # the processes import what they need
-        rounds = [asyncio.run(carrying.once(conveyor, images)) for _ in range(ROUNDS if images <= IMAGES else 1)]
-        return max(each[0] for each in rounds), max(each[1] for each in rounds)
+        yield Conveyor(threads=threads, workers=pool, workers_max=workers, requests_max=16), pool
 
 
 @dataclass(kw_only=True)
 class Carrying:
-    """One conversion, as often as it is wanted."""
+    """One conversion, as often as it is wanted. `of_processor`: images a second of the processor, each time."""
 
     route: Route
     maps: Maps
-    images: int
+    conveyor: Conveyor
+    of_processor: list[float] = field(default_factory=list)
 
-    async def once(self, conveyor: Conveyor, images: int) -> tuple[float, float]:
+    def seconds(self, images: int) -> float:
+        """Of the clock; more images than maps are the same ones again."""
+        return asyncio.run(self._once(images))
+
+    async def _once(self, images: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
             recipe, sink = self.recipe_and_sink(images)
             report = Report(findings_max=10)
@@ -234,11 +281,12 @@ class Carrying:
             )
             began, spent = time.perf_counter(), processor_seconds()
             sink.begin(Path(folder), recipe.target_vocabulary())
-            totals = await conveyor.carry(freight, report, lambda totals: None, sink=sink)
+            totals = await self.conveyor.carry(freight, report, lambda totals: None, sink=sink)
             sink.end()
-            seconds, spent = time.perf_counter() - began, processor_seconds() - spent
+            seconds = time.perf_counter() - began
+            self.of_processor.append(images / (processor_seconds() - spent))
         assert (totals.images, report.findings) == (images, [])
-        return images / seconds, images / spent
+        return seconds
 
     def recipe_and_sink(self, images: int) -> tuple[Recipe, Sink]:
         way = plan(Task.PANOPTIC_SEGMENTATION, self.route.end)
@@ -289,18 +337,18 @@ def processor_seconds() -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-Bare = Callable[[bytes, bytes], object]
+def bare_seconds(maps: Maps, route: Route, bare: Bare, pool: WorkerPool, workers: int) -> float:
+    """Of processes that do the least, each its share of the maps."""
+    files = [(maps.folder / f"{name}.{route.files}", maps.about[name]) for name in maps.names]
+    began = time.perf_counter()
+    for _ in pool.map(partial(do_bare, bare), [files[first::workers] for first in range(workers)]):
+        pass
+    return time.perf_counter() - began
 
 
-def bare_rate(maps: Maps, route: Route, bare: Bare) -> float:
-    """Images a second of one process that does the least."""
-    best = 0.0
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        for name in maps.names:
-            bare((maps.folder / f"{name}.{route.files}").read_bytes(), maps.about[name])
-        best = max(best, len(maps.names) / (time.perf_counter() - began))
-    return best
+def do_bare(bare: Bare, files: Sequence[tuple[Path, bytes]]) -> None:
+    for path, about in files:
+        bare(path.read_bytes(), about)
 
 
 def bare_labels(content: bytes, about: bytes) -> tuple[NDArray[np.uint16], list[Any]]:
@@ -319,16 +367,33 @@ def bare_rle(content: bytes, about: bytes) -> object:
     return [json.dumps({"counts": text.decode(), "bbox": box}) for text, box in zip(texts, boxes, strict=True)]
 
 
+def panopticapi_ids(content: bytes) -> NDArray[np.int32]:
+    """The number of each pixel's segment."""
+    red, green, blue = np.moveaxis(np.asarray(Image.open(io.BytesIO(content))).astype(np.int32), 2, 0)
+    ids: NDArray[np.int32] = red + 256 * green + 65_536 * blue
+    return ids
+
+
 def pycocotools_rle(content: bytes, about: bytes) -> object:
     """As panopticapi does it: every segment is looked for in the whole map."""
-    red, green, blue = np.moveaxis(np.asarray(Image.open(io.BytesIO(content))).astype(np.int32), 2, 0)
-    ids = red + 256 * green + 65_536 * blue
+    ids = panopticapi_ids(content)
     found = []
     for segment in json.loads(about):
         if segment["category_id"] <= len(THINGS):
             mask = coco_mask.encode(np.asfortranarray((ids == segment["id"]).astype(np.uint8)))
             found.append(json.dumps({"counts": mask["counts"].decode(), "bbox": list(coco_mask.toBbox(mask))}))
     return found
+
+
+def panopticapi_semantic(content: bytes, about: bytes) -> object:
+    """As panopticapi does it: every segment is looked for in the whole map; a byte a pixel, where we write colours."""
+    ids = panopticapi_ids(content)
+    semantic = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for segment in json.loads(about):
+        semantic[ids == segment["id"]] = segment["category_id"]
+    file = io.BytesIO()
+    Image.fromarray(semantic).save(file, "PNG")
+    return file.getvalue()
 
 
 def bare_semantic(content: bytes, about: bytes) -> object:

@@ -132,6 +132,7 @@ def proven(
     *,
     scenes: int = SCENES,
     held_out: int = SCENES_HELD_OUT,
+    batch_size: int = BATCH_SIZE,
 ) -> Iterator[Result]:
     """Train with each seed, on so many scenes; what was reached, of each seed as soon as it is, and in the middle."""
     made = {"heads": list(proof.heads), "turned": proof.turned}
@@ -147,7 +148,7 @@ def proven(
             trainer={
                 "iterations_max": steps,
                 "validations": 1,
-                "batch_size": BATCH_SIZE,
+                "batch_size": batch_size,
                 "seed": seed,
                 "gradient_clip_norm": 10,
                 "adamw": {"learning_rate": RATE, "weight_decay": 0.05},

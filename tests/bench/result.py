@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import operator
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 BAR = re.compile(r"(?P<ratio>ratio )?(?P<sign><=|>=|<|>) (?P<limit>[-+.\de]+)")
@@ -55,3 +57,13 @@ class Result:
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
         mark = {None: "", True: "holds", False: "MISSED"}[self.holds]
         return f"{self.name:72} {value:>12} {self.unit:10} {ratio:>8}  {self.bar or '':16} {mark}"
+
+
+def print_lines(description: str | None, results: Iterable[Result]) -> None:
+    """A program that has no options but `--json`: each result on a line of its own as soon as it is there."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line (there is no other form)")
+    parser.parse_args()
+    for result in results:
+        sys.stdout.write(result.line() + "\n")
+        sys.stdout.flush()

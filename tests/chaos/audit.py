@@ -16,7 +16,8 @@ from sihlai.metrics.v1 import metrics_service_pb2
 
 from tests.chaos.stand import Stand
 from tests.chaos.wire_client import SERIES, WireWriter
-from tests.metrics.client import POINTS, Job, Metrics
+from tests.metrics.client import POINTS, Metrics
+from tests.metrics.job_book import Job
 
 QUERY_SECONDS = 60.0
 TRIES_MAX = 5

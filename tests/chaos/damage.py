@@ -12,7 +12,7 @@ from tests.chaos.audit import Stored, lines_of, points_of, sequence_findings
 from tests.chaos.round import Kind, Played, settle, wire_figures
 from tests.chaos.runner import Runner, rows_of
 from tests.chaos.stand import SETTLE_SECONDS, Stand, stand
-from tests.metrics.client import Job, submit
+from tests.metrics.job_book import Job, submit
 
 CLIENTS = 1
 JOBS = 2

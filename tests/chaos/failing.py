@@ -11,7 +11,7 @@ from typing import Any
 from tests.chaos.round import Kind, Played, settle, wire_figures
 from tests.chaos.runner import Runner
 from tests.chaos.stand import SETTLE_SECONDS, Stand, stand
-from tests.metrics.client import submit
+from tests.metrics.job_book import submit
 
 CLIENTS = 8
 FAULTS = 8
@@ -58,7 +58,7 @@ def play(stand: Stand, folder: Path) -> Played:
     """One fault after the other, or two at once; kills of hanging queries are refused in some rounds."""
     clickhouse = stand.clickhouse
     assert clickhouse is not None
-    jobs = stand.write(clients=CLIENTS // 2 if stand.brief else CLIENTS)
+    jobs = stand.write(clients=CLIENTS // 4 if stand.brief else CLIENTS)
     runner_jobs = [submit(stand.scheduler.book)]
     runner = Runner(folder / "runner", stand.servers, runner_jobs, stand.random.randrange(2**32))
     runner.start()

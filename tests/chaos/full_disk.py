@@ -12,7 +12,7 @@ from tests.chaos.disk import Disk, disk, why_no_disk
 from tests.chaos.round import Kind, Played, settle, wire_figures
 from tests.chaos.runner import Runner, rows_of
 from tests.chaos.stand import SETTLE_SECONDS, Stand, stand
-from tests.metrics.client import Job, submit
+from tests.metrics.job_book import Job, submit
 
 CLIENTS = 3
 ENGINE_BYTES = 384 * 2**20

@@ -10,13 +10,15 @@ from pathlib import Path
 from tests.chaos.round import Kind, Played, settle, wire_figures
 from tests.chaos.runner import Runner
 from tests.chaos.stand import SETTLE_SECONDS, Stand, stand
-from tests.metrics.client import submit
+from tests.metrics.job_book import submit
 
 CLIENTS = 3
 RUNNER_JOBS = 2
 PAUSE_SECONDS = (0.1, 0.9)
 AWAY_SECONDS = (0.0, 0.4)
 """How long a process stays away."""
+LEASE = ("--lease-seconds", "6", "--lease-renew-seconds", "1")
+"""What a killed service had is given to the next one when its lease has run out."""
 
 
 @contextmanager
@@ -27,7 +29,7 @@ def embedded(folder: Path, randomness: random.Random) -> Iterator[Stand]:
 
 @contextmanager
 def over_http(folder: Path, randomness: random.Random) -> Iterator[Stand]:
-    with stand(folder, randomness, front=True, flags=("--insert-seconds", "5")) as made:
+    with stand(folder, randomness, front=True, flags=(*LEASE, "--insert-seconds", "5")) as made:
         yield made
 
 

@@ -18,7 +18,8 @@ from tests.bench.metrics.load import Sender, requests_of
 from tests.bench.metrics.process import memory_bytes, peak_memory
 from tests.chaos.round import Kind, Played
 from tests.chaos.stand import Stand, stand
-from tests.metrics.client import LINES, columns, definition, submit, until
+from tests.metrics.client import LINES, columns, definition, until
+from tests.metrics.job_book import submit
 
 MIB = 2**20
 QUEUE_BYTES = 32 * MIB

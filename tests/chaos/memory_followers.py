@@ -15,8 +15,9 @@ from tests.chaos.killing import over_http
 from tests.chaos.memory import MIB, embedded, warm, within
 from tests.chaos.round import Kind, Played
 from tests.chaos.stand import Stand
-from tests.metrics.client import CHANNEL_OPTIONS, LINES, Metrics, submit, until
+from tests.metrics.client import CHANNEL_OPTIONS, LINES, Metrics, until
 from tests.metrics.followers import memory_comes_back
+from tests.metrics.job_book import submit
 
 STALLED_FOLLOWER_BYTES_MAX = 64 * MIB
 """`follower_bytes_max` (1 MiB) of live rows, and a page of storage on its way in all its forms."""

@@ -17,8 +17,9 @@ from sihlai.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 
 from tests.chaos.round import Kind, Played, settle, wire_figures
 from tests.chaos.stand import SETTLE_SECONDS, Stand, stand
-from tests.metrics.client import CHANNEL_OPTIONS, Job, until
+from tests.metrics.client import CHANNEL_OPTIONS, until
 from tests.metrics.followers import break_off_and_come_back
+from tests.metrics.job_book import Job
 from tests.relay import Relay
 from tests.tokens import carrying
 

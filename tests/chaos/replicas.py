@@ -12,6 +12,7 @@ from tests.chaos.round import Kind, Played, settle, wire_figures
 from tests.chaos.stand import Stand, stand
 
 CLIENTS = 5
+CLIENTS_BRIEF = 3
 EVENTS = 6
 MOVES_AN_EVENT = 3
 PAUSE_SECONDS = (0.1, 0.5)
@@ -34,7 +35,7 @@ def play(stand: Stand, folder: Path) -> Played:
     """Inserts are held or late while their writers go to the other process, which must not let both land."""
     clickhouse, chance = stand.clickhouse, stand.random
     assert clickhouse is not None
-    jobs = stand.write(clients=CLIENTS)
+    jobs = stand.write(clients=CLIENTS_BRIEF if stand.brief else CLIENTS)
     stand.wait(0.5)
     figures = {"moves": 0.0, "kills": 0.0, "late inserts": 0.0}
     clickhouse.refuse_kills(chance.random() < 0.25)

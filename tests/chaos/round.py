@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.chaos.audit import Stored, answer_findings, stored_writers, wire_findings
 from tests.chaos.stand import Stand
-from tests.metrics.client import Job
+from tests.metrics.job_book import Job
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 from services.chassis.leash import on_leash
 from tests.chaos.audit import Stored, lines_of, points_of, sequence_findings
 from tests.chaos.runner_process import ROWS_A_RUN_MAX
-from tests.metrics.client import Job, Metrics, until
+from tests.metrics.client import Metrics, until
+from tests.metrics.job_book import Job
 
 
 @dataclass(eq=False)

@@ -19,13 +19,14 @@ from typing import Any
 
 from tests.chaos.wire_client import WireClient, WireWriter, pair_of_writers
 from tests.metrics.clickhouse_server import ClickHouse
-from tests.metrics.client import Job, Metrics, Scheduler, submit, until
+from tests.metrics.client import Metrics, until
+from tests.metrics.job_book import Job, Scheduler, submit
 
 FLAGS = (
     *("--block-seconds", "0.05"),
     *("--block-rows", "3000"),
     *("--principal-streams-max", "20000"),  # all followers are one user
-    *("--principal-calls-per-second", "1000000"),
+    *("--principal-processor-share", "1000"),
     *("--ended-wait-seconds", "3"),
     *("--ended-check-seconds", "0.2"),
     *("--job-fresh-seconds", "0"),

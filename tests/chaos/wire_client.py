@@ -21,7 +21,8 @@ from sihlai.metrics.v1 import ingest_service_pb2_grpc
 
 from services.chassis.errors import SihlaiError
 from services.chassis.status import error_from_rpc
-from tests.metrics.client import CHANNEL_OPTIONS, LINES, POINTS, Job, Metrics, columns, definition
+from tests.metrics.client import CHANNEL_OPTIONS, LINES, POINTS, Metrics, columns, definition
+from tests.metrics.job_book import Job
 from tests.tokens import carrying
 
 SERIES = "chaos/rows"

@@ -16,7 +16,16 @@ from nats.js.api import StreamConfig
 from services.chassis import bus as buses
 from services.chassis import errors
 from services.chassis import log as logs
-from services.chassis.bus import Bus, BusLimits, ConsumerLimits, StreamLimits, subject_matches
+from services.chassis.bus import (
+    Bus,
+    BusLimits,
+    ConsumerLimits,
+    StreamLimits,
+    subject_matches,
+)
+from services.chassis.config import ServerConfig
+from services.chassis.errors import ConfigurationError
+from services.chassis.nats_server import require_encrypted_bus
 
 LIMITS = BusLimits(connect_seconds=1.0, reconnect_seconds=0.05, publish_seconds=15.0, acknowledge_seconds=1.0)
 SHORT = dataclasses.replace(LIMITS, publish_seconds=0.3, request_seconds=0.3)
@@ -49,7 +58,7 @@ class NatsServer:
 
     def end(self, number=signal.SIGKILL):
         self.process.send_signal(number)
-        self.process.wait(15)
+        self.process.wait(60)
 
 
 @pytest.fixture
@@ -81,7 +90,7 @@ async def running(*coroutines):
 
 
 async def until(condition):
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 — conditions of several kinds, none of which has an event
             await asyncio.sleep(0.01)
 
@@ -211,8 +220,8 @@ def test_publisher_that_waits_through_a_kill_and_a_restart_is_answered_and_nothi
             waiting = asyncio.create_task(bus.publish("facts.a", b"20", "id-20"))
             after = asyncio.create_task(bus.wait_connected(after=1))
             await asyncio.to_thread(server.start)
-            assert await asyncio.wait_for(waiting, 15) == 21
-            assert await asyncio.wait_for(after, 15) == 2
+            assert await asyncio.wait_for(waiting, 60) == 21
+            assert await asyncio.wait_for(after, 60) == 2
             assert await bus.publish("facts.a", b"19", "id-19") == 20
             assert await bus.last_message_ids("FACTS") == [f"id-{n}" for n in range(20, -1, -1)]
 
@@ -337,6 +346,30 @@ def test_a_bus_that_never_connected_can_be_closed_at_any_moment():
     asyncio.run(scenario())
 
 
+def test_a_bus_whose_server_has_gone_can_be_closed_at_any_moment_and_does_not_go_on(server):
+    """nats-py takes a cancellation that meets a refused connection for the refusal, and would try again for ever."""
+
+    async def scenario():
+        limits = dataclasses.replace(LIMITS, reconnect_seconds=0.001)
+        opened = [await Bus.connect(server.url, limits=limits) for _ in range(40)]
+        for bus in opened:
+            await bus.wait_connected()
+        server.end()
+        await until(lambda: not any(bus.connected for bus in opened))
+        for number, bus in enumerate(opened):
+            await asyncio.sleep(number % 4 * 0.001)
+            await bus.close()
+        await asyncio.sleep(0.1)  # what has ended is gone after a turn of the loop
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            while not task.done():  # or the test would never end, and not fail
+                task.cancel()
+                await asyncio.wait({task}, timeout=0.05)
+        assert not left
+
+    asyncio.run(scenario())
+
+
 def test_server_syncs_every_message(tmp_path):
     text = buses.server_configuration(store_dir=tmp_path / 'a "b"')
     assert "sync_interval: always" in text
@@ -363,3 +396,23 @@ def test_url_that_nats_cannot_have_is_named():
 )
 def test_subject_patterns_match_as_in_nats(pattern, subject, matches):
     assert subject_matches(pattern, subject) is matches
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("nats://localhost:4222", True),
+        ("nats://127.0.0.1", True),
+        ("tls://far.example:4222", True),
+        ("wss://far.example", True),
+        ("nats://far.example:4222", False),
+        ("ws://far.example", False),
+    ],
+)
+def test_a_bus_of_another_machine_is_called_with_tls_or_by_an_explicit_word(url: str, allowed: bool) -> None:
+    require_encrypted_bus(ServerConfig(plaintext_peers_allowed=True), url)
+    if allowed:
+        require_encrypted_bus(ServerConfig(), url)
+    else:
+        with pytest.raises(ConfigurationError, match=r"tls://.*or say --plaintext-peers-allowed"):
+            require_encrypted_bus(ServerConfig(), url)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,6 @@ from services.chassis import errors, rpc
 from services.chassis import log as logs
 from services.chassis.auth.guard import Admission, Guard, OpenGuard
 from services.chassis.auth.principal import Principal
-from services.chassis.call_limits import Pace
 from services.chassis.config import ServerConfig
 from services.chassis.errors import Reason, SihlaiError
 
@@ -26,11 +26,14 @@ NAME = "sihlai.test.Echo"
 OTHER = "sihlai.test.Other"
 RUNNERS = "sihlai.test.Runners"
 KINDS = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
+WORK_SECONDS = 0.02
 NO_MESSAGE = b"\x0a\xff"  # a text of 255 bytes, of which there is none
 
 
 class Echo:
-    """Four methods that answer what they are sent, and wait for `held` first where the text is `wait`."""
+    """Four methods that answer what they are sent: first they wait for `held` where the text is `wait`, and use the
+    processor where it is `work`.
+    """
 
     def __init__(self) -> None:
         self.held = asyncio.Event()
@@ -40,6 +43,10 @@ class Echo:
         if request.value == "wait":
             self.waiting.put_nowait(request.value)
             await self.held.wait()
+        if request.value == "work":
+            began = time.thread_time()
+            while time.thread_time() - began < WORK_SECONDS:
+                pass
         return request
 
     async def unary_unary(self, request: StringValue, context: Any) -> StringValue:
@@ -181,7 +188,7 @@ class ByName(OpenGuard):
 )
 def test_one_user_takes_no_more_than_a_share_and_no_runners(kind: str, other_kind: str, what: str) -> None:
     async def scenario() -> None:
-        limits = {"principal_calls_max": 2, "principal_streams_max": 2, "principal_refusal_seconds": 0.0}
+        limits = {"principal_calls_max": 2, "principal_streams_max": 2}
         async with served(guard=ByName(), **limits) as (echo, channel):
             data = StringValue(value="wait").SerializeToString()
 
@@ -211,50 +218,59 @@ def test_one_user_takes_no_more_than_a_share_and_no_runners(kind: str, other_kin
     asyncio.run(scenario())
 
 
-def test_who_asks_too_fast_waits_and_no_other_with_him() -> None:
-    now = 100.0
-    pace = Pace(10, clock=lambda: now)
-    assert [pace.wait_seconds("users/flood") for _ in range(14)] == pytest.approx([*[0] * 11, 0.1, 0.2, 0.3])
-    assert pace.wait_seconds("users/ada") == 0
-    now += 0.35
-    assert pace.wait_seconds("users/flood") == pytest.approx(0.05)
-    now += 60
-    assert [pace.wait_seconds("users/flood") for _ in range(12)] == pytest.approx([*[0] * 11, 0.1])
-    now += 60
-    assert pace.wait_seconds("users/ada") == 0
-    assert len(pace._free_at) == 1, "who has not called for long is forgotten"
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_calls_that_come_too_fast_are_answered_later_but_those_of_runners_at_once(kind: str) -> None:
+def test_whose_calls_take_too_much_waits_once_others_call_and_runners_do_not(kind: str) -> None:
     async def scenario() -> None:
-        async with served(guard=ByName(), principal_calls_per_second=10) as (_, channel):
+        async with served(guard=ByName(), principal_processor_share=0.02) as (_, channel):
 
             async def seconds(subject: str, count: int) -> float:
+                data = StringValue(value="work").SerializeToString()
                 began = asyncio.get_running_loop().time()
-                await asyncio.gather(*(called(channel, kind, b"", subject=subject) for _ in range(count)))
+                await asyncio.gather(*(called(channel, kind, data, subject=subject) for _ in range(count)))
                 return asyncio.get_running_loop().time() - began
 
-            assert await seconds("users/flood", 14) >= 0.25
-            assert await seconds("runners/-", 14) < 0.25
+            alone = [await seconds("users/flood", 1) for _ in range(3)]
+            await seconds("users/ada", 1)
+            taken = [await seconds("users/flood", 1) for _ in range(3)]
+            assert max(taken) >= 0.9 * WORK_SECONDS / 0.02, taken
+            assert max(await seconds("runners/-", 2), await seconds("users/ada", 1), *alone) < max(taken)
 
     asyncio.run(scenario())
 
 
-def test_who_is_one_too_many_is_told_so_a_little_late() -> None:
+def test_who_is_one_too_many_is_told_so_at_a_pace() -> None:
     """Refused at once, he asks again at once: a flood of refusals holds up a process as well as one of answers."""
 
     async def scenario() -> None:
-        limits = {"principal_calls_max": 1, "principal_refusal_seconds": 0.3}
+        limits = {"principal_calls_max": 1, "principal_refusals_per_second": 2.0}
         async with served(guard=ByName(), **limits) as (echo, channel):
             data = StringValue(value="wait").SerializeToString()
             first = asyncio.ensure_future(called(channel, "unary_unary", data, subject="users/flood"))
             await asyncio.wait_for(echo.waiting.get(), 30)
             began = asyncio.get_running_loop().time()
-            await refused(channel, "unary_unary", b"", subject="users/flood")
-            assert asyncio.get_running_loop().time() - began >= 0.3
+            refusals = [refused(channel, "unary_unary", b"", subject="users/flood") for _ in range(5)]
+            await asyncio.gather(*refusals)
+            assert asyncio.get_running_loop().time() - began >= 0.9
             echo.held.set()
             await first
+
+    asyncio.run(scenario())
+
+
+class Nobodys(OpenGuard):
+    """Knows nobody."""
+
+    async def admit(self, metadata: Mapping[str, str], *, method: str) -> Admission:
+        raise errors.Unauthenticated(Reason.TOKEN_MISSING, "who is it?")
+
+
+def test_a_stranger_is_refused_at_a_pace() -> None:
+    async def scenario() -> None:
+        async with served(guard=Nobodys(), principal_refusals_per_second=2.0) as (_, channel):
+            began = asyncio.get_running_loop().time()
+            refusals = await asyncio.gather(*(refused(channel, "unary_unary", b"") for _ in range(5)))
+            assert asyncio.get_running_loop().time() - began >= 0.9
+            assert {error.reason for error in refusals} == {Reason.TOKEN_MISSING}
 
     asyncio.run(scenario())
 

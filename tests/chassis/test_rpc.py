@@ -22,6 +22,7 @@ from services.chassis.auth.guard import Admission, OpenGuard
 from services.chassis.auth.principal import Principal, current_principal
 from services.chassis.config import ServerConfig
 from services.chassis.errors import Reason, Violation
+from tests.relay import relay_to
 
 NAME = "sihlai.test.Example"
 KINDS = ["unary_unary", "unary_stream", "stream_unary", "stream_stream", "written_stream"]
@@ -106,6 +107,7 @@ class Example:
             for name, make in makers.items()
         }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(NAME, handlers)])
+        server.add_registered_method_handlers(NAME, handlers)
 
 
 @contextlib.asynccontextmanager
@@ -154,6 +156,20 @@ def test_calls_of_every_kind_are_answered(kind):
     async def scenario():
         async with served() as (_, _, channel):
             assert await call(channel, kind, "hello") == "hello"
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_is_far_away_or_slow_is_reached():
+    async def scenario():
+        server = rpc.Server(ServerConfig(), OpenGuard())
+        server.add(NAME, Example().add_to)
+        address = await server.start()
+        async with relay_to(int(address.rpartition(":")[2])) as relay:
+            relay.delay_answers(1.0)
+            async with rpc.channel(f"127.0.0.1:{relay.port}", retry_attempts_max=1) as channel:
+                assert await call(channel, "unary_unary", "hello") == "hello"
+        await server.stop()
 
     asyncio.run(scenario())
 
@@ -285,6 +301,24 @@ def test_request_id_of_the_context_travels_with_the_call():
     asyncio.run(scenario())
 
 
+def test_a_call_costs_no_more_where_the_server_has_many_methods(monkeypatch):
+    waited_for, wait = [], asyncio.wait
+
+    def counted(tasks, **options):
+        waited_for.append(len(tasks))
+        return wait(tasks, **options)
+
+    async def scenario():
+        async with served() as (_, _, channel):
+            monkeypatch.setattr(asyncio, "wait", counted)  # gRPC's loop takes calls by it
+            for _ in range(3):
+                assert await call(channel, "unary_unary", "hello") == "hello"
+
+    asyncio.run(scenario())
+    assert waited_for
+    assert max(waited_for) < len(KINDS)
+
+
 def test_health_and_reflection_know_the_service():
     async def scenario():
         async with served() as (_, _, channel):
@@ -391,7 +425,7 @@ def test_channel_to_nobody_gives_unavailable_and_connects_when_somebody_is_there
                 method = channel.unary_unary(
                     f"/{NAME}/unary_unary", StringValue.SerializeToString, StringValue.FromString
                 )
-                answer = await method(StringValue(value="c"), wait_for_ready=True, timeout=10)
+                answer = await method(StringValue(value="c"), wait_for_ready=True, timeout=60)
                 assert answer.value == "c"
 
     asyncio.run(scenario())

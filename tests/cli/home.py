@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import os
@@ -70,6 +71,7 @@ class Home:
         """What it shows on a terminal of so many columns, and its exit code. Ctrl-C is typed once `until` is seen."""
         process, terminal = pty.fork()
         if process == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # also where a shell in the background has it ignored
             os.chdir(self.folder)
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
             os.execvpe("bash", ["bash", "-c", line], self.environ | {"TERM": "xterm-256color"} | environ)
@@ -94,6 +96,7 @@ def plain(shown: str) -> str:
 
 def _read(terminal: int, until: str) -> str:
     shown = ""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a letter may come in two pieces
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -102,7 +105,7 @@ def _read(terminal: int, until: str) -> str:
             break
         if not found:
             break
-        shown += found.decode(errors="replace")
+        shown += decoder.decode(found)
         if until and until in shown:
             os.write(terminal, b"\x03")
             until = ""
@@ -118,16 +121,21 @@ def write_datasets(home: Path) -> None:
     _write_native(digits, names, kinds, lambda name: DRAWN[names[name]])
     for copy in ("more-digits", "harder"):
         shutil.copytree(digits, home / "data" / copy)
-    car = {"category": "car", "quad": [[2, 2], [12, 2], [12, 12], [2, 12]]}
-    quads = {name: [car] if index % 3 else [] for index, name in enumerate(names)}
-    quad_kinds = {"task": "quadrilateral detection", "categories": ["car"]}
-    _write_native(home / "data" / "streets", quads, quad_kinds, lambda _: (2, 2, 12, 12))
+    write_streets(home / "data" / "streets")
     for name, category in names.items():
         target = home / "photos" / "train" / category
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(digits / "images" / name, target)
     (home / "spec.yaml").write_text(yaml.safe_dump(SPECIFICATION))
     (home / "team.token").write_text("secret")
+
+
+def write_streets(folder: Path) -> None:
+    """A car on two images of three, with its four corners."""
+    car = {"category": "car", "quad": [[2, 2], [12, 2], [12, 12], [2, 12]]}
+    quads = {f"{index:02}.png": [car] if index % 3 else [] for index in range(IMAGES)}
+    kinds = {"task": "quadrilateral detection", "categories": ["car"]}
+    _write_native(folder, quads, kinds, lambda _: (2, 2, 12, 12))
 
 
 def _write_native(

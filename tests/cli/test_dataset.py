@@ -196,6 +196,7 @@ def test_without_a_service_a_command_works_locally_and_only_its_result_stays(
 ) -> None:
     data, temporary = tmp_path / "data", tmp_path / "temporary"
     temporary.mkdir()
+    access()  # its key, too, is made in a temporary folder
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     # A setting in the environment of the command is none for its own service.
     environ = {"SIHLAI_DATA": str(data), "SIHLAI_CONVERSION_NATS_URL": "nats://127.0.0.1:1"}
@@ -270,6 +271,7 @@ def test_an_inspection_says_how_far_it_is_and_how_long_it_will_take(
     service: tuple[str, str], sound: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
+    assert invoke("inspect", sound, *service).exit_code == 0, "what it reads once, the index, is read"
     monkeypatch.setattr(WorkBar, "show", lambda self, progress: seen.append(progress))
     assert invoke("inspect", sound, *service).exit_code == 0
     assert (seen[-1].phase, seen[-1].total) == ("inspect", 4)
@@ -349,3 +351,23 @@ def test_tasks_are_named_as_the_metadata_name_them() -> None:
     assert task_name(6) == "object detection"
     assert task_name(15) == "view-invariance learning"
     assert task_name(99) == "task 99"
+
+
+def test_images_are_listed_by_the_side_of_a_split(sound: Path, tmp_path: Path) -> None:
+    environ = {"SIHLAI_DATA": str(tmp_path / "data"), "HOME": str(tmp_path)}
+    names = {}
+    for side in ("training", "validation"):
+        (answer,) = found_json(invoke("images", sound, "--split", side, "--share", "0.4", "--json", environ=environ))
+        names[side] = [image["name"] for image in answer["images"]]
+    assert sorted(names["training"] + names["validation"]) == ["a.png", "b.png", "c.png"], "d.png is unlabelled"
+    assert names["validation"]
+    alone = invoke("images", sound, "--split", "training", "--head", "autoencoding", "--share", "0.3", environ=environ)
+    assert alone.exit_code == 0, alone.output
+    assert alone.stdout.count(".png") == 3
+    shown = invoke("images", sound, environ=environ)
+    assert shown.exit_code == 0, shown.output
+    assert "unlabelled" in shown.stdout
+    assert "6 x 4" in shown.stdout
+    refused = invoke("images", sound, "--split", "test", environ=environ)
+    assert refused.exit_code != 0
+    assert "training" in refused.output

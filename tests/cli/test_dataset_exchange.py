@@ -20,12 +20,12 @@ from sihlai.conversion.v1 import dataset_pb2
 from sihlai.conversion.v1.conversion_service_pb2 import ConversionResult, ImportDatasetResponse, WorkProgress
 from typer.testing import CliRunner, Result
 
+from services.chassis.endpoints import Endpoints
 from services.cli.command.dataset.options import show_work
 from services.cli.commands import app
 from services.cli.error import CommandError
 from services.cli.session import Session
 from services.cli.view.output import Output
-from services.client.endpoints import Endpoints
 from services.client.face import AsyncClient
 from tests.cli.conversion_process import WAIT_SECONDS, access, conversion_process, until
 
@@ -207,20 +207,78 @@ def test_an_interrupted_import_without_a_service_goes_on_where_it_was(tmp_path: 
     environ = {"SIHLAI_DATA": str(tmp_path / "data"), "HOME": str(tmp_path)}
     command = [sys.executable, "-m", "services.cli", "dataset", *words]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | environ) as run:
-        journal = Path("conversion/.draft-*/journal/*.chunk")
-        assert until(lambda: run.poll() is not None or list((tmp_path / "data").glob(str(journal))))
+        journal = ".native.part-*/journal/*.chunk"
+        assert until(lambda: run.poll() is not None or list(tmp_path.glob(journal)))
         (child,) = psutil.Process(run.pid).children()
         child.kill()
         _, errors = run.communicate(timeout=WAIT_SECONDS)
     assert b"ended by SIGKILL" in errors
     assert not (tmp_path / "native").exists()
-    done = min((tmp_path / "data").glob(str(journal)))
+    done = min(tmp_path.glob(journal))
     done.write_bytes(done.read_bytes().replace(b'"cat"', b'"dog"'))  # by which it is known again
     shown = invoke(*words, environ=environ)
     assert shown.exit_code == 0, shown.output
     found = json.loads((tmp_path / "native/annotations.json").read_text())
     assert Counter(each["category"] for boxes in found.values() for each in boxes) == {"dog": 30 * 251, "cat": 30 * 749}
-    assert not list((tmp_path / "data").glob("conversion/.draft-*"))
+    assert not list(tmp_path.glob(".native.part-*"))
+
+
+@pytest.mark.parametrize("kind", ["export", "convert"])
+def test_an_interrupted_export_or_conversion_without_a_service_goes_on_where_it_was(kind: str, tmp_path: Path) -> None:
+    source, out = tmp_path / "native", tmp_path / "out"
+    write_image(source / "images/0.png")
+    for number in range(1, 1_000):
+        os.link(source / "images/0.png", source / f"images/{number}.png")
+    boxes = [{"category": "cat", "bbox": [1, 1, 3, 3]}] * 30
+    metadata = {"task": "object detection", "categories": ["cat", "dog"], "annotations": "boxes.json"}
+    (source / "metadata.json").write_text(json.dumps(metadata))
+    (source / "boxes.json").write_text(json.dumps({f"{number}.png": boxes for number in range(1_000)}))
+    words = {
+        "export": ["export", "yolo-detect", str(source), str(out), "--copy-images"],
+        "convert": ["convert", str(source), "quadrilateral-detection", "--destination", str(out)],
+    }[kind]
+    (tmp_path / "temporary").mkdir()
+    environ = {"SIHLAI_DATA": str(tmp_path / "data"), "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "temporary")}
+    command = [sys.executable, "-m", "services.cli", "dataset", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | environ) as run:
+        journal = ".out.part-*/journal/*.chunk"
+        assert until(lambda: run.poll() is not None or list(tmp_path.glob(journal)))
+        (child,) = psutil.Process(run.pid).children()
+        child.kill()
+        _, errors = run.communicate(timeout=WAIT_SECONDS)
+    assert b"ended by SIGKILL" in errors
+    assert not out.exists()
+    assert not list((tmp_path / "temporary").rglob("*.chunk"))
+    assert not list((tmp_path / "data").rglob("*.chunk"))
+    done = min(tmp_path.glob(journal))
+    cat, dog = (b"0 0.33", b"1 0.33") if kind == "export" else (b'"cat"', b'"dog"')
+    done.write_bytes(done.read_bytes().replace(cat, dog))  # by which it is known again
+    shown = invoke(*words, environ=environ)
+    assert shown.exit_code == 0, shown.output
+    found = "".join(path.read_text() for path in (*out.glob("labels/**/*.txt"), *out.glob("annotations.json")))
+    assert (found.count(cat.decode()), found.count(dog.decode())) == (30 * 750, 30 * 250)
+    assert kind == "convert" or len(list(out.glob("images/**/*.png"))) == 1_000
+    assert not list(tmp_path.glob(".out.part-*"))
+
+
+def test_an_index_of_images_is_kept_without_a_service(coco: Path, tmp_path: Path) -> None:
+    environ = {"SIHLAI_DATA": str(tmp_path / "data"), "HOME": str(tmp_path)}
+    for kind in ("import", "export", "inspect"):
+        source = coco if kind == "import" else tmp_path / "native"
+        words = {
+            "import": ["import", "coco-instances", str(source), str(tmp_path / "native"), "--lenient", "--copy-images"],
+            "export": ["export", "yolo-detect", str(source), str(tmp_path / "yolo")],
+            "inspect": ["inspect", str(source)],
+        }[kind]
+        shown = invoke(*words, environ=environ)
+        assert shown.exit_code == 0, shown.output
+    indices = list((tmp_path / "data/conversion/indices").iterdir())
+    assert len(indices) == 2, "the import's, and one that export and inspect share"
+    for path in indices:
+        path.write_bytes(path.read_bytes().replace(b",6,4,", b",7,4,"))  # by which it is known again
+    shown = invoke("inspect", tmp_path / "native", "--json", environ=environ)
+    assert shown.exit_code == 0, shown.output
+    assert '"7' in shown.stdout or ": 7" in shown.stdout, shown.stdout
 
 
 def test_how_to_look_at_images_that_an_import_left_where_they_were_is_said(coco: Path, tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from services.chassis.endpoints import Endpoints
 from services.cli.demo.audit import Audit
 from services.cli.demo.conversions import show_conversions
 from services.cli.demo.screen import Screen
 from services.cli.demo.truth import KINDS
-from services.client.endpoints import Endpoints
 from services.client.face import AsyncClient
 from tests.cli.conversion_process import access, conversion_process
 

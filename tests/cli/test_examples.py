@@ -1,7 +1,8 @@
 """Each command's help has an example, and each is run as it stands there, in the home of somebody who has such data.
 
 A machine of processes and trainings take the time. What an example needs, such as a job that has ended, is made before
-it by the lines that `AFTER` names, most of them examples themselves.
+it by the lines that `AFTER` names, most of them examples themselves. Those that stand in the transcript's session are
+run there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,53 +18,30 @@ import typer
 
 from services.cli.commands import PLACES, _loaded, app
 from tests.cli.conftest import CREATE, UP
-from tests.cli.home import Home
+from tests.cli.home import Home, plain
+from tests.cli.transcript import STORY
 
-ADD_TEAM = "sihlai context add team gpu-farm:50051 --token-file ~/team.token --use"
 CREATE_TOKEN = "sihlai token create ada --role digits=editor --days 90"
-LOOSE = "sihlai project create loose --training ~/data/digits"
-LONG = "sihlai job submit loose/long spec.yaml --iterations 1000000"
 
+TOLD = {line.command for chapter in STORY for line in chapter.lines}
+"""What tests/cli/test_transcript.py runs, as it stands there."""
 NOT_RUN = {
-    "sihlai up": "stays until Ctrl-C: tests/cli/test_supervisor.py; `up -d` runs the same",
-    "sihlai down": "is what the machine of these tests ends with",
+    "sihlai up": "stays until Ctrl-C: a test of its own below",
     "sihlai demo --keep": "trains for minutes: `make demo`",
-    "sihlai top --seconds 5": "wants a terminal: tests/cli/test_terminals.py",
-    "sihlai job submit digits/first --task multiclass-classification --backbone tiny --resolution 16": "trains 10,000 "
-    "steps: tests/cli/test_commands.py submits like this with --iterations",
-    "sihlai job submit digits spec.yaml --iterations 500 --follow": "trains for half a minute: the first job of "
-    "the machine is submitted like this",
-    "sihlai job resume digits/first --set trainer.iterations_max=2000 --follow": "trains for a minute: the second "
-    "job of the machine is resumed like this",
-    "sihlai job evaluate digits/first/best --dataset ~/data/harder --follow": "tests/cli/test_commands.py runs it",
-    "sihlai model export digits/first/best --format onnx": "half a minute of torch: tests/runner exports",
-    "sihlai predict digits/first/best photos --draw seen": "imports torch: tests/cli/test_commands.py runs it",
 }
-"""Examples that are only parsed, and why."""
-ENDLESS = {"sihlai job watch", "sihlai job watch digits"}
+"""Examples that are not run like the others, and why."""
+ENDLESS = {"sihlai job watch"}
 """What goes on until Ctrl-C."""
 SILENT = {"sihlai logs @last -f --level warning"}
 """What may have nothing to say: no line was so grave."""
-AFTER = {
-    "sihlai context remove team": [ADD_TEAM],
-    "sihlai context use local": [ADD_TEAM],
-    "sihlai job stop digits/first --grace 60 --follow": [LOOSE, LONG],
-    "sihlai project delete digits --yes": ["sihlai project create going --training ~/data/digits"],
-    "sihlai job delete digits/first --yes": [
-        LOOSE,
-        "sihlai job submit loose/waits spec.yaml --set resources.gpus=1 && sihlai job stop loose/waits",
-    ],
-    "sihlai token revoke 4f0c4e2b5d6a4c7e9a1b2c3d4e5f6a7b": [CREATE_TOKEN],
-}
+AFTER = {"sihlai token revoke 4f0c4e2b5d6a4c7e9a1b2c3d4e5f6a7b": [CREATE_TOKEN]}
 """Lines that must have been asked before."""
 INSTEAD = {
-    "sihlai job stop digits/first --grace 60 --follow": ("digits/first", "loose/long"),
-    "sihlai job delete digits/first --yes": ("digits/first", "loose/waits"),
-    "sihlai project delete digits --yes": ("delete digits", "delete going"),
+    "sihlai context add team gpu-farm:50051 --token-file ~/team.token --use": (" --use", ""),
     "sihlai runner drain gpu-1": ("gpu-1", "local-2"),
     "sihlai runner undrain gpu-1": ("gpu-1", "local-2"),
 }
-"""Names that another one stands for here: what other tests need is not deleted."""
+"""What something else stands for here, as others use the same home."""
 
 EXAMPLE = re.compile(r"Examples?: (.*)\Z", re.DOTALL)
 
@@ -99,7 +78,7 @@ def test_each_command_has_an_example_of_itself_that_is_understood(name: str, com
 ALL = [example for _, command in all_leaves() for example in examples(command)]
 
 
-@pytest.mark.parametrize("example", [example for example in ALL if example not in NOT_RUN])
+@pytest.mark.parametrize("example", [example for example in ALL if example not in TOLD | {*NOT_RUN}])
 def test_an_example_does_what_it_says_without_an_error(home: Home, example: str) -> None:
     for line in AFTER.get(example, ()):
         before = home.ask_once(line)
@@ -117,13 +96,21 @@ def test_an_example_does_what_it_says_without_an_error(home: Home, example: str)
     assert told.stdout or told.stderr or example in SILENT, "a command that says nothing leaves its user wondering"
 
 
+def test_an_up_at_a_terminal_says_how_to_go_on_and_stops_in_order_with_ctrl_c(tmp_path: Path) -> None:
+    shown, exit_code = Home(tmp_path).on_terminal("sihlai up", columns=100, until="sihlai metrics watch digits/first")
+    assert exit_code == 0, shown
+    told = plain(shown)
+    for words in ("go on in another terminal", "stopping in order", "nats stopped"):
+        assert words in told, told
+
+
 def only_token(home: Home) -> str:
     """The token that was made."""
     return home.ask("sihlai token list -o name | head -1").stdout.strip()
 
 
 def test_what_is_not_run_or_needs_others_is_an_example_still() -> None:
-    assert {*NOT_RUN, *ENDLESS, *SILENT, *AFTER, *INSTEAD} <= set(ALL)
+    assert {*NOT_RUN, *ENDLESS, *SILENT, *AFTER, *INSTEAD} <= set(ALL) - TOLD
     assert {UP, CREATE} <= set(ALL), "the machine itself begins as the help says"
 
 

@@ -16,7 +16,8 @@ from runner import predict
 from runner.tasks import TASKS
 from services.cli.commands import app
 from tests.runner.trainer.conftest import Workshop, spec_from
-from tests.runner.trainer.task_rows import ROWS, picture_of, write_head, write_images
+from tests.runner.trainer.drawn_annotations import picture_of
+from tests.runner.trainer.task_rows import ROWS, write_head, write_images
 
 ORIENTATION_TAG = 274
 SIDEWAYS = 6

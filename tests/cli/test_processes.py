@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from services.cli.commands import PLACES, _loaded
+from tests.oidc_issuer import AUDIENCE, Issuer
 
 COMMAND = (sys.executable, "-P", "-m", "services.cli")
 WAIT_SECONDS = 300.0
@@ -96,6 +97,41 @@ def test_an_up_without_a_terminal_is_seen_and_stopped(tmp_path: Path) -> None:
         stopped = run("down", **environ)
     assert (stopped.returncode, stopped.stdout) == (0, "stopped\n"), stopped.stderr
     assert run("down", **environ).returncode == 1
+
+
+def test_an_up_takes_the_tokens_of_an_issuer_too_and_says_what_is_wrong_with_its_file(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "SIHLAI_DATA": str(tmp_path / "data")}
+    file = tmp_path / "oidc.yaml"
+    file.write_text("issuer: https://login.example.com\n")
+    wrong = run("up", "-d", "--runners", "0", "--oidc", str(file), **environ)
+    assert (wrong.returncode, "audience" in wrong.stderr, str(file) in wrong.stderr) == (1, True, True), wrong.stderr
+    with Issuer() as issuer:
+        roles = [
+            {"claim": "groups", "value": "vision", "project": "digits", "role": "editor"},
+            {"claim": "groups", "value": "ops", "installation": "admin"},
+        ]
+        file.write_text(json.dumps({"issuer": issuer.url, "audience": AUDIENCE, "roles": roles}))
+        started = run("up", "-d", "--runners", "0", "--oidc", "~/oidc.yaml", **environ)
+        try:
+            assert started.returncode == 0, started.stderr
+            mine = {**environ, "SIHLAI_TOKEN": issuer.token(groups=["vision"])}
+            asked = run("token", "inspect", "--json", **mine)
+            assert asked.returncode == 0, asked.stderr
+            grants = [{"project": "projects/digits", "role": "ROLE_EDITOR"}]
+            assert json.loads(asked.stdout)["principal"] == {
+                "subject": "users/ada",
+                "grants": grants,
+                "installation_admin": False,
+            }
+            above = run("project", "create", "cells", "--training", str(tmp_path), **mine)
+            assert (above.returncode, "it needs the role admin" in above.stderr) == (1, True), above.stderr
+            stranger = {**environ, "SIHLAI_TOKEN": issuer.token(aud="another")}
+            refused = run("project", "list", **stranger)
+            assert (refused.returncode, "for another audience" in refused.stderr) == (1, True), refused.stderr
+            assert run("token", "inspect", **environ).returncode == 0, "the token of this machine is taken as well"
+        finally:
+            stopped = run("down", **environ)
+    assert stopped.returncode == 0, stopped.stderr
 
 
 def test_a_plain_install_has_all_that_asks_services() -> None:

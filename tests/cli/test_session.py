@@ -5,10 +5,11 @@ import io
 import pytest
 import typer
 
+from services.chassis.endpoints import NoEndpointError
+from services.chassis.errors import ConfigurationError, InvalidArgument, Violation
 from services.cli.error import CommandError
 from services.cli.session import reported
 from services.cli.view.output import Output
-from services.client.endpoints import NoEndpointError
 from services.client.specification import SpecificationError
 
 
@@ -20,6 +21,12 @@ from services.client.specification import SpecificationError
         (FileNotFoundError(2, "No such file or directory", "spec.yaml"), 1, "spec.yaml: No such file or directory"),
         (CommandError("[/b] \x1b[31mred", exit_code=4), 4, "[/b] \N{REPLACEMENT CHARACTER}[31mred"),
         (SpecificationError("no field"), 2, "no field"),
+        (ConfigurationError(["the key is missing"]), 2, "the key is missing"),
+        (
+            InvalidArgument([Violation(field="format", description="may be CVAT or LabelMe: say which")]),
+            1,
+            "format: may be CVAT or LabelMe: say which, before the source",
+        ),
         (NoEndpointError("nobody is up"), 3, "nobody is up"),
         (ExceptionGroup("several", [CommandError("the first")]), 1, "the first"),
     ],

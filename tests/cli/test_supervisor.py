@@ -16,6 +16,7 @@ from services.cli.machine.folder import FolderInUseError
 from services.cli.machine.supervisor import Change, Stack, StackConfig, StackError, StackEvent
 
 WAIT_SECONDS = 120.0
+ODD_NAME = "Größe 100% #1 $x 'a' {c} \"b\""
 
 
 def until(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> bool:
@@ -34,7 +35,7 @@ def events() -> list[StackEvent]:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, events: list[StackEvent]) -> Iterator[Stack]:
-    config = StackConfig(data=tmp_path_factory.mktemp("stack"), runners=0, restart_seconds_first=0.05)
+    config = StackConfig(data=tmp_path_factory.mktemp("stack") / ODD_NAME, runners=0, restart_seconds_first=0.05)
     with Stack(config, environ=os.environ, tell=events.append) as running:
         yield running
 
@@ -44,6 +45,14 @@ def test_everything_serves_and_its_addresses_are_written_down(stack: Stack) -> N
     for service in ("scheduler", "metrics", "conversion", "nats"):
         assert endpoints[service] == stack.address(service)
         assert not stack.address(service).endswith(":0")
+
+
+def test_a_data_folder_may_have_any_name(stack: Stack) -> None:
+    data = stack.config.data
+    assert (data / "scheduler" / "scheduler.sqlite").exists()
+    assert (data / "metrics" / "lock").exists()
+    assert all(stack.starts(name) == 1 for name in stack.names)
+    assert [path.name for path in data.parent.iterdir()] == [ODD_NAME]
 
 
 def test_a_second_stack_is_refused_and_leaves_the_first_alone(stack: Stack) -> None:
@@ -95,16 +104,6 @@ def test_a_port_that_a_stranger_listens_at_is_never_taken_for_ours(stack: Stack,
     with pytest.raises(StackError, match="nats ended"):
         second.start()
     assert second.survivors() == []
-
-
-def test_a_data_folder_may_have_any_name(tmp_path: Path) -> None:
-    name = "Größe 100% #1 $x 'a' {c} \"b\""
-    data = tmp_path / name
-    with Stack(StackConfig(data=data, runners=0), environ=os.environ) as stack:
-        assert (data / "scheduler" / "scheduler.sqlite").exists()
-        assert (data / "metrics" / "lock").exists()
-        assert stack.starts("nats") == 1
-    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_data_folder_that_the_engine_cannot_have_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def trained(client: sihlai.Client, shapes: Path) -> sihlai.Job:
 
 def wait_for_points(client: sihlai.Client, job: sihlai.Job) -> None:
     """Until all are stored: the last of them may come after the job's end."""
-    for answer in client.iterate(watched(WatchMetricsRequest(job=job.name))):
+    for answer in client.iterate(watched, WatchMetricsRequest(job=job.name)):
         complete = answer.ended.points_complete
     assert complete
 
@@ -180,7 +180,7 @@ def test_a_failed_job_is_raised_with_its_reason_and_last_lines(
 
 
 def test_the_last_lines_of_a_job_are_those_of_its_log(client: sihlai.Client, trained: sihlai.Job) -> None:
-    told = client.run(last_lines(trained.name))
+    told = client.run(last_lines, trained.name)
     assert 0 < len(told) <= LAST_LINES
     assert told == [line.line for line in trained.log()][-LAST_LINES:]
     assert str(sihlai.JobFailed(trained.proto, ["first", "last"])).endswith("\n  first\n  last")

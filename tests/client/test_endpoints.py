@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.machine.folder import DataFolder, FolderInUseError, held, write_endpoints
-from services.client.context import (
+from services.chassis.context import (
     Context,
     Contexts,
     CurrentToken,
@@ -19,7 +18,8 @@ from services.client.context import (
     read_contexts,
     write_contexts,
 )
-from services.client.endpoints import Endpoints, NoEndpointError, data_folder, resolve
+from services.chassis.endpoints import Endpoints, NoEndpointError, data_folder, resolve
+from services.cli.machine.folder import DataFolder, FolderInUseError, held, write_endpoints
 
 ALL = {"scheduler": "file:1", "metrics": "file:2", "conversion": "file:3"}
 

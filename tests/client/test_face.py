@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+from pathlib import Path
 
 import pytest
 import sihlai
@@ -39,3 +41,11 @@ def test_a_method_has_the_words_and_the_parameters_of_its_operation() -> None:
         job = sihlai.Job(client.driver, job_pb2.Job(name="projects/a/jobs/b"))
         assert list(inspect.signature(job.wait).parameters) == ["timeout"]
         assert repr(job) == "Job('a/b', unspecified)"
+
+
+def test_programs_get_the_names_that_type_checkers_see() -> None:
+    (for_checkers,) = (node for node in ast.parse(Path(sihlai.__file__).read_text()).body if isinstance(node, ast.If))
+    imported = [node for node in for_checkers.body if isinstance(node, ast.ImportFrom)]
+    assert sorted(alias.name for node in imported for alias in node.names) == sorted(sihlai.__all__)
+    for name in sihlai.__all__:
+        assert getattr(sihlai, name).__name__ == name

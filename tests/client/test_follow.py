@@ -1,6 +1,7 @@
 """Long reads that go on after a break, against a server that breaks them."""
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable
 
@@ -12,6 +13,7 @@ from sihlai.logs.v1.log_line_pb2 import LogLine
 
 from services.chassis.auth.guard import OpenGuard
 from services.chassis.config import ServerConfig
+from services.chassis.endpoints import Endpoints
 from services.chassis.errors import (
     DeadlineExceeded,
     Reason,
@@ -21,7 +23,6 @@ from services.chassis.errors import (
     Unavailable,
 )
 from services.chassis.rpc import Server
-from services.client.endpoints import Endpoints
 from services.client.face import AsyncClient, Client
 from services.client.job import tailed
 
@@ -90,26 +91,49 @@ class ExpiringLogs(log_service_pb2_grpc.LogServiceServicer):
         yield pb.TailLogsResponse(ended=pb.LogEnded(logs_complete=True))
 
 
-async def followed(
-    servicer: log_service_pb2_grpc.LogServiceServicer, *, blocking: bool, token: str | Callable[[], str] = ""
-) -> Followed:
-    """All answers of a tail, and how often it broke, of either client."""
+class QuietLogs(log_service_pb2_grpc.LogServiceServicer):
+    """A log that has one line, and then is quiet for as long as it is read."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    async def TailLogs(  # noqa: N802  # gRPC's name
+        self, request: pb.TailLogsRequest, context: object
+    ) -> AsyncIterator[pb.TailLogsResponse]:
+        try:
+            yield pb.TailLogsResponse(cursor="1", batch=pb.LogBatch(lines=[LogLine(number=1)]))
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+
+
+@contextlib.asynccontextmanager
+async def served(servicer: log_service_pb2_grpc.LogServiceServicer) -> AsyncIterator[str]:
     server = Server(ServerConfig(drain_seconds=0.1), OpenGuard())
     server.add(
         "sihlai.logs.v1.LogService",
         lambda server: log_service_pb2_grpc.add_LogServiceServicer_to_server(servicer, server),
     )
-    breaks: list[SihlaiError | None] = []
-    tail = tailed(pb.TailLogsRequest(job="projects/a/jobs/b", follow=True), on_break=breaks.append)
-    endpoints = Endpoints(given={"metrics": await server.start()}, said_token=token)
     try:
-        if blocking:
-            with Client(endpoints) as client:
-                return await asyncio.to_thread(lambda: list(client.iterate(tail))), len(breaks)
-        async with AsyncClient(endpoints) as awaiting:
-            return [answer async for answer in awaiting.iterate(tail)], len(breaks)
+        yield await server.start()
     finally:
         await server.stop()
+
+
+async def followed(
+    servicer: log_service_pb2_grpc.LogServiceServicer, *, blocking: bool, token: str | Callable[[], str] = ""
+) -> Followed:
+    """All answers of a tail, and how often it broke, of either client."""
+    breaks: list[SihlaiError | None] = []
+    request = pb.TailLogsRequest(job="projects/a/jobs/b", follow=True)
+    async with served(servicer) as address:
+        endpoints = Endpoints(given={"metrics": address}, said_token=token)
+        if blocking:
+            with Client(endpoints) as client:
+                tail = client.iterate(tailed, request, on_break=breaks.append)
+                return await asyncio.to_thread(lambda: list(tail)), len(breaks)
+        async with AsyncClient(endpoints) as awaiting:
+            return [answer async for answer in awaiting.iterate(tailed, request, on_break=breaks.append)], len(breaks)
 
 
 @pytest.mark.parametrize("blocking", [True, False])
@@ -166,27 +190,31 @@ def test_a_tail_whose_token_has_ended_for_good_ends_too() -> None:
 
 
 def test_a_first_connection_that_fails_is_raised_and_not_tried_for_ever() -> None:
-    tail = tailed(pb.TailLogsRequest(job="projects/a/jobs/b", follow=True))
+    request = pb.TailLogsRequest(job="projects/a/jobs/b", follow=True)
     with Client(Endpoints(given={"metrics": "127.0.0.1:1"})) as client, pytest.raises(Unavailable):
-        list(client.iterate(tail))
+        list(client.iterate(tailed, request))
 
 
-def test_who_stops_reading_early_leaves_no_call_behind() -> None:
-    servicer = BreakingLogs()
+@pytest.mark.parametrize("blocking", [True, False])
+def test_who_stops_reading_early_leaves_no_call_behind(blocking: bool) -> None:
+    request = pb.TailLogsRequest(job="projects/a/jobs/b", follow=True)
 
-    async def first() -> int:
-        server = Server(ServerConfig(drain_seconds=60), OpenGuard())
-        server.add(
-            "sihlai.logs.v1.LogService",
-            lambda server: log_service_pb2_grpc.add_LogServiceServicer_to_server(servicer, server),
-        )
-        address = await server.start()
-        async with AsyncClient(Endpoints(given={"metrics": address})) as client:
-            tail = client.iterate(tailed(pb.TailLogsRequest(job="projects/a/jobs/b", follow=True)))
-            answer = await anext(tail)
-            await tail.aclose()
-            async with asyncio.timeout(30):
-                await server.stop()  # would wait for a call that nobody reads
-        return answer.batch.lines[0].number
+    def first(client: Client) -> pb.TailLogsResponse:
+        with contextlib.closing(client.iterate(tailed, request)) as tail:
+            return next(tail)
 
-    assert asyncio.run(first()) == 1
+    async def test() -> pb.TailLogsResponse:
+        servicer = QuietLogs()
+        async with served(servicer) as address:
+            endpoints = Endpoints(given={"metrics": address})
+            with Client(endpoints) as client:
+                async with AsyncClient(endpoints) as awaiting, asyncio.timeout(30):
+                    if blocking:
+                        answer = await asyncio.to_thread(first, client)
+                    else:
+                        async with contextlib.aclosing(awaiting.iterate(tailed, request)) as tail:
+                            answer = await anext(tail)
+                    await servicer.left.wait()
+        return answer
+
+    assert asyncio.run(test()).batch.lines[0].number == 1

@@ -9,8 +9,11 @@ import sihlai
 from sihlai.conversion.v1.conversion_service_pb2 import ConversionResult, InspectDatasetResponse
 from sihlai.logs.v1.log_line_pb2 import LogLine
 from sihlai.scheduler.v1 import job_pb2
+from sihlai.scheduler.v1.job_service_pb2 import GetJobRequest, GetJobResponse, ListJobsRequest
 
+from services.client.call import JOBS, ask
 from services.client.comparison import Comparison
+from services.client.job import watched
 from services.client.series import Buckets, Curve, Curves
 
 
@@ -34,6 +37,9 @@ def a_script(client: sihlai.Client) -> None:
     assert_type(client.projects()[0].name, str)
     assert_type(client.dataset("digits").inspect(), InspectDatasetResponse)
     assert_type(client.dataset("digits").convert("depth-estimation", lenient=True), ConversionResult)
+    assert_type(client.run(ask, JOBS.GetJob, GetJobRequest()), GetJobResponse)
+    assert_type(list(client.iterate(watched, "digits/first")), list[job_pb2.Job])
+    client.run(ask, JOBS.GetJob, ListJobsRequest())  # type: ignore[arg-type]  # the request of another method
     job.wait(1.0)  # type: ignore[call-arg]  # a wait is limited by name
     client.job()  # type: ignore[call-arg]  # which one?
 
@@ -53,6 +59,8 @@ async def a_loop(client: sihlai.AsyncClient) -> None:
     assert_type(await (await client.jobs()).frame(best=["valid/loss"]), sihlai.Frame)
     assert_type((await client.projects())[0].name, str)
     assert_type(await client.dataset("digits").convert("depth-estimation"), ConversionResult)
+    assert_type(await client.run(ask, JOBS.GetJob, GetJobRequest()), GetJobResponse)
+    assert_type([each async for each in client.iterate(watched, "digits/first")], list[job_pb2.Job])
     for _ in job.checkpoints:  # type: ignore[misc]  # a list is awaited
         pass
     print(job.wait().state)  # type: ignore[attr-defined]  # not awaited

@@ -1,11 +1,7 @@
-"""What tests of metrics talk with: a server process, a double of the scheduler at the wire, a client of each service.
-
-The double implements the generated base class of JobService, so that the real scheduler can stand in its place.
-"""
+"""What tests of metrics talk with: a server process, and a client of each of its services."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import queue
 import signal
@@ -13,9 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,13 +20,7 @@ from typing import Any
 import grpc
 from sihlai.error.v1 import error_reason_pb2
 from sihlai.logs.v1 import log_service_pb2, log_service_pb2_grpc
-from sihlai.metrics.v1 import (
-    ingest_service_pb2,
-    ingest_service_pb2_grpc,
-    metrics_service_pb2_grpc,
-    series_pb2,
-)
-from sihlai.scheduler.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
+from sihlai.metrics.v1 import ingest_service_pb2, ingest_service_pb2_grpc, metrics_service_pb2_grpc, series_pb2
 
 from services.chassis.auth.keys import TokenSigner
 from services.chassis.auth.write_token import WriteToken
@@ -41,6 +29,7 @@ from services.chassis.leash import on_leash
 from services.chassis.status import error_from_rpc
 from services.metrics.point import series_id_of
 from tests import tokens
+from tests.metrics.job_book import Job
 
 WAIT_SECONDS = 60.0
 POINTS = ingest_service_pb2.WRITER_KIND_POINTS
@@ -49,7 +38,6 @@ CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", 16 * 2**20),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
 
@@ -72,114 +60,6 @@ def refused() -> Iterator[list[SihlaiError]]:
     except grpc.RpcError as error:
         errors.append(error_from_rpc(error))
     assert errors, "the call was not refused"
-
-
-class JobBook(job_service_pb2_grpc.JobServiceServicer):
-    """Jobs as a scheduler tells them. Each change goes to every WatchJobs."""
-
-    def __init__(self) -> None:
-        self._jobs: dict[str, job_pb2.Job] = {}
-        self._revision = itertools.count(1)
-        self._watchers: list[queue.SimpleQueue[job_service_pb2.WatchJobsResponse]] = []
-        self._lock = threading.Lock()
-        self.watches = 0
-
-    def submit(self, job: job_pb2.Job) -> job_pb2.Job:
-        with self._lock:
-            self._jobs[job.uid] = job
-            self._tell(job_service_pb2.WatchJobsResponse(job=job))
-        return job
-
-    def end(
-        self,
-        uid: str,
-        state: job_pb2.JobState.ValueType = job_pb2.JOB_STATE_COMPLETED,
-        *,
-        ago: timedelta = timedelta(),
-    ) -> None:
-        """End a job. `ago`: what the scheduler's clock says, which may go wrong."""
-        with self._lock:
-            job = self._jobs[uid]
-            job.state = state
-            job.end_time.FromDatetime(datetime.now(UTC) - ago)
-            self._tell(job_service_pb2.WatchJobsResponse(removed=job_service_pb2.RemovedJob(name=job.name, uid=uid)))
-
-    def add_attempt(self, uid: str, number: int, from_step: int) -> None:
-        with self._lock:
-            self._jobs[uid].attempts.add(number=number, epoch=number, from_step=from_step)
-            self._tell(job_service_pb2.WatchJobsResponse(job=self._jobs[uid]))
-
-    def close_attempt(
-        self, uid: str, number: int, outcome: job_pb2.AttemptOutcome.ValueType, *, ago: timedelta = timedelta()
-    ) -> None:
-        """Close an attempt. `ago`: as the scheduler's clock has it."""
-        with self._lock:
-            (attempt,) = (each for each in self._jobs[uid].attempts if each.number == number)
-            attempt.outcome = outcome
-            attempt.end_time.FromDatetime(datetime.now(UTC) - ago)
-            self._tell(job_service_pb2.WatchJobsResponse(job=self._jobs[uid]))
-
-    def delete(self, uid: str) -> None:
-        with self._lock:
-            job = self._jobs.pop(uid)
-            self._tell(job_service_pb2.WatchJobsResponse(removed=job_service_pb2.RemovedJob(name=job.name, uid=uid)))
-
-    def BatchGetJobs(self, request: Any, context: Any) -> job_service_pb2.BatchGetJobsResponse:  # noqa: N802
-        with self._lock:
-            by_name = {job.name: job for job in self._jobs.values()}
-            found = [by_name.get(name) for name in request.names] + [self._jobs.get(uid) for uid in request.uids]
-            wanted = [*request.names, *request.uids]
-            return job_service_pb2.BatchGetJobsResponse(
-                jobs=[job for job in found if job is not None],
-                missing=[name for name, job in zip(wanted, found, strict=True) if job is None],
-            )
-
-    def WatchJobs(self, request: Any, context: Any) -> Iterator[job_service_pb2.WatchJobsResponse]:  # noqa: N802
-        told: queue.SimpleQueue[job_service_pb2.WatchJobsResponse] = queue.SimpleQueue()
-        with self._lock:
-            self.watches += 1
-            snapshot = [job for job in self._jobs.values() if job.state in request.filter.states]
-            self._watchers.append(told)
-        for job in snapshot:
-            yield job_service_pb2.WatchJobsResponse(cursor="0", job=job)
-        yield job_service_pb2.WatchJobsResponse(cursor="0", caught_up=job_service_pb2.WatchCaughtUp())
-        while context.is_active():
-            try:
-                yield told.get(timeout=0.1)
-            except queue.Empty:
-                continue
-
-    def _tell(self, response: job_service_pb2.WatchJobsResponse) -> None:
-        response.cursor = str(next(self._revision))
-        for told in self._watchers:
-            copy = job_service_pb2.WatchJobsResponse()
-            copy.CopyFrom(response)
-            told.put(copy)
-
-
-class Scheduler:
-    """The job book behind an address. It can go away and come back there."""
-
-    def __init__(self) -> None:
-        self.book = JobBook()  # type: ignore[abstract]  # what metrics does not call is left to the base class
-        self._port = 0
-        self._server: grpc.Server | None = None
-
-    def start(self) -> str:
-        options = [("grpc.so_reuseport", 0)]
-        self._server = grpc.server(ThreadPoolExecutor(max_workers=16), options=options)
-        job_service_pb2_grpc.add_JobServiceServicer_to_server(self.book, self._server)
-        self._port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
-        self._server.start()
-        return self.address
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._port}"
-
-    def stop(self) -> None:
-        assert self._server is not None
-        self._server.stop(0).wait()
 
 
 @dataclass
@@ -295,31 +175,6 @@ class Metrics:
                 expires_at=(datetime.now(UTC) + timedelta(seconds=seconds)).replace(microsecond=0),
             )
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A job in the book, which tests write points and lines of."""
-
-    name: str
-    uid: str
-
-
-def submit(
-    book: JobBook,
-    *,
-    attempts: Sequence[int] = (1,),
-    state: job_pb2.JobState.ValueType = job_pb2.JOB_STATE_RUNNING,
-    configure: Callable[[job_pb2.Job], None] = lambda job: None,
-) -> Job:
-    """A job of its own, with a uid that no other test has."""
-    uid = uuid.uuid4().hex
-    job = job_pb2.Job(name=f"projects/digits/jobs/job-{uid[:12]}", uid=uid, state=state)
-    for number in attempts:
-        job.attempts.add(number=number, epoch=number)
-    configure(job)
-    book.submit(job)
-    return Job(name=job.name, uid=uid)
 
 
 def definition(

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.metrics.client import IngestClient, JobBook, Metrics, Scheduler
+from tests.metrics.client import IngestClient, Metrics
+from tests.metrics.job_book import JobBook, Scheduler
 
 # Small limits, so that pages, slow followers and cut answers are met by few rows.
 FLAGS = (

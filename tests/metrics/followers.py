@@ -17,17 +17,8 @@ import grpc
 from sihlai.logs.v1 import log_service_pb2, log_service_pb2_grpc
 
 from services.chassis.errors import SihlaiError
-from tests.metrics.client import (
-    CHANNEL_OPTIONS,
-    LINES,
-    WAIT_SECONDS,
-    IngestClient,
-    Job,
-    JobBook,
-    Metrics,
-    submit,
-    until,
-)
+from tests.metrics.client import CHANNEL_OPTIONS, LINES, WAIT_SECONDS, IngestClient, Metrics, until
+from tests.metrics.job_book import Job, JobBook, submit
 from tests.relay import Relay, relay_to
 from tests.tokens import aio_carrying, carrying
 

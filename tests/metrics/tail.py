@@ -10,7 +10,8 @@ from sihlai.logs.v1 import log_service_pb2
 
 from services.chassis.errors import SihlaiError
 from services.chassis.status import error_from_rpc
-from tests.metrics.client import WAIT_SECONDS, IngestClient, Job, Metrics, until
+from tests.metrics.client import WAIT_SECONDS, IngestClient, Metrics, until
+from tests.metrics.job_book import Job
 
 
 class Tail:

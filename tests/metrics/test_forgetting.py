@@ -14,7 +14,8 @@ from sihlai.metrics.v1 import metrics_service_pb2 as pb
 
 from services.chassis import bus as buses
 from services.chassis.bus import Bus
-from tests.metrics.client import Job, Metrics, Scheduler, columns, definition, submit, until
+from tests.metrics.client import Metrics, columns, definition, until
+from tests.metrics.job_book import Job, Scheduler, submit
 
 LOSS = "digits/train/loss"
 

@@ -46,11 +46,11 @@ def test_job_goes_from_the_queue_through_its_states_to_the_end(with_stores):
         standing = await stores.hold("one", standing, AttemptPhase.DOWNLOADING, dataset_fingerprint="f1")
         assert standing.job.state is JobState.STARTING
         standing = await stores.hold("one", standing, progress=Progress(iteration=5, iterations_max=100))
-        assert (standing.job.state, standing.job.progress.iteration) == (JobState.RUNNING, 5)
+        assert (standing.job.state, standing.attempt.progress.iteration) == (JobState.RUNNING, 5)
         await stores.end("one", standing, "COMPLETED", reason=JobReason.LIMIT_REACHED, iteration=100)
         view = await stores.job(uid)
         assert (view.job.state, view.job.reason) == (JobState.COMPLETED, JobReason.LIMIT_REACHED)
-        assert (view.job.dataset_fingerprint, view.job.progress.iteration) == ("f1", 100)
+        assert (view.job.dataset_fingerprint, view.progress.iteration) == ("f1", 100)
         [attempt] = view.attempts
         assert (attempt.number, attempt.epoch, attempt.outcome) == (1, 1, AttemptOutcome.COMPLETED)
         assert await stores.facts() == ["submitted", "joined", "started", "running", "ended"]
@@ -195,7 +195,7 @@ def test_lease_is_renewed_by_calls_and_runs_out_without(with_stores):
         renewal = Renewal(runner_id="one", age_us=1_000_000, key=key_of(standing), progress=Progress(iteration=7))
         stores.clock.pass_seconds(20)
         assert await stores.upkeep.renew_and_expire([renewal]) == []
-        assert (await stores.job(standing.job.uid)).job.progress.iteration == 7
+        assert (await stores.job(standing.job.uid)).progress.iteration == 7
         stores.clock.pass_seconds(25)
         assert len(await stores.upkeep.renew_and_expire([])) == 1
         assert (await stores.facts())[-2:] == ["attempt-lost", "lost"]
@@ -222,7 +222,7 @@ def test_renewal_of_a_closed_attempt_changes_nothing(with_stores):
         await stores.end("one", standing, "COMPLETED")
         renewal = Renewal(runner_id="one", age_us=0, key=key_of(standing), progress=Progress(iteration=99))
         await stores.upkeep.renew_and_expire([renewal])
-        assert (await stores.job(standing.job.uid)).job.progress.iteration == 0
+        assert (await stores.job(standing.job.uid)).progress.iteration == 0
 
     with_stores(test)
 

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sqlite3
 import time
 import uuid
 from dataclasses import replace
 
+import psutil
 from sihlai.scheduler.v1 import job_pb2
+from sqlalchemy import create_engine, text
 
 from services.chassis.errors import Unavailable
 from services.scheduler.domain.job import JobState
 from services.scheduler.store.attempts import save_job
 from tests.scheduler.recording import record
-
-
-@contextlib.contextmanager
-def one_commit_without_an_answer(database):
-    """The next transaction is on disk, and its writer is told that it is not."""
-    dialect = database.writing.dialect
-    commit = dialect.do_commit
-
-    def commit_and_fail(connection) -> None:
-        dialect.do_commit = commit
-        commit(connection)
-        raise sqlite3.OperationalError("disk I/O error")
-
-    dialect.do_commit = commit_and_fail
-    try:
-        yield
-    finally:
-        dialect.do_commit = commit
+from tests.scheduler.stores import one_commit_without_an_answer
 
 
 def test_runner_that_waits_gets_its_job_at_once_though_the_answer_to_the_commit_was_lost(serve, simulated_runner):
@@ -74,6 +57,27 @@ def test_call_whose_row_was_changed_by_another_is_sent_again_and_takes_no_other_
         assert "changed by another" in refused.message
         assert (await stores.job(late.uid)).job.priority == late.priority
         assert (await stores.job(right.uid)).job.priority == priority == right.priority + 1
+
+    with_stores(test)
+
+
+def test_writer_whose_connection_the_server_has_ended_goes_on_by_another(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        if stores.database.writing.dialect.name == "sqlite":
+            return  # it has no server
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ends = text(f"SELECT pid, pg_terminate_backend(pid) {others}")
+        engine = create_engine(stores.database.writing.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            ended = {row.pid for row in connection.execute(ends)}
+            assert ended
+            deadline = time.monotonic() + 60.0
+            while any(psutil.pid_exists(pid) for pid in ended):  # it is out of pg_stat_activity before it hangs up
+                assert time.monotonic() < deadline, "the server ends them"
+                await asyncio.sleep(0.01)
+        engine.dispose()
+        assert await stores.job(await stores.submit("digits"))
 
     with_stores(test)
 

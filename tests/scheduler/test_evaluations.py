@@ -8,7 +8,9 @@ import uuid
 from sihlai.scheduler.v1 import job_pb2, job_service_pb2
 
 from services.chassis.errors import FailedPrecondition, Reason
-from tests.scheduler.test_servicers import Conversion, completed_job, conversion_server, fields_of, refused
+from tests.scheduler.completed_job import completed_job
+from tests.scheduler.conversion_double import Conversion, conversion_server
+from tests.scheduler.refusal import fields_of, refused
 
 COMPLETED = job_pb2.JOB_STATE_COMPLETED
 

@@ -33,7 +33,7 @@ SERVICES = [
     "sihlai.runner.v1.runner_admin_service",
 ]
 DEPTH_MAX = 5
-EXAMPLES = int(os.environ.get("SIHLAI_TEST_EXTREMES", "200"))
+EXAMPLES = int(os.environ.get("SIHLAI_TEST_EXTREMES", "100"))
 ANSWER_SECONDS = 60.0
 OUR_MISTAKES = frozenset({Reason.INTERNAL, Reason.DATABASE_UNAVAILABLE, Reason.SERVICE_UNAVAILABLE})
 """What an error of gRPC's own becomes, too."""

@@ -6,17 +6,21 @@ import asyncio
 import contextlib
 import threading
 
+import pytest
 from sqlalchemy import text
 
-from services.chassis.errors import AlreadyExists, NotFound
+from services.chassis.errors import AlreadyExists, NotFound, Unavailable
 from services.scheduler.domain.job import AttemptPhase, JobState, Progress, StopMode
 from services.scheduler.domain.lease import key_of
+from services.scheduler.domain.project import ProjectChange, SourceChange
 from services.scheduler.domain.request import Request
+from services.scheduler.store.gathering import DatabaseLimits
 from services.scheduler.store.placing import WaitingCall
 from services.scheduler.store.runners import Renewal
 from tests.scheduler.recording import record
 
 MANY = 40
+CALLERS, CALLS_EACH = 8, 10
 DEADLINE_SECONDS = 60.0
 
 
@@ -45,6 +49,10 @@ async def together(stores, *calls):
     return results
 
 
+def table_of(insert) -> str:
+    return insert.statement.split()[2]
+
+
 def test_jobs_that_are_submitted_at_once_are_written_by_one_statement(with_stores):
     async def test(stores):
         groups = record(stores.database.writing)
@@ -53,7 +61,7 @@ def test_jobs_that_are_submitted_at_once_are_written_by_one_statement(with_store
         assert len(set(uids)) == MANY
         group = next(group for group in reversed(groups) if group)
         inserts = [each for each in group if each.statement.startswith("INSERT")]
-        assert [len(each.parameters) for each in inserts] == [MANY] * 3, "jobs, answers and events"
+        assert [table_of(each) for each in inserts] == ["jobs", "request_ids", "outbox"]
         assert [each.statement for each in group if "SAVEPOINT unit" in each.statement] == []
 
     with_stores(test)
@@ -104,6 +112,38 @@ def test_what_fails_after_writing_takes_nothing_with_it(with_stores):
         results = await together(stores, *calls)
         assert [type(each) for each in results] == [str, NotFound, str]
         assert await stores.count("jobs", "priority = 0") == 2
+
+    with_stores(test)
+
+
+def test_job_gets_the_dataset_that_its_project_has_though_a_change_that_another_job_saw_was_lost(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+
+        async def uri() -> str:
+            return (await stores.job(await stores.submit("digits"))).job.training_dataset.uri
+
+        def updated(uri: str):
+            change, nobody = ProjectChange(training_dataset=SourceChange(uri=uri)), Request(request_id="", digest=b"")
+            return stores.projects.update(nobody, lambda _: b"", project_id="digits", change=change)
+
+        first = await uri()
+        await updated("file:///second")
+        assert await uri() == "file:///second" != first
+        dialect = stores.database.writing.dialect
+        commit = dialect.do_commit
+
+        def fail_once_there_is_a_job(connection) -> None:
+            if stores.database._transactions < failing:
+                return commit(connection)
+            dialect.do_commit = commit
+            raise dialect.loaded_dbapi.OperationalError("disk I/O error")
+
+        failing = stores.database._transactions + 2
+        dialect.do_commit = fail_once_there_is_a_job
+        results = await together(stores, updated("file:///third"), stores.submit("digits"))
+        assert [type(each) for each in results] == [Unavailable, Unavailable]
+        assert await uri() == "file:///second"
 
     with_stores(test)
 
@@ -184,8 +224,93 @@ def test_progress_of_many_runners_is_written_down_in_one_look(with_stores):
             await stores.hold(f"r{number}", standing)
             key, progress = key_of(standing.attempt), Progress(iteration=7 + number, iterations_max=100)
             renewals.append(Renewal(runner_id=f"r{number}", age_us=0, key=key, progress=progress))
+        revision = await stores.jobs.revision()
         await stores.upkeep.renew_and_expire(renewals)
         views = [await stores.job(renewal.key.job_uid) for renewal in renewals]
-        assert [view.job.progress.iteration for view in views] == [7, 8, 9]
+        assert [view.progress.iteration for view in views] == [7, 8, 9]
+        assert await stores.jobs.revision() == revision, "how far a job is is no change of it"
+
+    with_stores(test)
+
+
+def test_progress_that_a_report_brings_has_no_revision_and_the_end_of_the_attempt_keeps_it(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.submit("digits")
+        standing = await stores.report("one")
+        uid = standing.job.uid
+        standing = await stores.hold("one", standing, progress=Progress(iteration=5, iterations_max=100))
+        revision = await stores.jobs.revision()
+        held = await stores.hold("one", standing, progress=Progress(iteration=6, iterations_max=100, phase="training"))
+        view = await stores.job(uid)
+        assert (view.progress, held.job.revision) == (
+            Progress(iteration=6, iterations_max=100, phase="training"),
+            revision,
+        )
+        assert await stores.jobs.revision() == revision == view.job.revision
+        late = Renewal(runner_id="one", age_us=0, key=key_of(held.attempt), progress=Progress(iteration=4))
+        await stores.end("one", held, "COMPLETED")
+        await stores.upkeep.renew_and_expire([late])
+        assert (await stores.job(uid)).progress.iteration == 6
+
+    with_stores(test)
+
+
+def test_where_many_call_those_on_their_way_are_waited_for(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        await asyncio.gather(*(stores.submit("digits") for _ in range(CALLERS)))
+        before = stores.database._transactions
+
+        async def caller(number: int) -> None:
+            for _ in range(CALLS_EACH):
+                await asyncio.sleep(0.002 * number)
+                await stores.submit("digits")
+
+        await asyncio.gather(*(caller(number) for number in range(CALLERS)))
+        assert stores.database._transactions - before <= 2 * CALLS_EACH
+
+    with_stores(test, limits=DatabaseLimits(gather_seconds=0.2, gather_seconds_max=10.0))
+
+
+def test_nobody_waits_for_those_who_do_not_come(with_stores):
+    async def test(stores):
+        async with asyncio.timeout(DEADLINE_SECONDS / 2):
+            await stores.create_project("digits")
+            for _ in range(CALLS_EACH):
+                await asyncio.gather(*(stores.submit("digits") for _ in range(CALLERS // 2)))
+                await stores.submit("digits")
+
+    with_stores(test, limits=DatabaseLimits(gather_seconds=DEADLINE_SECONDS, gather_seconds_max=DEADLINE_SECONDS))
+
+
+@pytest.mark.parametrize(
+    ("control", "limits"),
+    [
+        (False, {"gather_seconds_max": 0.01}),
+        (True, {"gather_seconds_max": DEADLINE_SECONDS, "control_gather_seconds_max": 0.01}),
+    ],
+)
+def test_nobody_waits_longer_than_a_limit(with_stores, control: bool, limits: dict[str, float]):
+    async def test(stores):
+        async with asyncio.timeout(DEADLINE_SECONDS / 2):
+            for _ in range(CALLS_EACH):
+                await asyncio.gather(*(stores.database.write(lambda _: None, control=control) for _ in range(CALLERS)))
+                await stores.database.write(lambda _: None, control=control)
+
+    with_stores(test, limits=DatabaseLimits(gather_seconds=DEADLINE_SECONDS, **limits))
+
+
+def test_a_job_learns_from_the_dataset_that_its_project_got_in_the_same_transaction(with_stores):
+    """What is asked of projects for all who wait is old once one of them changes."""
+
+    async def test(stores):
+        await stores.create_project("digits")
+        moved = ProjectChange(training_dataset=SourceChange(uri="file:///moved"))
+        change = stores.projects.update(
+            Request(request_id="", digest=b""), lambda _: b"", project_id="digits", change=moved
+        )
+        _, uid = await together(stores, change, stores.submit("digits"))
+        assert (await stores.job(uid)).job.training_dataset.uri == "file:///moved"
 
     with_stores(test)

@@ -21,6 +21,7 @@ from services.scheduler.domain.job import (
     Job,
     JobReason,
     JobState,
+    Progress,
     StopMode,
     moved,
 )
@@ -162,7 +163,7 @@ def test_second_checkpoint_stop_changes_nothing_and_immediate_escalates():
     ],
 )
 def test_job_runs_from_the_first_step_on(phase, state):
-    job, attempt = domain.observe(*claimed(job_in()), phase=phase, now_us=NOW_US + 1)
+    job, attempt = domain.observe(*claimed(job_in()), phase=phase, progress=Progress(), now_us=NOW_US + 1)
     assert job.state is state
     assert attempt.acknowledged
     assert (attempt.run_time_us is not None) is (state is JobState.RUNNING)
@@ -170,7 +171,7 @@ def test_job_runs_from_the_first_step_on(phase, state):
 
 def test_stopping_job_stays_stopping_when_the_first_step_is_reported():
     job, attempt = claimed(job_in())
-    job, _ = domain.observe(stopped(job), attempt, phase=AttemptPhase.TRAINING, now_us=NOW_US)
+    job, _ = domain.observe(stopped(job), attempt, phase=AttemptPhase.TRAINING, progress=Progress(), now_us=NOW_US)
     assert job.state is JobState.STOPPING
 
 

@@ -47,7 +47,7 @@ def test_lost_attempt_whose_job_nobody_has_is_taken_up_again(with_stores):
         again = await stores.hold("r0", standings["r0"], progress=Progress(iteration=9))
         assert (again.attempt.epoch, again.job.state) == (1, JobState.RUNNING)
         view = await stores.job(uid)
-        assert (view.job.lost_attempts, view.job.progress.iteration, len(view.attempts)) == (0, 9, 1)
+        assert (view.job.lost_attempts, view.progress.iteration, len(view.attempts)) == (0, 9, 1)
         assert (await stores.facts())[-3:] == ["joined", "started", "running"]
         other = await stores.report("other")
         assert other.attempt is None

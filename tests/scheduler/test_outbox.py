@@ -45,7 +45,7 @@ class NatsServer:
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(15)
+        self.process.wait(60)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ async def events(bus: Bus, number: int) -> list[event_pb2.Event]:
 
     task = asyncio.ensure_future(bus.consume(STREAM, f"test-{number}", "sihlai.v1.>", take))
     try:
-        async with asyncio.timeout(15.0):
+        async with asyncio.timeout(60.0):
             await complete.wait()
     finally:
         task.cancel()

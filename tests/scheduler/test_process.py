@@ -15,6 +15,10 @@ import grpc
 import pytest
 from sihlai.scheduler.v1 import job_service_pb2
 
+from services.chassis.config import ServerConfig
+from services.chassis.errors import ConfigurationError
+from services.scheduler.store.leader import require_encrypted_database
+
 
 class Process:
     """`python -m services.scheduler` in a folder of its own."""
@@ -117,3 +121,44 @@ def test_second_scheduler_on_the_same_database_is_refused_in_one_sentence(proces
     assert second.stderr.startswith("scheduler: another scheduler works on sqlite:///")
     assert len(second.stderr.splitlines()) == 1
     assert process.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("sqlite:////folder/scheduler.sqlite", True),
+        ("postgresql://u@/name?host=/run/postgresql", True),
+        ("postgresql://u@localhost/name", True),
+        ("postgresql://u@127.0.0.1:5432/name", True),
+        ("postgresql://u@[::1]/name", True),
+        ("postgresql://u@far.example/name?sslmode=require", True),
+        ("postgresql://u@far.example/name?sslmode=verify-ca", True),
+        ("postgresql://u@far.example/name?sslmode=verify-full&sslrootcert=/ca.pem", True),
+        ("postgresql://u@far.example/name", False),
+        ("postgresql://u@far.example/name?sslmode=prefer", False),
+        ("postgresql://u@far.example/name?sslmode=disable", False),
+        ("postgresql://u@localhost/name?hostaddr=10.0.0.1", False),
+        ("postgresql://u@/name?host=localhost,far.example", False),
+        ("postgresql://u@/name?host=localhost&host=far.example", False),
+        ("postgresql://u@/name?host=localhost:1&host=far.example:2", False),
+    ],
+)
+def test_a_database_of_another_machine_is_called_with_tls_or_by_an_explicit_word(url, allowed):
+    require_encrypted_database(ServerConfig(plaintext_peers_allowed=True), url)
+    if allowed:
+        require_encrypted_database(ServerConfig(), url)
+    else:
+        with pytest.raises(ConfigurationError, match=r"sslmode=verify-full.*or say --plaintext-peers-allowed"):
+            require_encrypted_database(ServerConfig(), url)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--database-url", "postgresql://u:secret@far.example/name"), ("--nats-url", "nats://u:secret@far.example:4222")],
+)
+def test_a_scheduler_that_would_speak_in_the_clear_does_not_start(process, flag, value):
+    said = subprocess.run([*process.arguments(), flag, value], capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 2
+    assert "far.example" in said.stderr.splitlines()[-1]
+    assert "or say --plaintext-peers-allowed" in said.stderr
+    assert "secret" not in said.stderr

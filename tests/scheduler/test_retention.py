@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,21 @@ from services.scheduler.desk import DeskLimits
 from services.scheduler.domain.job import SECOND_US, CheckpointKey, ResumeSource
 from services.scheduler.domain.retention import Retention
 from services.scheduler.keyring import Keyring
-from services.scheduler.loop.forgetting import Forgetting, ForgettingLimits
+from services.scheduler.loop.forgetting import Forgetting, ForgettingLimits, KeyForgetting
 from services.scheduler.objects.checkpoints import MANIFEST, CheckpointStore
 from services.scheduler.store.retention import RetentionRows
 from services.scheduler.wire.checkpoint import pinned_checkpoint
 
 RETENTION = Retention(kept=4, settle_minutes=10.0)
-DESK = DeskLimits(wait_seconds_max=1.0, resend_seconds=1.0, stop_grace_seconds=1.0, forget_seconds=60.0)
+DESK = DeskLimits(
+    wait_seconds_max=1.0,
+    idle_wait_seconds_max=1.0,
+    idle_calls_per_second=500.0,
+    resend_seconds=1.0,
+    stop_grace_seconds=1.0,
+    forget_seconds=60.0,
+    gap_seconds=1.0,
+)
 SECONDS_MAX = 30.0
 
 
@@ -94,11 +102,6 @@ def test_what_other_jobs_begin_with_stays(with_stores, checkpoint, live):
     with_stores(test)
 
 
-def keyring(path: Path) -> Keyring:
-    TokenSigner.from_file(path)  # makes it
-    return Keyring(path, TokenVerifier.from_files(public_key_files(path)), now=lambda: datetime.now(tz=UTC))
-
-
 def test_the_files_of_what_goes_are_deleted_and_no_others(with_stores, checkpoint, tmp_path: Path):
     root = tmp_path / "checkpoints"
     store = CheckpointStore(root.as_uri())
@@ -122,7 +125,6 @@ def test_the_files_of_what_goes_are_deleted_and_no_others(with_stores, checkpoin
             stores.upkeep,
             store,
             RetentionRows(stores.database, RETENTION, pinned_by=pinned_checkpoint),
-            keyring(tmp_path / "token.pem"),
             limits=ForgettingLimits(),
         )
         running = asyncio.create_task(keep_turning("forgetting", forgetting.turn))
@@ -139,3 +141,26 @@ def test_the_files_of_what_goes_are_deleted_and_no_others(with_stores, checkpoin
         assert [each.key.iteration for each in listed] == [100, 70, 50, 20]
 
     with_stores(test)
+
+
+def test_ended_keys_are_forgotten_by_a_loop_of_their_own(tmp_path: Path):
+    path = tmp_path / "token.pem"
+    TokenSigner.from_file(path)  # makes it
+    now = datetime.now(tz=UTC)
+    keyring = Keyring(path, TokenVerifier.from_files(public_key_files(path)), now=lambda: now)
+    old = keyring.rotate(ends_at=now - timedelta(minutes=1))
+    ended, current = (tmp_path / f"token.{key}.pub.pem" for key in (old, keyring.key_id))
+    assert ended.exists()
+
+    async def test():
+        forgetting = KeyForgetting(keyring, limits=ForgettingLimits())
+        running = asyncio.create_task(keep_turning("key-forgetting", forgetting.turn))
+        try:
+            async with asyncio.timeout(SECONDS_MAX):
+                while ended.exists():  # noqa: ASYNC110 — files
+                    await asyncio.sleep(0.02)
+        finally:
+            running.cancel()
+
+    asyncio.run(test())
+    assert current.exists()

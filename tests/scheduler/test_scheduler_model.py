@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import uuid
 
-from tests.scheduler.conftest import run_on_postgresql
 from tests.scheduler.machine.machine import run_machine
+from tests.scheduler.postgresql import run_on_postgresql
 
 
 def test_promises_hold_whatever_comes_in_whatever_order(sqlite_template, tmp_path):

@@ -105,6 +105,6 @@ def test_phase_that_this_version_has_no_word_for_keeps_the_one_before(with_store
         standing = await held(stores)
         after = await stores.hold("one", standing, phase=None, progress=Progress(iteration=6))
         assert (after.attempt.phase, after.job.state) == (AttemptPhase.TRAINING, JobState.RUNNING)
-        assert after.job.progress.iteration == 6
+        assert after.attempt.progress.iteration == 6
 
     with_stores(test)

@@ -76,30 +76,30 @@ class Client:
             request_id=str(uuid.uuid4()),
         )
         stub = project_service_pb2_grpc.ProjectServiceStub(self.channel("scheduler"))
-        return stub.CreateProject(request, timeout=10).project.name
+        return stub.CreateProject(request, timeout=60).project.name
 
     def submit(self, project: str, *, initialization: str = "", **trainer: object) -> job_pb2.Job:
         spec = digits_spec(trainer)
         if initialization:
             spec.model.initialization.checkpoint.checkpoint = initialization
         request = job_service_pb2.SubmitJobRequest(parent=project, spec=spec, request_id=str(uuid.uuid4()))
-        return self.jobs.SubmitJob(request, timeout=10).job
+        return self.jobs.SubmitJob(request, timeout=60).job
 
     def stop(self, name: str) -> job_pb2.Job:
         request = job_service_pb2.StopJobRequest(name=name, reason="a test", request_id=str(uuid.uuid4()))
-        return self.jobs.StopJob(request, timeout=10).job
+        return self.jobs.StopJob(request, timeout=60).job
 
     def resume(self, name: str, *, iterations_max: int) -> job_pb2.Job:
         request = job_service_pb2.ResumeJobRequest(
             name=name, trainer=Trainer(iterations_max=iterations_max), request_id=str(uuid.uuid4())
         )
-        return self.jobs.ResumeJob(request, timeout=10).job
+        return self.jobs.ResumeJob(request, timeout=60).job
 
     def job(self, name: str) -> job_pb2.Job:
-        return self.jobs.GetJob(job_service_pb2.GetJobRequest(name=name), timeout=10).job
+        return self.jobs.GetJob(job_service_pb2.GetJobRequest(name=name), timeout=60).job
 
     def list_jobs(self, project: str) -> list[job_pb2.Job]:
-        return list(self.jobs.ListJobs(job_service_pb2.ListJobsRequest(parent=project), timeout=10).jobs)
+        return list(self.jobs.ListJobs(job_service_pb2.ListJobsRequest(parent=project), timeout=60).jobs)
 
     def wait_for(self, name: str, condition: Callable[[job_pb2.Job], bool]) -> job_pb2.Job:
         def answer() -> job_pb2.Job | None:
@@ -133,7 +133,7 @@ class Client:
         request = metrics_service_pb2.QuerySeriesRequest(
             job=name, selector=metrics_service_pb2.SeriesSelector(names=[series])
         )
-        answer = self.metrics.QuerySeries(request, timeout=10)
+        answer = self.metrics.QuerySeries(request, timeout=60)
         return answer.series[0].points if answer.series else PointColumns()
 
 

@@ -34,7 +34,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stack(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """nats-server, conversion, scheduler, metrics and a runner, each a process of its own."""
     config = StackConfig(data=tmp_path_factory.mktemp("stack"), allowed_roots=(digits,), device="cpu")

@@ -61,7 +61,7 @@ def test_a_job_learns_from_a_bucket_and_no_secret_is_left_where_it_does_not_belo
                     project_id=project_id,
                     request_id=str(uuid.uuid4()),
                 )
-                project = projects.CreateProject(request, timeout=10).project
+                project = projects.CreateProject(request, timeout=60).project
                 assert project.training_dataset.credentials_stored
                 answers.append(str(project))
                 projects_by_id[project_id] = project.name
@@ -72,7 +72,7 @@ def test_a_job_learns_from_a_bucket_and_no_secret_is_left_where_it_does_not_belo
             answers += [str(job), str(refused.value), *map(str, client.tail(job.name))]
             answers += refusals(client, stack, wrong)
             # The keys change, and what the old ones sealed and signed is no secret less.
-            projects.RotateCredentialsKey(project_service_pb2.RotateCredentialsKeyRequest(), timeout=10)
+            projects.RotateCredentialsKey(project_service_pb2.RotateCredentialsKeyRequest(), timeout=60)
             secrets += given_tokens(client, issuer)
             secrets += [folder.token.read_text().strip(), folder.credentials_key.read_text().strip()]
             events = asyncio.run(stored_events(stack, folder))
@@ -102,7 +102,7 @@ def refusals(client: Client, stack: Stack, wrong: object) -> list[str]:
     options = [("grpc.enable_http_proxy", 0)]
     with carrying(grpc.insecure_channel(stack.address("scheduler"), options=options), forged) as opened:
         with pytest.raises(grpc.RpcError) as caught:
-            token_service_pb2_grpc.TokenServiceStub(opened).WhoAmI(token_service_pb2.WhoAmIRequest(), timeout=10)
+            token_service_pb2_grpc.TokenServiceStub(opened).WhoAmI(token_service_pb2.WhoAmIRequest(), timeout=60)
         said.append(repr(caught.value))
     return said
 
@@ -112,13 +112,13 @@ def given_tokens(client: Client, issuer: Issuer) -> list[str]:
     stub = token_service_pb2_grpc.TokenServiceStub(client.channel("scheduler"))
     principal = token_service_pb2.Principal(subject="users/ada", installation_admin=True)
     request = token_service_pb2.CreateTokenRequest(principal=principal, request_id=str(uuid.uuid4()))
-    texts = [stub.CreateToken(request, timeout=10).text, issuer.token(groups=["vision"])]
+    texts = [stub.CreateToken(request, timeout=60).text, issuer.token(groups=["vision"])]
     for service in ("scheduler", "metrics", "conversion"):
         for text in texts:
             address = client.stack.address(service)
             with carrying(grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]), text) as opened:
-                opened.unary_unary("/sihlai.installation.v1.InstallationService/GetInstallation")(b"", timeout=10)
-    stub.RotateTokenKey(token_service_pb2.RotateTokenKeyRequest(request_id=str(uuid.uuid4())), timeout=10)
+                opened.unary_unary("/sihlai.installation.v1.InstallationService/GetInstallation")(b"", timeout=60)
+    stub.RotateTokenKey(token_service_pb2.RotateTokenKeyRequest(request_id=str(uuid.uuid4())), timeout=60)
     return texts
 
 

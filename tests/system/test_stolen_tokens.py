@@ -91,7 +91,7 @@ def test_an_attempts_token_is_of_no_use_for_another_attempt(stack: Stack, client
     )
     thief = Thief(stack)
     thief.synchronize(idle={})
-    client.submit(client.create_project("thiefs"), iterations_max=LONG, validations=1)
+    own_job = client.submit(client.create_project("thiefs"), iterations_max=LONG, validations=1).name
     assignment, own = thief.own_attempt()
 
     # Points and lines: neither opened nor renewed with it, nor given by anybody who is no runner.
@@ -145,4 +145,6 @@ def test_an_attempts_token_is_of_no_use_for_another_attempt(stack: Stack, client
     after.wait(lambda: 1 in after.stored, "an answer")
     assert after.stored[1] == stored
     assert_steps_whole(client, name, 1, steps)
+    client.stop(own_job)
     thief.synchronize(idle={}, closed=[{**mine, "outcome": "ATTEMPT_OUTCOME_STOPPED"}])
+    client.wait_ended(own_job)

@@ -139,7 +139,7 @@ def refusal(opened: grpc.Channel, call: str) -> SihlaiError | None:
                 break
             running.cancel()
         else:
-            opened.unary_unary(f"/{call}", serialize, output)(request, timeout=2.0)
+            opened.unary_unary(f"/{call}", serialize, output)(request, timeout=SECONDS)
     except grpc.RpcError as error:
         return None if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else error_from_rpc(error)
     return None

@@ -17,9 +17,9 @@ import pytest
 import sihlai
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.chassis.endpoints import SERVICES
 from services.cli.machine.supervisor import Stack, StackConfig
 from services.cli.machine.transport import Transport
-from services.client.endpoints import SERVICES
 from tests.certificates import Authority
 
 SECONDS = 60.0
@@ -108,7 +108,7 @@ def test_a_client_elsewhere_finds_it_in_its_context(stack: Stack, authority: Aut
         return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=SECONDS)
 
     words = ("context", "add", "team", f"127.0.0.1:{port}", "--token-file", str(stack.folder.token), "--use")
-    assert sihlai_command(*words, "--certificates", str(authority.file)).returncode == 0
+    assert sihlai_command(*words, "--ca-file", str(authority.file)).returncode == 0
     told = sihlai_command("version")
     assert told.returncode == 0, told.stderr
     for name in SERVICES:

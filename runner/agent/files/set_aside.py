@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from runner.agent.files.download import ANNOTATIONS, METADATA
-from runner.trainer.split import HeadAnnotations, validation_names
 from services.chassis.errors import FailedPrecondition, Reason
+from services.split.choice import HeadAnnotations, validation_names
 
 
 class _Metadata(msgspec.Struct, frozen=True, kw_only=True):

@@ -168,10 +168,10 @@ class UsersFolder(OwnFolder):
 
 
 @contextlib.contextmanager
-def open_place(path: str | Path, *, below: int | None = None) -> Iterator[int]:
-    """A descriptor that says what lies there, links followed, and opens nothing yet. Raises OSError."""
+def open_place(path: str | Path, *, below: int | None = None, follow: bool = True) -> Iterator[int]:
+    """A descriptor that says what lies there and opens nothing yet. `follow`: the last link too. Raises OSError."""
     try:
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=below)
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), dir_fd=below)
     except OSError as error:
         if error.errno in NO_WAY_TO_A_FILE:
             raise FileNotFoundError(errno.ENOENT, error.strerror, path) from error

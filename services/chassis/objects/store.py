@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ from services.chassis.errors import (
 from services.chassis.files import replacing
 from services.chassis.objects.access import Credentials, ObjectLimits, S3Key
 from services.chassis.objects.bucket import Buckets, Rights, open_bucket
-from services.chassis.objects.local import LocalBounds, OwnFolder, UsersFolder
+from services.chassis.objects.local import LocalBounds, OwnFolder, UsersFolder, require_file, through
 from services.chassis.objects.uri import bucket_of, check_endpoint, check_region, local_path, split_uri
 
 CHUNK_BYTES = 4 * 2**20
@@ -214,6 +215,17 @@ class ObjectFolder:
             with self._translated(path):
                 descriptor = stack.enter_context(self._store.opened(full))
             yield descriptor
+
+    @contextlib.contextmanager
+    def reading(self, path: str) -> Iterator[int]:
+        """A descriptor that reads the file at the path. Only in a folder of this machine. Raises as `read` does."""
+        with contextlib.ExitStack() as stack:
+            with self._translated(path):
+                place = stack.enter_context(self.opened(path))
+                require_file(place, f"{self.uri}/{path}")
+                reader = os.open(through(place), os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, reader)
+            yield reader
 
     async def delete(self, path: str) -> None:
         """Delete the object; not an error where there is none."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from google.protobuf.message_factory import GetMessageClass
+from sihlai.auth.v1 import token_service_pb2
 from sihlai.conversion.v1 import conversion_service_pb2
 from sihlai.installation.v1 import installation_service_pb2
 from sihlai.logs.v1 import log_service_pb2
@@ -32,6 +33,7 @@ FILES = (
     checkpoint_service_pb2,
     conversion_report_service_pb2,
     runner_admin_service_pb2,
+    token_service_pb2,
     metrics_service_pb2,
     log_service_pb2,
     conversion_service_pb2,
@@ -75,10 +77,10 @@ async def call_api(
     )
     output = session.output if session.output.as_json else Output(format=Format.JSON)
     if found.server_streaming:
-        async for answer in session.client.iterate(read(called, request)):
+        async for answer in session.client.iterate(read, called, request):
             output.json(answer)
     else:
-        output.json(await session.client.run(ask(called, request)))
+        output.json(await session.client.run(ask, called, request))
 
 
 def _methods() -> Iterator[tuple[str, Any]]:

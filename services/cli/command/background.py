@@ -15,13 +15,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from services.chassis.endpoints import data_folder, is_held, read_endpoints
 from services.cli.error import CommandError
 from services.cli.machine.folder import DataFolder, read_processes
 from services.cli.machine.process import PYTHON
 from services.cli.session import environment, reported
 from services.cli.view.listing import Column, Listing
 from services.cli.view.output import Output
-from services.client.endpoints import data_folder, is_held, read_endpoints
 
 DETACHED_WORDS = frozenset({"-d", "--detach"})
 STOP_SECONDS_MAX = 300.0

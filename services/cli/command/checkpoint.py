@@ -41,7 +41,7 @@ async def list_checkpoints(
     Example: sihlai checkpoint list digits/first
     """
     request = pb.ListCheckpointsRequest(parent=job_name(job))
-    found = await session.client.run(whole(CHECKPOINTS.ListCheckpoints, request))
+    found = await session.client.run(whole, CHECKPOINTS.ListCheckpoints, request)
     if session.output.as_json:
         session.output.json(found)
     else:
@@ -61,7 +61,7 @@ async def download_checkpoint(
     Example: sihlai checkpoint download digits/first/best --to model
     """
     name = checkpoint_name(checkpoint)
-    found = (await session.client.run(ask(CHECKPOINTS.GetCheckpoint, pb.GetCheckpointRequest(name=name)))).checkpoint
+    found = (await session.client.run(ask, CHECKPOINTS.GetCheckpoint, pb.GetCheckpointRequest(name=name))).checkpoint
     folder = to or Path(short(found.name).replace("/", "-"))
     await download_files(session, found, folder, only=file)
     if session.output.as_json:
@@ -90,7 +90,7 @@ async def download_files(session: Session, checkpoint: Checkpoint, folder: Path,
             if only and file.name not in only:
                 continue
             on_progress = functools.partial(_draw, bars, bars.add_task(file.name, total=file.size_bytes))
-            await session.client.run(downloaded(checkpoint, folder, files=[file.name], on_progress=on_progress))
+            await session.client.run(downloaded, checkpoint, folder, files=[file.name], on_progress=on_progress)
             if bars.disable and not session.output.as_json:
                 session.output.note(f"{file.name}: {size_text(file.size_bytes)}, verified")
 

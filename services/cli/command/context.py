@@ -12,12 +12,7 @@ from typing import Annotated, TypeAlias
 import typer
 from rich.text import Text
 
-from services.cli import completion
-from services.cli.error import EXIT_NOT_UNDERSTOOD, CommandError
-from services.cli.session import environment, reported
-from services.cli.view.listing import Column, Listing
-from services.cli.view.output import Output
-from services.client.context import (
+from services.chassis.context import (
     LOCAL,
     VARIABLE,
     Context,
@@ -27,6 +22,11 @@ from services.client.context import (
     read_contexts,
     write_contexts,
 )
+from services.cli import completion
+from services.cli.error import EXIT_NOT_UNDERSTOOD, CommandError
+from services.cli.session import environment, reported
+from services.cli.view.listing import Column, Listing
+from services.cli.view.output import Output
 from services.client.name import ID
 
 app = typer.Typer(no_args_is_help=True, help="Installations by name: added, used, listed.")
@@ -48,8 +48,15 @@ def add_context(
     token_command: Annotated[
         str, typer.Option(metavar="COMMAND", help="Prints the token, such as one of your own login; run when needed.")
     ] = "",
-    certificates: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The authorities that certificates are checked with (PEM).")
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The authorities that certificates are checked with (PEM): it speaks TLS."),
+    ] = None,
+    client_certificate_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Your own certificate (PEM), where services want one (mTLS).")
+    ] = None,
+    client_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The key of your own certificate, for nobody else to read.")
     ] = None,
     use: Annotated[bool, typer.Option("--use", help="Use it from now on.")] = False,
 ) -> None:
@@ -70,11 +77,15 @@ def add_context(
         made = Context(
             address=address,
             token=token,
-            token_file=token_file.expanduser().resolve() if token_file is not None and not token else None,
+            token_file=None if token else _whole(token_file),
             token_command=token_command,
-            certificates=certificates.expanduser().resolve() if certificates is not None else None,
+            ca_file=_whole(ca_file),
+            client_certificate_file=_whole(client_certificate_file),
+            client_key_file=_whole(client_key_file),
         )
         made.current_token()  # a file that cannot be read, or a command that fails, is told now
+        if made.tls is not None:
+            made.tls.credentials()
         used = name if use else contexts.used
         write(Contexts(by_name={**contexts.by_name, name: made}, used=used))
         output.line(f"{'uses' if used == name else 'added'} {name}")
@@ -141,6 +152,11 @@ def _edited(context: typer.Context, *, as_json: bool = False) -> Iterator[tuple[
     with reported(output):
         file = contexts_file(environ)
         yield output, read_contexts(file), lambda contexts: write_contexts(file, contexts)
+
+
+def _whole(file: Path | None) -> Path | None:
+    """The file from wherever one stands."""
+    return file.expanduser().resolve() if file is not None else None
 
 
 def _known(contexts: Contexts, name: str) -> None:

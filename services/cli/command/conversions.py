@@ -40,7 +40,7 @@ async def show_conversions(
     if session.output.as_json or sheets:
         for report in reports:
             request = pb.GetConversionReportRequest(name=report.name)
-            whole = await session.client.run(ask(CONVERSION_REPORTS.GetConversionReport, request))
+            whole = await session.client.run(ask, CONVERSION_REPORTS.GetConversionReport, request)
             sheet = _write_sheet(whole, sheets) if sheets and whole.contact_sheet else None
             if session.output.as_json:
                 session.output.json(whole.conversion_report)
@@ -98,7 +98,7 @@ def split_name(split: pb.DatasetSplit.ValueType) -> str:
 
 async def _reports(session: Session, name: str) -> list[ConversionReport]:
     request = pb.ListConversionReportsRequest(parent=name)
-    answer = await session.client.run(whole(CONVERSION_REPORTS.ListConversionReports, request))
+    answer = await session.client.run(whole, CONVERSION_REPORTS.ListConversionReports, request)
     return list(answer.conversion_reports)
 
 

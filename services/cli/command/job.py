@@ -33,7 +33,7 @@ from services.cli.specification import add_head, assign, read_specification, set
 from services.cli.view.listing import Column, Listing
 from services.cli.view.output import Format, Output
 from services.cli.view.table import JOB_COLUMNS, JOB_ORDERS, job_table, jobs_table, plain_cell
-from services.client.call import JOBS, ask, pages
+from services.client.call import JOBS, ask, whole
 from services.client.dataset import dataset_uri, task_of
 from services.client.job import parsed_state
 from services.client.name import checkpoint_name, job_name, project_name, short
@@ -96,7 +96,7 @@ async def submit_job(
     """Put a job into its project's queue. Flags win over --set, and --set over SPEC.
 
     Examples: sihlai job submit digits/first --task multiclass-classification --backbone tiny --resolution 16;
-    sihlai job submit digits spec.yaml --iterations 500 --follow
+    sihlai job submit digits spec.yaml --iterations 300 --follow
     """
     if spec_file and file:
         raise SpecificationError("give SPEC once: as an argument or with --file")
@@ -136,7 +136,7 @@ async def submit_job(
         Output(format=session.output.format if session.output.as_json else Format.YAML).json(plain)
         return
     request = pb.SubmitJobRequest(parent=parent, job_id=job_id, spec=spec, request_id=str(uuid.uuid4()))
-    answer = await session.client.run(ask(JOBS.SubmitJob, request))
+    answer = await session.client.run(ask, JOBS.SubmitJob, request)
     await _tell_new_job(session, answer, answer.job, follow)
 
 
@@ -171,12 +171,12 @@ async def list_jobs(
         job_filter.created_after.FromDatetime(parsed_since(since, now=datetime.now(UTC)))
     wanted = [_column(text.strip()) for text in columns.split(",") if text.strip()]
     request = pb.ListJobsRequest(parent=project_name(project), filter=job_filter)
-    found = await session.client.run(pages(JOBS.ListJobs, request, limit=limit))
-    jobs = [job for page in found for job in page.jobs]
+    found = await session.client.run(whole, JOBS.ListJobs, request, limit=limit)
+    jobs = list(found.jobs)
     if sort:
         by = JOB_ORDERS[_column(sort.removeprefix("-"))]
         jobs.sort(key=by, reverse=sort.startswith("-"))
-    more = found[-1].next_page_token
+    more = found.next_page_token
     if session.output.as_json and wanted:
         session.output.json({"jobs": [{name: plain_cell(job, name) for name in wanted} for job in jobs]})
         return
@@ -195,7 +195,7 @@ async def show_job(session: Session, job: JobArgument) -> None:
 
     Example: sihlai job show digits/first
     """
-    answer = await session.client.run(ask(JOBS.GetJob, pb.GetJobRequest(name=job_name(job))))
+    answer = await session.client.run(ask, JOBS.GetJob, pb.GetJobRequest(name=job_name(job)))
     if session.output.as_json:
         session.output.json(answer)
         return
@@ -229,7 +229,7 @@ async def stop_job(
         duration.FromMilliseconds(round(grace * 1000))
         request.grace.CopyFrom(duration)
     before = datetime.now(UTC)
-    answer = await session.client.run(ask(JOBS.StopJob, request))
+    answer = await session.client.run(ask, JOBS.StopJob, request)
     if session.output.as_json:
         session.output.json(answer)
     else:
@@ -257,7 +257,7 @@ async def resume_job(
 ) -> None:
     """Make a new job that goes on from an ended one, with other settings of the trainer where they are given.
 
-    Example: sihlai job resume digits/first --set trainer.iterations_max=2000 --follow
+    Example: sihlai job resume digits/first --set trainer.iterations_max=600 --follow
     """
     changes = JobSpec()
     for assignment in assignments or ():
@@ -273,7 +273,7 @@ async def resume_job(
     )
     if changes.HasField("trainer"):
         request.trainer.CopyFrom(changes.trainer)
-    answer = await session.client.run(ask(JOBS.ResumeJob, request))
+    answer = await session.client.run(ask, JOBS.ResumeJob, request)
     await _tell_new_job(session, answer, answer.job, follow)
 
 
@@ -312,7 +312,7 @@ async def evaluate_checkpoint(
         request.dataset.CopyFrom(
             DatasetSource(uri=dataset_uri(dataset), endpoint_url=endpoint_url, region=region, credentials=credentials)
         )
-    answer = await session.client.run(ask(JOBS.EvaluateCheckpoint, request))
+    answer = await session.client.run(ask, JOBS.EvaluateCheckpoint, request)
     await _tell_new_job(session, answer, answer.job, follow)
 
 

@@ -32,7 +32,7 @@ async def delete(
             raise CommandError(f"{short(name)} would be gone for good: say --yes", exit_code=EXIT_NOT_UNDERSTOOD)
         typer.confirm(f"delete {short(name)} with its checkpoints, for good?", abort=True, err=True)
     request = DeleteJobRequest(name=name, request_id=str(uuid.uuid4()))
-    answer = await session.client.run(ask(JOBS.DeleteJob, request))
+    answer = await session.client.run(ask, JOBS.DeleteJob, request)
     if session.output.as_json:
         session.output.json(answer)
     elif answer.done:

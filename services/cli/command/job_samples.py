@@ -57,7 +57,7 @@ async def draw_samples(
 
 async def _with_samples(session: Session, job: str, iteration: int) -> Checkpoint:
     """The newest checkpoint that has samples. Raises CommandError where none has."""
-    listed = await session.client.run(whole(CHECKPOINTS.ListCheckpoints, pb.ListCheckpointsRequest(parent=job)))
+    listed = await session.client.run(whole, CHECKPOINTS.ListCheckpoints, pb.ListCheckpointsRequest(parent=job))
     for checkpoint in listed.checkpoints:
         has = any(file.name == SAMPLES_FILE for file in checkpoint.files)
         if has and iteration in (0, checkpoint.iteration):

@@ -52,10 +52,10 @@ async def watch(
         session.output.note(f"the connection broke, it goes on: {error.message if error else 'no reason was given'}")
 
     if "/" in what.removeprefix("projects/"):
-        async for job in session.client.iterate(watched(what, on_break=on_break)):
+        async for job in session.client.iterate(watched, what, on_break=on_break):
             tell(job)
         return
-    async for answer in session.client.iterate(changes(what, on_break=on_break)):
+    async for answer in session.client.iterate(changes, what, on_break=on_break):
         if answer.WhichOneof("message") == "job":
             tell(answer.job)
         elif answer.WhichOneof("message") == "removed" and session.output.as_json:
@@ -78,7 +78,7 @@ async def wait(
 
     async def ended(name: str) -> Job:
         last = Job(name=name)
-        async for job in session.client.iterate(watched(name)):
+        async for job in session.client.iterate(watched, name):
             last = job
         return last
 

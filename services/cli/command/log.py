@@ -91,8 +91,9 @@ async def show_logs(
         request.tail_last = tail
     if since is not None:
         request.since.FromDatetime(parsed_since(since, now=datetime.now(UTC)))
-    answers = tailed(request, on_break=on_break(session.output), cursor=cursor or "")
-    async for answer in session.client.iterate(answers):
+    if cursor:
+        request.cursor = cursor
+    async for answer in session.client.iterate(tailed, request, on_break=on_break(session.output)):
         _show_answer(session.output, answer)
 
 
@@ -103,7 +104,7 @@ async def follow_job(session: Session, name: str, *, since: datetime | None = No
         request = TailLogsRequest(job=name, follow=True)
         if since is not None:
             request.since.FromDatetime(since)
-        async for answer in session.client.iterate(tailed(request, on_break=on_break(session.output))):
+        async for answer in session.client.iterate(tailed, request, on_break=on_break(session.output)):
             _show_answer(session.output, answer)
         return await states
     finally:
@@ -151,9 +152,10 @@ async def _show_states(session: Session, name: str) -> Job:
     """Say each new state, and each new phase, on standard error; return the ended job."""
     last_state, last_phase = job_pb2.JOB_STATE_UNSPECIFIED, ""
     job = Job()
-    async for job in session.client.iterate(watched(name, on_break=on_break(session.output))):
+    async for job in session.client.iterate(watched, name, on_break=on_break(session.output)):
         if job.state != last_state and not session.output.as_json:
-            session.output.errors.print(f"[bold]{short(name)}[/bold] is {state_text(job)} {progress_text(job)}")
+            how_far = ", ".join(part for part in (state_text(job), progress_text(job)) if part)
+            session.output.errors.print(f"[bold]{short(name)}[/bold] is {how_far}")
         elif job.progress.phase not in ("", last_phase) and not session.output.as_json:
             session.output.note(f"{short(name)}: {progress_text(job)}")  # such as the upload of a stop's checkpoint
         last_state, last_phase = job.state, job.progress.phase

@@ -94,10 +94,9 @@ async def show_metrics(
     if wanted:
         selector = pb.SeriesSelector(names=wanted)
         data = await session.client.run(
-            ask(
-                METRICS.QuerySeries,
-                pb.QuerySeriesRequest(job=name, selector=selector, buckets_max=buckets, axis=AXES[axis]),
-            )
+            ask,
+            METRICS.QuerySeries,
+            pb.QuerySeriesRequest(job=name, selector=selector, buckets_max=buckets, axis=AXES[axis]),
         )
     if session.output.as_json:
         session.output.json(pb.ListSeriesResponse(series=series))
@@ -123,10 +122,10 @@ async def watch_job_metrics(session: Session, job: JobArgument, names: Names = N
     request = pb.WatchMetricsRequest(job=job_name(job), selector=pb.SeriesSelector(names=wanted))
     live = LiveSeries()
     pause = DRAWING_SECONDS if output.live else PLAIN_SECONDS
-    shown_at = 0.0
+    shown_at = 0.0 if output.live else time.monotonic()  # lines wait for what there is already
     # Drawn by this loop alone: a thread of its own would read the points while they change.
     with Live(console=output.console, auto_refresh=False) if output.live else contextlib.nullcontext() as screen:
-        async for answer in session.client.iterate(watched(request, on_break=on_break(output))):
+        async for answer in session.client.iterate(watched, request, on_break=on_break(output)):
             live.add(answer)
             due = time.monotonic() - shown_at > pause or answer.WhichOneof("message") == "ended"
             if output.as_json:
@@ -163,12 +162,11 @@ async def compare_jobs(
     names = [job_name(job) for job in jobs]
     wanted = series or [*await _primary_series(session, names), *DEFAULT_CURVES]
     answer = await session.client.run(
-        ask(
-            METRICS.CompareJobs,
-            pb.CompareJobsRequest(
-                jobs=names, selector=pb.SeriesSelector(names=wanted), buckets_max=buckets, axis=AXES[axis]
-            ),
-        )
+        ask,
+        METRICS.CompareJobs,
+        pb.CompareJobsRequest(
+            jobs=names, selector=pb.SeriesSelector(names=wanted), buckets_max=buckets, axis=AXES[axis]
+        ),
     )
     if session.output.as_json:
         session.output.json(answer)
@@ -179,7 +177,7 @@ async def compare_jobs(
 
 async def all_of(session: Session, name: str) -> list[Series]:
     """All series of a job, with their summaries."""
-    answer = await session.client.run(whole(METRICS.ListSeries, pb.ListSeriesRequest(job=name)))
+    answer = await session.client.run(whole, METRICS.ListSeries, pb.ListSeriesRequest(job=name))
     return list(answer.series)
 
 
@@ -209,7 +207,7 @@ def comparison_parts(answer: pb.CompareJobsResponse, wanted: Sequence[str]) -> l
 async def _primary_series(session: Session, names: Sequence[str]) -> list[str]:
     """What the jobs' best checkpoints are chosen by; nothing where the scheduler does not answer."""
     try:
-        answer = await session.client.run(ask(JOBS.BatchGetJobs, BatchGetJobsRequest(names=names)))
+        answer = await session.client.run(ask, JOBS.BatchGetJobs, BatchGetJobsRequest(names=names))
     except (Unavailable, DeadlineExceeded):
         return []
     parts = (job.spec.trainer.selection_metric.rpartition("/") for job in answer.jobs)

@@ -68,7 +68,7 @@ async def export_metrics(
 async def _write(session: Session, request: pb.ExportMetricsRequest, file: BinaryIO) -> int:
     """Write the file as it comes, and return its bytes."""
     size_bytes = 0
-    async for answer in session.client.iterate(read(METRICS.ExportMetrics, request)):
+    async for answer in session.client.iterate(read, METRICS.ExportMetrics, request):
         await asyncio.to_thread(file.write, answer.chunk)
         size_bytes += len(answer.chunk)
     await asyncio.to_thread(file.flush)

@@ -63,7 +63,7 @@ async def model_folder(session: Session, model: str, temporary: Path, besides: t
     folder = Path(model)
     if not folder.is_dir():
         name = checkpoint_name(model)
-        found = await session.client.run(ask(CHECKPOINTS.GetCheckpoint, GetCheckpointRequest(name=name)))
+        found = await session.client.run(ask, CHECKPOINTS.GetCheckpoint, GetCheckpointRequest(name=name))
         more = [file.name for file in found.checkpoint.files if file.name in besides]
         await download_files(session, found.checkpoint, temporary, only=[*MODEL_FILES, *more])
         return temporary

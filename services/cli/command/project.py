@@ -70,7 +70,7 @@ async def create_project(
     )
     if validation:
         request.project.validation_dataset.CopyFrom(source(validation))
-    answer = await session.client.run(ask(PROJECTS.CreateProject, request))
+    answer = await session.client.run(ask, PROJECTS.CreateProject, request)
     if session.output.as_json:
         session.output.json(answer)
     else:
@@ -84,7 +84,7 @@ async def list_projects(session: Session) -> None:
 
     Example: sihlai project list -o name
     """
-    found = await session.client.run(whole(PROJECTS.ListProjects, pb.ListProjectsRequest()))
+    found = await session.client.run(whole, PROJECTS.ListProjects, pb.ListProjectsRequest())
     if session.output.as_json:
         session.output.json(found)
     else:
@@ -98,7 +98,7 @@ async def show_project(session: Session, project: ProjectArgument) -> None:
 
     Example: sihlai project show digits
     """
-    answer = await session.client.run(ask(PROJECTS.GetProject, pb.GetProjectRequest(name=project_name(project))))
+    answer = await session.client.run(ask, PROJECTS.GetProject, pb.GetProjectRequest(name=project_name(project)))
     if session.output.as_json:
         session.output.json(answer)
         return
@@ -168,7 +168,7 @@ async def update_project(
             "--profile",
             exit_code=EXIT_NOT_UNDERSTOOD,
         )
-    answer = await session.client.run(ask(PROJECTS.UpdateProject, request))
+    answer = await session.client.run(ask, PROJECTS.UpdateProject, request)
     if session.output.as_json:
         session.output.json(answer)
     else:
@@ -194,7 +194,7 @@ async def delete_project(
             )
         typer.confirm(f"delete {short(name)} with all its jobs, for good?", abort=True, err=True)
     answer = await session.client.run(
-        ask(PROJECTS.DeleteProject, pb.DeleteProjectRequest(name=name, request_id=str(uuid.uuid4())))
+        ask, PROJECTS.DeleteProject, pb.DeleteProjectRequest(name=name, request_id=str(uuid.uuid4()))
     )
     if session.output.as_json:
         session.output.json(answer)
@@ -214,7 +214,7 @@ async def rotate_key(session: Session) -> None:
     Example: sihlai project rotate-key
     """
     request = pb.RotateCredentialsKeyRequest(request_id=str(uuid.uuid4()))
-    answer = await session.client.run(ask(PROJECTS.RotateCredentialsKey, request))
+    answer = await session.client.run(ask, PROJECTS.RotateCredentialsKey, request)
     if session.output.as_json:
         session.output.json(answer)
     else:

@@ -29,7 +29,7 @@ async def list_runners(session: Session) -> None:
 
     Example: sihlai runner list
     """
-    found = await session.client.run(whole(RUNNERS.ListRunners, pb.ListRunnersRequest()))
+    found = await session.client.run(whole, RUNNERS.ListRunners, pb.ListRunnersRequest())
     _tell(session, found, list(found.runners))
 
 
@@ -41,7 +41,7 @@ async def drain_runner(session: Session, runner: RunnerArgument) -> None:
     Example: sihlai runner drain gpu-1
     """
     request = pb.DrainRunnerRequest(name=runner_name(runner), request_id=str(uuid.uuid4()))
-    answer = await session.client.run(ask(RUNNERS.DrainRunner, request))
+    answer = await session.client.run(ask, RUNNERS.DrainRunner, request)
     _tell(session, answer, [answer.runner])
 
 
@@ -53,7 +53,7 @@ async def undrain_runner(session: Session, runner: RunnerArgument) -> None:
     Example: sihlai runner undrain gpu-1
     """
     request = pb.UndrainRunnerRequest(name=runner_name(runner), request_id=str(uuid.uuid4()))
-    answer = await session.client.run(ask(RUNNERS.UndrainRunner, request))
+    answer = await session.client.run(ask, RUNNERS.UndrainRunner, request)
     _tell(session, answer, [answer.runner])
 
 

@@ -22,7 +22,7 @@ from services.cli.session import Session, command
 from services.cli.view.output import message_to_json
 from services.cli.view.runner_table import runners_table
 from services.cli.view.table import jobs_table
-from services.client.call import RUNNERS, pages
+from services.client.call import RUNNERS, whole
 from services.client.job import ENDED, listed, state_name
 
 STATES = tuple(state_name(state) for state in job_pb2.JobState.values() if state and state not in ENDED)
@@ -65,14 +65,14 @@ async def show_top(
 
 async def _asked(session: Session) -> tuple[list[Job], list[Job], list[runners_pb.Runner]]:
     async with asyncio.TaskGroup() as tasks:
-        jobs = tasks.create_task(session.client.run(listed(states=STATES, limit=JOBS_MAX)))
+        jobs = tasks.create_task(session.client.run(listed, states=STATES, limit=JOBS_MAX))
         ended = tasks.create_task(
-            session.client.run(listed(states=[state_name(state) for state in ENDED], limit=ENDED_SHOWN))
+            session.client.run(listed, states=[state_name(state) for state in ENDED], limit=ENDED_SHOWN)
         )
         found = tasks.create_task(
-            session.client.run(pages(RUNNERS.ListRunners, runners_pb.ListRunnersRequest(), limit=JOBS_MAX))
+            session.client.run(whole, RUNNERS.ListRunners, runners_pb.ListRunnersRequest(), limit=JOBS_MAX)
         )
-    return jobs.result(), ended.result(), [runner for page in found.result() for runner in page.runners]
+    return jobs.result(), ended.result(), list(found.result().runners)
 
 
 def _drawing(jobs: list[Job], ended: list[Job], runners: list[runners_pb.Runner]) -> RenderableType:

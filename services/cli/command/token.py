@@ -54,7 +54,7 @@ async def create_token(
     request = pb.CreateTokenRequest(principal=principal, description=description, request_id=str(uuid.uuid4()))
     if days is not None:
         request.expire_time.FromSeconds(int(time.time() + days * DAY_SECONDS))
-    answer = await session.client.run(ask(TOKENS.CreateToken, request))
+    answer = await session.client.run(ask, TOKENS.CreateToken, request)
     if to is not None:
         replace_file(to, f"{answer.text}\n".encode(), mode=0o600)
         answer.ClearField("text")
@@ -72,7 +72,7 @@ async def list_tokens(session: Session) -> None:
 
     Example: sihlai token list
     """
-    found = await session.client.run(whole(TOKENS.ListTokens, pb.ListTokensRequest()))
+    found = await session.client.run(whole, TOKENS.ListTokens, pb.ListTokensRequest())
     _tell(session, found, list(found.tokens))
 
 
@@ -89,10 +89,10 @@ async def inspect_token(
     Example: sihlai token inspect
     """
     if token is not None:
-        found = await session.client.run(ask(TOKENS.GetToken, pb.GetTokenRequest(name=name_of(token))))
+        found = await session.client.run(ask, TOKENS.GetToken, pb.GetTokenRequest(name=name_of(token)))
         _tell(session, found, [found.token])
         return
-    answer = await session.client.run(ask(TOKENS.WhoAmI, pb.WhoAmIRequest()))
+    answer = await session.client.run(ask, TOKENS.WhoAmI, pb.WhoAmIRequest())
     if session.output.as_json:
         session.output.json(answer)
     else:
@@ -106,7 +106,7 @@ async def revoke_token(session: Session, token: TokenArgument) -> None:
 
     Example: sihlai token revoke 4f0c4e2b5d6a4c7e9a1b2c3d4e5f6a7b
     """
-    answer = await session.client.run(ask(TOKENS.RevokeToken, pb.RevokeTokenRequest(name=name_of(token))))
+    answer = await session.client.run(ask, TOKENS.RevokeToken, pb.RevokeTokenRequest(name=name_of(token)))
     _tell(session, answer, [answer.token])
 
 
@@ -132,7 +132,7 @@ async def rotate_key(
             raise CommandError("every token that there is would hold no more: say --yes", exit_code=EXIT_NOT_UNDERSTOOD)
         typer.confirm("refuse every token that there is, for good?", abort=True, err=True)
     request = pb.RotateTokenKeyRequest(drop_old=drop_old, request_id=str(uuid.uuid4()))
-    answer = await session.client.run(ask(TOKENS.RotateTokenKey, request))
+    answer = await session.client.run(ask, TOKENS.RotateTokenKey, request)
     if session.output.as_json:
         session.output.json(answer)
         return

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from services.chassis.endpoints import data_folder, usual_roots
 from services.cli.command.background import start_detached
 from services.cli.error import EXIT_FAILED, EXIT_INTERRUPTED
 from services.cli.machine.folder import DataFolder
@@ -23,7 +24,6 @@ from services.cli.machine.transport import Transport
 from services.cli.session import environment, reported
 from services.cli.view.listing import Column, Listing
 from services.cli.view.output import Output
-from services.client.endpoints import data_folder, usual_roots
 
 END_OF_LISTENING = b"\0"
 Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where it listens; port 0 takes a free one.")]

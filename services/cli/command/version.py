@@ -7,10 +7,10 @@ from importlib.metadata import version
 from rich.table import Table
 from rich.text import Text
 
+from services.chassis.endpoints import SERVICES, NoEndpointError
 from services.chassis.errors import SihlaiError
 from services.cli.session import Session, command
-from services.client.endpoints import SERVICES, NoEndpointError
-from services.client.installation import installed
+from services.client.call import installed
 
 
 @command
@@ -22,7 +22,7 @@ async def show_versions(session: Session) -> None:
     found = {"command": version("sihlai")}
     for service in SERVICES:
         try:
-            found[service] = (await session.client.run(installed(service))).version
+            found[service] = (await session.client.run(installed, service)).version
         except (SihlaiError, NoEndpointError) as error:
             found[service] = f"does not answer: {error}"
     if session.output.as_json:

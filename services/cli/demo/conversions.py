@@ -87,7 +87,7 @@ async def _convert(client: AsyncClient, source: DatasetSource, kind: Kind) -> _C
     began = time.monotonic()
     result = None
     request = ConvertDatasetRequest(source=source, to=kind.task, request_id=str(uuid.uuid4()))
-    async for answer in client.iterate(read(CONVERSION.ConvertDataset, request)):
+    async for answer in client.iterate(read, CONVERSION.ConvertDataset, request):
         if answer.WhichOneof("message") == "result":
             result = answer.result
     if result is None:
@@ -136,7 +136,7 @@ async def _draw(
 ) -> None:
     wanted = [scenes[index].name for index in SHOWN]
     request = PreviewDatasetRequest(source=source, to=kind.task, images=wanted)
-    answer = await client.run(ask(CONVERSION.PreviewDataset, request))
+    answer = await client.run(ask, CONVERSION.PreviewDataset, request)
     suffix = SHEET_SUFFIXES.get(answer.media_type, "")
     sheet = sheets / f"{task_name(kind.task).replace(' ', '-')}{suffix}"
     sheet.write_bytes(answer.content)

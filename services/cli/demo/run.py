@@ -30,6 +30,7 @@ from sihlai.scheduler.v1 import job_service_pb2 as jobs
 from sihlai.scheduler.v1.job_pb2 import Job
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
+from services.chassis.endpoints import Endpoints
 from services.cli.command.metric import comparison_parts
 from services.cli.demo import tenth
 from services.cli.demo.audit import Audit
@@ -44,7 +45,6 @@ from services.cli.view.output import Output
 from services.cli.view.table import checkpoint_text, checkpoints_table, seconds_text, size_text
 from services.client.call import CHECKPOINTS, JOBS, METRICS, PROJECTS, ask
 from services.client.checkpoint import downloaded
-from services.client.endpoints import Endpoints
 from services.client.face import AsyncClient
 from services.client.job import tailed
 from services.client.name import short
@@ -199,7 +199,7 @@ class _Story:
         request = project_service_pb2.CreateProjectRequest(
             project=project, project_id=short(name), request_id=str(uuid.uuid4())
         )
-        await client.run(ask(PROJECTS.CreateProject, request))
+        await client.run(ask, PROJECTS.CreateProject, request)
 
     async def _train_first(self, client: AsyncClient) -> Job:
         self.screen.heading("A job, watched while it trains")
@@ -226,11 +226,11 @@ class _Story:
             request = jobs.StopJobRequest(
                 name=witness.job.name, reason="to show how it goes on", request_id=str(uuid.uuid4())
             )
-            await client.run(ask(JOBS.StopJob, request))
+            await client.run(ask, JOBS.StopJob, request)
         checkpoint = witness.job.last_checkpoint
         await self._check(client, "second", witness, job_pb2.JOB_STATE_STOPPED, range(1, checkpoint.iteration + 1))
         found = await client.run(
-            ask(CHECKPOINTS.ListCheckpoints, checkpoints.ListCheckpointsRequest(parent=witness.job.name))
+            ask, CHECKPOINTS.ListCheckpoints, checkpoints.ListCheckpointsRequest(parent=witness.job.name)
         )
         self.screen.show(checkpoints_table(found.checkpoints))
         found_text = checkpoint_text(checkpoint) if witness.job.HasField("last_checkpoint") else "none"
@@ -245,7 +245,7 @@ class _Story:
     async def _resume(self, client: AsyncClient, stopped: Job) -> Job:
         self.screen.heading("Resumed from its checkpoint, to the end")
         request = jobs.ResumeJobRequest(name=stopped.name, job_id="second-resumed", request_id=str(uuid.uuid4()))
-        witness = Witness(client, (await client.run(ask(JOBS.ResumeJob, request))).job)
+        witness = Witness(client, (await client.run(ask, JOBS.ResumeJob, request)).job)
         async with self._watched(witness):
             pass
         begin = stopped.last_checkpoint.iteration + 1
@@ -262,7 +262,7 @@ class _Story:
             selector=metrics.SeriesSelector(names=shown),
             buckets_max=BUCKETS,
         )
-        answer = await client.run(ask(METRICS.CompareJobs, request))
+        answer = await client.run(ask, METRICS.CompareJobs, request)
         for part in comparison_parts(answer, shown):
             self.screen.show(part)
         differing = {difference.path for difference in answer.differences}
@@ -346,8 +346,8 @@ class _Story:
 
     async def _download(self, client: AsyncClient, job: Job, target: Path) -> Path:
         name = f"{job.name}/checkpoints/final"
-        found = await client.run(ask(CHECKPOINTS.GetCheckpoint, checkpoints.GetCheckpointRequest(name=name)))
-        await client.run(downloaded(found.checkpoint, target))
+        found = await client.run(ask, CHECKPOINTS.GetCheckpoint, checkpoints.GetCheckpointRequest(name=name))
+        await client.run(downloaded, found.checkpoint, target)
         for file in found.checkpoint.files:
             self.screen.say(f"  {file.name}, {size_text(file.size_bytes)}, sha256 verified")
         return target
@@ -367,7 +367,7 @@ class _Story:
     async def _submit(self, client: AsyncClient, parent: str, job_id: str, specification: dict[str, Any]) -> Job:
         spec = json_format.ParseDict(specification, JobSpec())
         request = jobs.SubmitJobRequest(parent=parent, job_id=job_id, spec=spec, request_id=str(uuid.uuid4()))
-        return (await client.run(ask(JOBS.SubmitJob, request))).job
+        return (await client.run(ask, JOBS.SubmitJob, request)).job
 
     @contextlib.asynccontextmanager
     async def _watched(self, witness: Witness, measured: str = ACCURACY) -> AsyncIterator[None]:
@@ -386,10 +386,10 @@ class _Story:
     ) -> None:
         """Compare what was seen live with what is stored."""
         request = metrics.QuerySeriesRequest(job=witness.job.name)
-        stored = await client.run(ask(METRICS.QuerySeries, request))
+        stored = await client.run(ask, METRICS.QuerySeries, request)
         lines: list[LogLine] = []
-        tail = tailed(TailLogsRequest(job=witness.job.name), on_break=lambda error: lines.clear())
-        async for answer in client.iterate(tail):
+        tail = client.iterate(tailed, TailLogsRequest(job=witness.job.name), on_break=lambda error: lines.clear())
+        async for answer in tail:
             lines += answer.batch.lines
         self.audit.states(what, witness, ending)
         self.audit.lines(what, lines, witness)

@@ -52,7 +52,7 @@ class Witness:
         return last[0] if last else 0
 
     async def _watch_states(self) -> None:
-        async for job in self._client.iterate(on_job.watched(self.job.name, on_break=self._on_break)):
+        async for job in self._client.iterate(on_job.watched, self.job.name, on_break=self._on_break):
             self.job = job
             if job.state != self.states[-1]:
                 self.states.append(job.state)
@@ -60,13 +60,13 @@ class Witness:
 
     async def _watch_points(self) -> None:
         request = WatchMetricsRequest(job=self.job.name)
-        async for answer in self._client.iterate(on_series.watched(request, on_break=self._on_break)):
+        async for answer in self._client.iterate(on_series.watched, request, on_break=self._on_break):
             self.series.add(answer)
             await self._notify()
 
     async def _watch_lines(self) -> None:
         request = TailLogsRequest(job=self.job.name, follow=True)
-        async for answer in self._client.iterate(on_job.tailed(request, on_break=self._on_break)):
+        async for answer in self._client.iterate(on_job.tailed, request, on_break=self._on_break):
             self.lines += answer.batch.lines
             self.logs_complete = answer.ended.logs_complete
             await self._notify()

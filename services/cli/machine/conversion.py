@@ -16,13 +16,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.chassis.endpoints import Endpoints, NoEndpointError
 from services.chassis.errors import Unavailable
 from services.cli.error import CommandError
 from services.cli.machine.child import Child, Definition
 from services.cli.machine.folder import DataFolder
 from services.cli.machine.probe import is_healthy
 from services.cli.machine.process import CLIENT_VARIABLES, FREE_PORT, PYTHON
-from services.client.endpoints import Endpoints, NoEndpointError
 from services.client.face import AsyncClient
 
 NAME = "conversion"
@@ -66,7 +66,7 @@ def runs(endpoints: Endpoints) -> bool:
         endpoints.up is None
         or NAME in endpoints.given
         or address is None
-        or is_healthy(address, endpoints.authority(address))
+        or is_healthy(address, endpoints.tls(address))
     )
 
 

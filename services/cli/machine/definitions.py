@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+from services.chassis.endpoints import SERVICES
 from services.chassis.files import replace_file
 from services.chassis.nats_server import nats_server_path, server_configuration, server_url
 from services.cli.machine.address import chosen_addresses, split_address
@@ -22,7 +23,6 @@ from services.cli.machine.issuing import nats_users
 from services.cli.machine.probe import is_healthy, is_registered
 from services.cli.machine.process import CLIENT_VARIABLES, FREE_PORT, PYTHON
 from services.cli.machine.transport import Transport
-from services.client.endpoints import SERVICES
 
 MARK_VARIABLE = "SIHLAI_STACK"
 """Set in every process of a stack to the stack's id: finds what was left behind, grandchildren too."""
@@ -190,7 +190,7 @@ def _server(
         environ=environ,
         log=folder.log(name),
         address=reached,
-        serves=lambda process_id: address_file.exists() and is_healthy(reached, transport.ca_file),
+        serves=lambda process_id: address_file.exists() and is_healthy(reached, transport.client_tls),
         prepare=prepare,
         stop_order={"metrics": 1, "scheduler": 2, "conversion": 3}[name],
         stop_seconds=config.service_stop_seconds,
@@ -257,7 +257,7 @@ def _runner(
         environ=environ,
         log=folder.log(f"runner-{runner_id}"),
         address="",
-        serves=lambda process_id: is_registered(folder, scheduler, runner_id, transport.ca_file),
+        serves=lambda process_id: is_registered(folder, scheduler, runner_id, transport.client_tls),
         prepare=lambda: folder.runner(runner_id).mkdir(parents=True, exist_ok=True),
         stop_order=0,
         stop_seconds=config.runner_stop_seconds,

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from services.chassis.endpoints import ENDPOINTS_FILE, LOCK_FILE
 from services.chassis.files import replace_file
 from services.cli.error import CommandError
-from services.client.endpoints import ENDPOINTS_FILE, LOCK_FILE
 
 LOOK_SECONDS_MAX = 0.2
 """A command that looks who holds the folder has its lock for a moment; so long a start waits for it."""

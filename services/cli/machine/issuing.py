@@ -19,9 +19,9 @@ from pathlib import Path
 
 from services.chassis.auth.keys import PRIVATE_MODE, TokenSigner
 from services.chassis.auth.principal import Principal
+from services.chassis.endpoints import SERVICES
 from services.chassis.files import create_file, replace_file
 from services.cli.machine.folder import DataFolder
-from services.client.endpoints import SERVICES
 
 LIFE = timedelta(days=30)
 NATS_USER = "sihlai"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sihlai.runner.v1 import runner_admin_service_pb2, runner_admin_service_pb2_grpc
@@ -16,9 +14,9 @@ PROBE_SECONDS_MAX = 1.0
 """How long one question whether a process serves may take."""
 
 
-def is_healthy(address: str, ca_file: Path | None = None) -> bool:
+def is_healthy(address: str, tls: ClientTls | None = None) -> bool:
     """Whether the server at the address says that it serves, within PROBE_SECONDS_MAX."""
-    with _channel(address, ca_file) as channel:
+    with _channel(address, tls) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=PROBE_SECONDS_MAX
@@ -28,23 +26,23 @@ def is_healthy(address: str, ca_file: Path | None = None) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def has_gpu(folder: DataFolder, scheduler_address: str, process_name: str, ca_file: Path | None) -> bool:
+def has_gpu(folder: DataFolder, scheduler_address: str, process_name: str, tls: ClientTls | None) -> bool:
     """Whether the runner of this process has a GPU."""
-    runner = _registered(folder, scheduler_address, process_name.removeprefix("runner-"), ca_file)
+    runner = _registered(folder, scheduler_address, process_name.removeprefix("runner-"), tls)
     return runner is not None and len(runner.capabilities.gpus) > 0
 
 
-def is_registered(folder: DataFolder, scheduler_address: str, runner_id: str, ca_file: Path | None) -> bool:
+def is_registered(folder: DataFolder, scheduler_address: str, runner_id: str, tls: ClientTls | None) -> bool:
     """Whether the scheduler hears the runner now."""
-    runner = _registered(folder, scheduler_address, runner_id, ca_file)
+    runner = _registered(folder, scheduler_address, runner_id, tls)
     return runner is not None and runner.state != runner_admin_service_pb2.RUNNER_STATE_LOST
 
 
 def _registered(
-    folder: DataFolder, scheduler_address: str, runner_id: str, ca_file: Path | None
+    folder: DataFolder, scheduler_address: str, runner_id: str, tls: ClientTls | None
 ) -> runner_admin_service_pb2.Runner | None:
     request = runner_admin_service_pb2.GetRunnerRequest(name=f"runners/{runner_id}")
-    with _channel(scheduler_address, ca_file) as channel:
+    with _channel(scheduler_address, tls) as channel:
         try:
             answer = runner_admin_service_pb2_grpc.RunnerAdminServiceStub(channel).GetRunner(
                 request, timeout=PROBE_SECONDS_MAX, metadata=authorization(TokenFile(folder.token))
@@ -54,9 +52,9 @@ def _registered(
     return answer.runner
 
 
-def _channel(address: str, ca_file: Path | None) -> grpc.Channel:
+def _channel(address: str, tls: ClientTls | None) -> grpc.Channel:
     # Not the chassis' channel: that one belongs to an event loop, and a supervisor has none.
     options = [("grpc.enable_http_proxy", 0)]
-    if ca_file is None:
+    if tls is None:
         return grpc.insecure_channel(address, options=options)
-    return grpc.secure_channel(address, ClientTls(ca_file=ca_file).credentials(), options=options)
+    return grpc.secure_channel(address, tls.credentials(), options=options)

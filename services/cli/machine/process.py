@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from services.client.context import FILE_VARIABLE, VARIABLE
-from services.client.endpoints import SERVICES, TOKEN_VARIABLE
+from services.chassis.context import FILE_VARIABLE, VARIABLE
+from services.chassis.endpoints import SERVICES, TOKEN_VARIABLE
 
 FREE_PORT = "127.0.0.1:0"
 PYTHON = (sys.executable, "-P")

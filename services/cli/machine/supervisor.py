@@ -24,13 +24,13 @@ from types import TracebackType
 from typing import Any
 
 from services.chassis.backoff import Backoff
+from services.chassis.endpoints import SERVICES
 from services.cli.error import CommandError
 from services.cli.machine.child import Child
 from services.cli.machine.definitions import MARK_VARIABLE, StackConfig, definitions, runner_ids
 from services.cli.machine.folder import DataFolder, held, write_endpoints, write_processes
 from services.cli.machine.issuing import Issuing
 from services.cli.machine.probe import has_gpu
-from services.client.endpoints import SERVICES
 
 __all__ = ["Change", "Stack", "StackConfig", "StackError", "StackEvent"]
 
@@ -201,8 +201,8 @@ class Stack:
     def trains_on_gpu(self) -> bool:
         """Whether a runner has a GPU, as the scheduler knows it."""
         runners = [name for name in self.names if name.startswith("runner-")]
-        scheduler, ca_file = self.address("scheduler"), self.config.transport.ca_file
-        return any(has_gpu(self.folder, scheduler, name, ca_file) for name in runners)
+        scheduler, tls = self.address("scheduler"), self.config.transport.client_tls
+        return any(has_gpu(self.folder, scheduler, name, tls) for name in runners)
 
     def survivors(self) -> list[tuple[int, str]]:
         """Processes of this stack, grandchildren too, that are no running child: id and command. Linux only."""

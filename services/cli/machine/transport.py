@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.chassis.config import ServerConfig
+from services.chassis.endpoints import CA_FILE
 from services.chassis.errors import ConfigurationError
-from services.chassis.tls import ServerTls, is_local, server_tls
+from services.chassis.tls import ClientTls, ServerTls, client_tls, is_local, server_tls
 from services.cli.machine.address import AddressError, split_address
-from services.client.endpoints import CERTIFICATES
 
 EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104 — told apart, not listened at
 
@@ -31,6 +31,11 @@ class Transport:
     def has_tls(self) -> bool:
         """Whether the services are called with TLS."""
         return self.certificate_file is not None
+
+    @property
+    def client_tls(self) -> ClientTls | None:
+        """How this machine calls its own services."""
+        return client_tls(self.ca_file, None, None)
 
     def check(self, addresses: Iterable[str]) -> None:
         """Raise AddressError where these cannot be listened at so, in one sentence, and not service by service."""
@@ -61,7 +66,7 @@ class Transport:
     def server_flags(self) -> tuple[str | Path, ...]:
         """Of a service, which calls others too."""
         if self.certificate_file is None or self.key_file is None:
-            return ("--plaintext-allowed",) if self.plaintext_allowed else ()
+            return ("--plaintext-allowed", "--plaintext-peers-allowed") if self.plaintext_allowed else ()
         files = ("--tls-certificate-file", self.certificate_file, "--tls-key-file", self.key_file)
         return (*files, *self.client_flags())
 
@@ -83,7 +88,7 @@ class Transport:
 
     def endpoints(self) -> Mapping[str, str]:
         """What the commands of this machine have to know besides the addresses."""
-        return {CERTIFICATES: str(self.ca_file)} if self.ca_file is not None else {}
+        return {CA_FILE: str(self.ca_file)} if self.ca_file is not None else {}
 
     def _config(self, address: str) -> ServerConfig:
         return ServerConfig(

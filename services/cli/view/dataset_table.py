@@ -5,7 +5,7 @@ What a dataset says of itself may hold anything: it is shown without mark-up and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -15,7 +15,9 @@ from sihlai.conversion.v1 import dataset_pb2, task_pb2
 from sihlai.conversion.v1.conversion_service_pb2 import (
     ConversionResult,
     ConversionStep,
+    DatasetImage,
     InspectDatasetResponse,
+    LabelState,
     PlanConversionResponse,
     ReachableTasks,
     TaskDescription,
@@ -23,8 +25,9 @@ from sihlai.conversion.v1.conversion_service_pb2 import (
 )
 from sihlai.conversion.v1.dataset_pb2 import AnnotationSetSummary, CategoryCount, Finding
 
+from services.cli.view.listing import Column, Listing
 from services.cli.view.table import size_text
-from services.cli.view.text import shown
+from services.cli.view.text import safe, shown
 
 SIZES_SHOWN = 8
 CATEGORIES_SHOWN = 30
@@ -277,6 +280,35 @@ def _pairs() -> Table:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
+    return table
+
+
+STATES = {
+    LabelState.LABEL_STATE_LABELLED: "labelled",
+    LabelState.LABEL_STATE_NEGATIVE: "nothing there",
+    LabelState.LABEL_STATE_UNLABELLED: "unlabelled",
+}
+
+
+def images_table(images: Iterable[DatasetImage]) -> Listing:
+    """One row an image."""
+    table = Listing(
+        Column(name="image"),
+        Column(name="size", goes=2),
+        Column(name="bytes", goes=3),
+        Column(name="annotation"),
+        Column(name="categories", goes=1, breaks=True),
+        Column(name="findings", goes=4, breaks=True),
+    )
+    for image in images:
+        table.add_row(
+            safe(image.name),
+            f"{image.width} x {image.height}",
+            size_text(image.size_bytes),
+            STATES.get(image.state, ""),
+            safe(", ".join(image.categories)),
+            safe(", ".join(dict.fromkeys(finding.rule for finding in image.findings))),
+        )
     return table
 
 

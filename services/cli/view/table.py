@@ -193,7 +193,8 @@ def state_text(job: Job) -> str:
     """The state in its colour, with the reason where it has one."""
     name = state_name(job.state)
     reason = job_pb2.JobReason.Name(job.reason).removeprefix("JOB_REASON_").lower().replace("_", " ")
-    detail = f" [dim]({reason})[/dim]" if job.reason != job_pb2.JOB_REASON_UNSPECIFIED else ""
+    evaluated = job.evaluation and job.reason == job_pb2.JOB_REASON_LIMIT_REACHED  # its limit is all that there is
+    detail = f" [dim]({reason})[/dim]" if job.reason != job_pb2.JOB_REASON_UNSPECIFIED and not evaluated else ""
     style = STATE_STYLES.get(job.state, "default")
     return f"[{style}]{name}[/{style}]{detail}"
 

@@ -10,7 +10,7 @@ from services.conversion.formats.bounding_box import Bbox, bounds, clipped, has_
 from services.conversion.formats.keypoint_detection import Instance, Instances, Keypoints
 from services.conversion.formats.names import Names
 from services.conversion.formats.object_detection import Box, Boxes
-from services.conversion.formats.quadrilateral_detection import Quad, Quads
+from services.conversion.formats.quadrilateral_detection import Corners, Quad, Quads
 from services.conversion.index import ImageSize
 
 
@@ -21,11 +21,9 @@ def quad_to_detection(vocabulary: Names, options: StepOptions | None) -> Step:
         found = []
         width, height = size.width, size.height
         for index, each in enumerate(quads):
-            (ax, ay), (bx, by), (cx, cy), (dx, dy) = each.quad
-            bbox = min(ax, bx, cx, dx), min(ay, by, cy, dy), max(ax, bx, cx, dx), max(ay, by, cy, dy)
-            if bbox[0] < 0 or bbox[1] < 0 or bbox[2] > width or bbox[3] > height:  # few do, and a call takes its time
-                bbox = clipped(bbox, size)
-            if has_area(bbox):
+            xmin, ymin, xmax, ymax = bbox = _bounds_of_corners(each.quad)
+            # As `clipped` and `has_area` say it: most lie inside, and calls are a large part of so little work.
+            if (0 <= xmin < xmax <= width and 0 <= ymin < ymax <= height) or has_area(bbox := clipped(bbox, size)):
                 found.append(Box(category=each.category, bbox=bbox, crowd=each.crowd, ignore=each.ignore))
             else:
                 _drop("outside_image", "nothing of the quad lies inside the image", index, place, report)
@@ -81,6 +79,30 @@ def detection_to_multilabel(vocabulary: Names, options: StepOptions | None) -> S
         return tuple(dict.fromkeys(each.category for each in boxes if not each.ignore))
 
     return Step(vocabulary=replace(vocabulary, ordered=False), convert=convert)
+
+
+def _bounds_of_corners(corners: Corners) -> Bbox:
+    """As `bounds` has them, in a third of the time."""
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = corners
+    xmin, xmax = (ax, bx) if ax < bx else (bx, ax)
+    if cx < xmin:
+        xmin = cx
+    elif cx > xmax:
+        xmax = cx
+    if dx < xmin:
+        xmin = dx
+    elif dx > xmax:
+        xmax = dx
+    ymin, ymax = (ay, by) if ay < by else (by, ay)
+    if cy < ymin:
+        ymin = cy
+    elif cy > ymax:
+        ymax = cy
+    if dy < ymin:
+        ymin = dy
+    elif dy > ymax:
+        ymax = dy
+    return xmin, ymin, xmax, ymax
 
 
 def _bounds_of_points(instance: Instance, options: KeypointToDetection) -> Bbox | None:

@@ -34,7 +34,7 @@ def panoptic_to_semantic(vocabulary: PanopticColors, options: StepOptions | None
         table = [0, *(0 if each.ignore else numbers[each.category] for each in panoptic.segments)]
         if not any(table):
             return None
-        return SemanticMap(classes=np.array(table, np.uint16)[panoptic.labels], names=vocabulary.names)
+        return SemanticMap(classes=np.array(table, np.uint16).take(panoptic.labels), names=vocabulary.names)
 
     return Step(vocabulary=_colors(vocabulary), convert=convert)
 

@@ -17,7 +17,7 @@ import msgspec
 from services.chassis.files import replace_file
 from services.conversion.conveyor.chunk import ChunkResult
 from services.conversion.conveyor.counts import Counts
-from services.conversion.conveyor.sink import JsonText
+from services.conversion.conveyor.sink import Fragment, JsonText
 from services.conversion.dataset.record import RawRecord
 from services.conversion.finding import Report
 from services.conversion.formats.format import MapFile
@@ -52,7 +52,7 @@ class Journal:
 class _Page:
     """A result in a form that can be read back without its types being guessed."""
 
-    written: list[tuple[str, bool, Any, JsonText | None, MapFile | None]]
+    written: list[tuple[str, bool, Any, JsonText | None, MapFile | None, Fragment | None]]
     counts_in: Counts
     counts_out: Counts
     dropped_by_steps: int
@@ -74,8 +74,8 @@ def _decode(content: bytes) -> ChunkResult:
     page = msgspec.msgpack.decode(content, type=_Page, dec_hook=_counter)
     return ChunkResult(
         written=tuple(
-            (name, annotated, value if text is None and file is None else text or file)
-            for name, annotated, value, text, file in page.written
+            (name, annotated, next((each for each in kinds if each is not None), value))
+            for name, annotated, value, *kinds in page.written
         ),
         counts_in=page.counts_in,
         counts_out=page.counts_out,
@@ -84,13 +84,15 @@ def _decode(content: bytes) -> ChunkResult:
     )
 
 
-def _sorted(written: Any) -> tuple[Any, JsonText | None, MapFile | None]:
+def _sorted(written: Any) -> tuple[Any, JsonText | None, MapFile | None, Fragment | None]:
     """By the kind of what was written: it cannot be told from the bytes."""
     if isinstance(written, JsonText):
-        return None, written, None
+        return None, written, None, None
     if isinstance(written, MapFile):
-        return None, None, written
-    return written, None, None
+        return None, None, written, None
+    if isinstance(written, Fragment):
+        return None, None, None, written
+    return written, None, None, None
 
 
 def _counter(kind: Any, value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
@@ -31,6 +31,14 @@ class JsonText:
     """A value that is JSON text already. A chunk of texts costs the garbage collector nothing, one of lists a lot."""
 
     text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fragment:
+    """One image in a foreign format: pieces of text or of a file, and how often it lost something, by kind."""
+
+    pieces: tuple[bytes, ...]
+    lost: Mapping[str, int] = field(default_factory=dict)
 
 
 class NormalisedWriter:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from services.conversion.foreign.fragment import Fragment, Losses
+from services.conversion.conveyor.sink import Fragment
+from services.conversion.foreign.losses import Losses
 from services.conversion.index import ImageEntry
 
 

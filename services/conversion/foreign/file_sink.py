@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from services.conversion.foreign.fragment import Fragment, Losses
+from services.conversion.conveyor.sink import Fragment
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.written_images import WrittenImages
 from services.conversion.index import ImageEntry
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from services.conversion.conveyor.sink import Sink
 from services.conversion.finding import Place, Report
-from services.conversion.foreign.fragment import Losses
+from services.conversion.foreign.losses import Losses
 from services.conversion.formats.format import Codec, Json
 from services.conversion.index import ImageEntry
 from services.conversion.raster.error import RasterLimits

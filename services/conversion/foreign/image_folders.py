@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, Reason, Violation
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.format import (
     Files,
@@ -26,8 +27,8 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment, Losses
 from services.conversion.foreign.image_names import is_image, native_images, report_passed_over
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.split import SPLITS
 from services.conversion.formats.names import NAMES_MAX, Names, is_name
 from services.conversion.index import ImageEntry, ImageSize

@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from services.chassis.errors import FailedPrecondition, Reason
-from services.conversion.foreign.fragment import Fragment, Losses
+from services.conversion.conveyor.sink import Fragment
+from services.conversion.foreign.losses import Losses
 from services.conversion.index import ImageEntry
 
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from services.conversion.file.document import List, Value
 from services.conversion.formats.format import Json
-from services.conversion.formats.number import NumberError, is_plain, read_number, shown_numbers
+from services.conversion.formats.number import NumberError, read_number, shown_numbers
 from services.conversion.formats.object_list import RawObject
 from services.conversion.index import ImageSize
 
@@ -18,23 +18,41 @@ OVERHANG_PIXELS_MAX = 0.01
 
 
 def read_bbox(each: RawObject) -> Bbox | None:
-    """The object's `bbox`; None where it is bad, which is in the report."""
-    box = sound_bbox(each.item.get("bbox"), each.size)
-    return _diagnose(each) if box is None else box
-
-
-def sound_bbox(value: Value, size: ImageSize) -> Bbox | None:
-    """A box inside its image, which 999 of a thousand are; None of any other."""
-    if type(value) is not List:
+    """The object's `bbox`; None where it is bad, which is in the report: everything that can be wrong is looked at."""
+    value = each.get("bbox")
+    if value is None:
+        return None
+    if not isinstance(value, List) or len(value) != 4:
+        found = f"has {len(value)} values" if isinstance(value, List) else "is no list"
+        message = f"'bbox' {found}, but must be [xmin, ymin, xmax, ymax]"
+        each.error("wrong_coordinate_count", message, "bbox", value=shown_numbers(value))
         return None
     try:
-        text = "".join(value)  # type: ignore[arg-type]  # a list of anything but texts is a TypeError
-        xmin, ymin, xmax, ymax = map(float, value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        xmin, ymin, xmax, ymax = map(read_number, value)
+    except NumberError as error:
+        each.error(error.rule, f"in 'bbox' {error}", "bbox", value=shown_numbers(value))
         return None
+    box = (xmin, ymin, xmax, ymax)
+    fractions = check_fractions(each, box, "bbox", value)
+    if xmax < xmin or ymax < ymin:
+        message = "'bbox' is reversed, but must be [xmin, ymin, xmax, ymax] with the minima first: mend it"
+        each.error("reversed_box", message, "bbox", value=shown_numbers(value))
+        if not fractions and _fits_as_xywh(box, each.size):
+            message = "'bbox' looks like [x, y, width, height]: the last two are the maxima, x + width and y + height"
+            each.warn("looks_like_xywh", message, "bbox", value=shown_numbers(value))
+    elif not has_area(box):
+        message = "'bbox' has no area: pixel i reaches from i to i + 1, so that a box of one pixel is 1 x 1"
+        each.error("no_area", message, "bbox", value=shown_numbers(value))
+    else:
+        check_overhang(each, box, "bbox", value, outside=not has_area(clipped(box, each.size)))
+    return box
+
+
+def is_sound(box: Bbox, size: ImageSize) -> bool:
+    """Whether it has an area inside its image, as 999 of a thousand have."""
+    xmin, ymin, xmax, ymax = box
     # NaN is on no side of a comparison.
-    inside = 0 <= xmin < xmax <= size.width and 0 <= ymin < ymax <= size.height
-    return (xmin, ymin, xmax, ymax) if inside and (xmax > 1 or ymax > 1) and is_plain(text) else None
+    return 0 <= xmin < xmax <= size.width and 0 <= ymin < ymax <= size.height and (xmax > 1 or ymax > 1)
 
 
 def clipped(box: Bbox, size: ImageSize) -> Bbox:
@@ -64,7 +82,7 @@ def bounds(points: Sequence[tuple[float, float]]) -> Bbox:
 
 def write_bbox(box: Bbox) -> Json:
     """As people write it."""
-    return [each if (whole := int(each)) != each else whole for each in box]  # as `written` does, without its call
+    return [each if each % 1 else int(each) for each in box]  # as `written` does, without its call
 
 
 def overhangs(box: Bbox, size: ImageSize) -> bool:
@@ -91,37 +109,6 @@ def check_fractions(each: RawObject, box: Bbox, key: str, value: Value) -> bool:
         message = f"{key!r} looks like fractions of the image: coordinates are in pixels"
         each.warn("looks_like_fractions", message, key, value=shown_numbers(value))
     return fractions
-
-
-def _diagnose(each: RawObject) -> Bbox | None:
-    """Look at everything that can be wrong, one after the other."""
-    value = each.get("bbox")
-    if value is None:
-        return None
-    if not isinstance(value, List) or len(value) != 4:
-        found = f"has {len(value)} values" if isinstance(value, List) else "is no list"
-        message = f"'bbox' {found}, but must be [xmin, ymin, xmax, ymax]"
-        each.error("wrong_coordinate_count", message, "bbox", value=shown_numbers(value))
-        return None
-    try:
-        xmin, ymin, xmax, ymax = map(read_number, value)
-    except NumberError as error:
-        each.error(error.rule, f"in 'bbox' {error}", "bbox", value=shown_numbers(value))
-        return None
-    box = (xmin, ymin, xmax, ymax)
-    fractions = check_fractions(each, box, "bbox", value)
-    if xmax < xmin or ymax < ymin:
-        message = "'bbox' is reversed, but must be [xmin, ymin, xmax, ymax] with the minima first: mend it"
-        each.error("reversed_box", message, "bbox", value=shown_numbers(value))
-        if not fractions and _fits_as_xywh(box, each.size):
-            message = "'bbox' looks like [x, y, width, height]: the last two are the maxima, x + width and y + height"
-            each.warn("looks_like_xywh", message, "bbox", value=shown_numbers(value))
-    elif not has_area(box):
-        message = "'bbox' has no area: pixel i reaches from i to i + 1, so that a box of one pixel is 1 x 1"
-        each.error("no_area", message, "bbox", value=shown_numbers(value))
-    else:
-        check_overhang(each, box, "bbox", value, outside=not has_area(clipped(box, each.size)))
-    return box
 
 
 def _fits_as_xywh(box: Bbox, size: ImageSize) -> bool:

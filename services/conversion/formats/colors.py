@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from services.conversion.file.document import List, Mapping, Value, kind, shown
 from services.conversion.finding import Place, Report
@@ -29,6 +30,9 @@ UNKNOWN_COLORS_MAX = 16
 """Unknown colours of one map that are told one by one: a picture that was smoothed has thousands."""
 PALETTES_KEPT_MAX = 4
 """Palettes that a process keeps: as many annotation sets may be in work at once without making one twice."""
+
+PALETTE_MAX = 256
+"""Colours that a picture with one byte a pixel can have."""
 
 _CHANNEL = re.compile(r"[0-9]{1,3}")
 _HEXADECIMAL = re.compile(r"#[0-9a-fA-F]{6}")
@@ -80,7 +84,12 @@ def colors_of_classes(vocabulary: Colors) -> NDArray[np.uint8]:
 
 
 def paint(labels: NDArray[np.uint16], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The colours (height, width, 3) of labels (height, width), each a row of the table (labels, 3)."""
+    """The colours (height, width, 3), to read, of labels (height, width), rows of the table (labels, 3)."""
+    if len(table) <= PALETTE_MAX:  # nearly always: twice as fast as below
+        height, width = labels.shape
+        picture = Image.frombuffer("P", (width, height), labels.astype(np.uint8), "raw", "P", 0, 1)
+        picture.putpalette(table.tobytes())
+        return np.asarray(picture.convert("RGB"))
     # Three bytes as one item: taking them is three times as fast as taking rows of three.
     pixels = np.ascontiguousarray(table).view("V3")[:, 0].take(labels)
     return pixels.view(np.uint8).reshape(*labels.shape, 3)

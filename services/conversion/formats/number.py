@@ -51,8 +51,7 @@ def is_plain(text: str) -> bool:
 
 def written(number: float) -> int | float:
     """The number as people write it: without a fraction where it has none."""
-    whole = int(number)  # also of an int, which is a float to a type checker and has no is_integer
-    return whole if whole == number else number
+    return number if number % 1 else int(number)
 
 
 def shown_numbers(value: Value) -> str:

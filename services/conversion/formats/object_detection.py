@@ -12,7 +12,7 @@ import msgspec
 
 from services.conversion.file.document import Mapping, Value
 from services.conversion.finding import Place, Report
-from services.conversion.formats.bounding_box import Bbox, read_bbox, sound_bbox, write_bbox
+from services.conversion.formats.bounding_box import Bbox, is_sound, read_bbox, write_bbox
 from services.conversion.formats.format import Json
 from services.conversion.formats.names import RESERVED_NAMES, Names, read_names
 from services.conversion.formats.object_list import RawObject, read_objects, written_object
@@ -22,7 +22,7 @@ from services.conversion.task import Task
 KEYS = frozenset({"category", "bbox", "crowd", "ignore"})
 
 
-class Box(msgspec.Struct, frozen=True, kw_only=True):  # a frozen dataclass takes six times as long to make
+class Box(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # a frozen dataclass takes six times as long to make
     """One object. `crowd`: objects that were not told apart; `ignore`: whatever is there, do not care."""
 
     category: str
@@ -57,18 +57,21 @@ class ObjectDetection:
         known = vocabulary.known
 
         def quick(item: Mapping) -> Box | None:
-            category, bbox = item.get("category"), sound_bbox(item.get("bbox"), size)
-            if bbox is None or len(item) != 2 or type(category) is not str or category not in known:
+            try:
+                made = msgspec.convert(item, Box, strict=False)  # numbers and flags are texts
+            except msgspec.ValidationError:
                 return None
-            return Box(category=category, bbox=bbox)
+            # Two keys: it has no flags, of which msgspec takes more spellings than there are.
+            return made if len(item) == 2 and made.category in known and is_sound(made.bbox, size) else None
 
         return read_objects(value, size, place, report, lambda each: _read_box(each, vocabulary), quick)
 
     def write(self, annotation: Boxes, size: ImageSize, vocabulary: Names) -> Json:
-        return [
-            written_object(each.category, "bbox", write_bbox(each.bbox), crowd=each.crowd, ignore=each.ignore)
-            for each in annotation
-        ]
+        found = []
+        for each in annotation:
+            bbox = write_bbox(each.bbox)
+            found.append(written_object(each.category, "bbox", bbox, crowd=each.crowd, ignore=each.ignore))
+        return found
 
     def count(self, annotation: Boxes) -> int:
         return len(annotation)

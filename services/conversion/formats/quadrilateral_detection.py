@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as AnyMapping
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -15,7 +15,7 @@ from services.conversion.finding import Place, Report
 from services.conversion.formats.bounding_box import bounds, check_fractions, check_overhang, clipped, has_area
 from services.conversion.formats.format import Json
 from services.conversion.formats.names import RESERVED_NAMES, Names, read_names
-from services.conversion.formats.number import NumberError, Point, is_plain, read_point, shown_numbers
+from services.conversion.formats.number import NumberError, Point, read_point, shown_numbers
 from services.conversion.formats.object_list import RawObject, read_objects, written_object
 from services.conversion.index import ImageSize
 from services.conversion.task import Task
@@ -25,7 +25,7 @@ KEYS = frozenset({"category", "quad", "crowd", "ignore"})
 Corners: TypeAlias = tuple[Point, Point, Point, Point]
 
 
-class Quad(msgspec.Struct, frozen=True, kw_only=True):  # a frozen dataclass takes six times as long to make
+class Quad(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # a frozen dataclass takes six times as long to make
     """One object. `crowd`: objects that were not told apart; `ignore`: whatever is there, do not care."""
 
     category: str
@@ -60,10 +60,12 @@ class QuadrilateralDetection:
         known = vocabulary.known
 
         def quick(item: Mapping) -> Quad | None:
-            category, corners = item.get("category"), _sound_corners(item.get("quad"), size)
-            if corners is None or len(item) != 2 or type(category) is not str or category not in known:
+            try:
+                made = msgspec.convert(item, Quad, strict=False)  # numbers and flags are texts
+            except msgspec.ValidationError:
                 return None
-            return Quad(category=category, quad=corners)
+            # Two keys: it has no flags, of which msgspec takes more spellings than there are.
+            return made if len(item) == 2 and made.category in known and _is_sound(made.quad, size) else None
 
         return read_objects(value, size, place, report, lambda each: _read_quad(each, vocabulary), quick)
 
@@ -71,9 +73,7 @@ class QuadrilateralDetection:
         found = []
         for each in annotation:
             # As `written` does, without its call: these are most of what a conversion to quadrilaterals does.
-            corners = [
-                [x if (whole := int(x)) != x else whole, y if (whole := int(y)) != y else whole] for x, y in each.quad
-            ]
+            corners = [[x if x % 1 else int(x), y if y % 1 else int(y)] for x, y in each.quad]
             found.append(written_object(each.category, "quad", corners, crowd=each.crowd, ignore=each.ignore))
         return found
 
@@ -94,40 +94,24 @@ def _read_quad(each: RawObject, vocabulary: Names) -> Quad | None:
     return Quad(category=category, quad=corners, crowd=crowd, ignore=ignore)
 
 
+def _is_sound(corners: Corners, size: ImageSize) -> bool:
+    """Whether it is convex and inside its image, as 999 of a thousand are."""
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = corners
+    width, height = size.width, size.height
+    if not (  # NaN is on no side of a comparison
+        (0 <= ax <= width and 0 <= bx <= width and 0 <= cx <= width and 0 <= dx <= width)
+        and (0 <= ay <= height and 0 <= by <= height and 0 <= cy <= height and 0 <= dy <= height)
+        and (ax > 1 or bx > 1 or cx > 1 or dx > 1 or ay > 1 or by > 1 or cy > 1 or dy > 1)
+    ):
+        return False
+    # The turns at its corners, as `_turns` has them: of most it takes longer to call it. All go one way, none straight.
+    abx, aby, bcx, bcy, cdx, cdy, dax, day = bx - ax, by - ay, cx - bx, cy - by, dx - cx, dy - cy, ax - dx, ay - dy
+    if dax * aby > day * abx:
+        return abx * bcy > aby * bcx and bcx * cdy > bcy * cdx and cdx * day > cdy * dax
+    return dax * aby < day * abx and abx * bcy < aby * bcx and bcx * cdy < bcy * cdx and cdx * day < cdy * dax
+
+
 def _read_corners(each: RawObject) -> Corners | None:
-    corners = _sound_corners(each.item.get("quad"), each.size)
-    return _diagnose(each) if corners is None else corners
-
-
-def _sound_corners(value: Value, size: ImageSize) -> Corners | None:
-    """The corners of a convex quad inside its image, which 999 of a thousand are; None of any other."""
-    if type(value) is not List or len(value) != 4:
-        return None
-    a, b, c, d = value
-    if not type(a) is type(b) is type(c) is type(d) is List:
-        return None
-    flat: tuple[Any, ...] = (*a, *b, *c, *d)
-    try:
-        text = "".join(flat)  # anything but texts is a TypeError
-        ax, ay, bx, by, cx, cy, dx, dy = map(float, flat)
-    except (TypeError, ValueError):
-        return None
-    if not len(a) == len(b) == len(c) == 2:  # and so is that of d
-        return None
-    corners = ((ax, ay), (bx, by), (cx, cy), (dx, dy))
-    xmax, ymax = max(ax, bx, cx, dx), max(ay, by, cy, dy)
-    inside = min(ax, bx, cx, dx, ay, by, cy, dy) >= 0 and xmax <= size.width and ymax <= size.height
-    return corners if inside and (xmax > 1 or ymax > 1) and is_plain(text) and _is_convex(corners) else None
-
-
-def _is_convex(corners: Corners) -> bool:
-    """Whether the way turns in one direction at each corner; false where one is straight, repeated or not a number."""
-    a, b, c, d = _turns(corners)
-    # NaN is on no side of a comparison, but min and max pass it by.
-    return (a > 0 and b > 0 and c > 0 and d > 0) or (a < 0 and b < 0 and c < 0 and d < 0)
-
-
-def _diagnose(each: RawObject) -> Corners | None:
     """Look at everything that can be wrong, one after the other."""
     value = each.get("quad")
     if value is None:

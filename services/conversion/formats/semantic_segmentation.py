@@ -19,6 +19,7 @@ from services.conversion.formats.colors import Colors, colors_of_classes, paint,
 from services.conversion.formats.format import Json, MapFile
 from services.conversion.formats.raw_map import open_map
 from services.conversion.index import ImageSize
+from services.conversion.raster.palette import stretches
 from services.conversion.raster.png import encode_png
 from services.conversion.task import Task
 
@@ -37,7 +38,8 @@ class SemanticMap:
     @cached_property
     def areas(self) -> NDArray[np.int64]:
         """How many pixels each class has, (classes + 1,); the first number is that of the ignored pixels."""
-        return np.bincount(self.classes.ravel(), minlength=len(self.names) + 1)
+        classes, lengths = stretches(self.classes)
+        return np.bincount(classes, weights=lengths, minlength=len(self.names) + 1).astype(np.int64)
 
 
 class SemanticSegmentation:

@@ -1,1 +1,1 @@
-"""One file a long call: `conversion` (one pass over a dataset), `examination`, `preview`, `exchange`."""
+"""One file a long call: `conversion` (one pass over a dataset), `examination`, `preview`, `copier`, `exchange`."""

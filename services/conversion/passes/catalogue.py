@@ -10,9 +10,12 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, Reason, SihlaiError, Violation
 from services.chassis.image import ImageRange, UnreadableImage, read_image
@@ -32,6 +35,7 @@ from services.conversion.passes.conversion import Conversion
 from services.conversion.reader.reader import Reader
 from services.conversion.source.place import DatasetSource
 from services.conversion.task import Task
+from services.split.choice import HeadAnnotations, learned_names, validation_names
 
 FINDINGS_MAX = 100_000
 """Of one dataset that are kept with their images; the rules of all are."""
@@ -54,6 +58,33 @@ class CatalogueLimits:
     """All pictures that are kept."""
 
 
+class Side(StrEnum):
+    """Of a split."""
+
+    TRAINING = "training"
+    VALIDATION = "validation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedTask:
+    """What one head of a job learns. `end` None: the dataset's annotation set as it is."""
+
+    annotation_set: str
+    end: Task | None
+    via: tuple[Task, ...]
+    options: tuple[StepOptions, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRequest:
+    """One side of the split of a job with these heads; none: it learns what is listed, alone."""
+
+    side: Side
+    share: float
+    seed: int
+    heads: tuple[LearnedTask, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImagesRequest:
     """Which images. `end` None: the dataset as it is; else what `category` and annotations are of."""
@@ -65,6 +96,7 @@ class ImagesRequest:
     options: tuple[StepOptions, ...] = ()
     category: str = ""
     rule: str = ""
+    split: SplitRequest | None = None
     begin: int = 0
     fingerprint: str = ""
     """That of the page before: the pages are of one dataset."""
@@ -124,23 +156,45 @@ class Catalogue:
     by_name: Mapping[str, int]
     findings: Mapping[str, Sequence[Finding]]
     made: float
-    _selections: dict[tuple[str, str], Sequence[int]] = field(default_factory=dict)
+    _selections: dict[tuple[str, str, SplitRequest | None], Sequence[int]] = field(default_factory=dict)
     """What was asked for, as positions: pages follow one another."""
 
-    def selection(self, category: str, rule: str) -> Sequence[int]:
-        """The positions of the images with a category and a finding of a rule, where they are given."""
-        if not category and not rule:
+    def selection(
+        self, category: str, rule: str, split: SplitRequest | None, heads: Sequence[Catalogue]
+    ) -> Sequence[int]:
+        """The positions of the images with a category, a finding of a rule, and on a side of a split, where given.
+
+        `heads`: the dataset as each head of the split learns it.
+        """
+        if not category and not rule and split is None:
             return range(len(self.rows))
-        found = self._selections.get((category, rule))
+        found = self._selections.get((category, rule, split))
         if found is None:
+            names = None if split is None else _names_of(split, heads)
             found = [
                 position
                 for position, row in enumerate(self.rows)
                 if (not category or category in row.categories)
                 and (not rule or any(each.rule == rule for each in self.findings.get(row.entry.name, ())))
+                and (names is None or row.entry.name in names)
             ]
-            self._selections[category, rule] = found
+            self._selections[category, rule, split] = found
         return found
+
+
+def _names_of(split: SplitRequest, heads: Sequence[Catalogue]) -> frozenset[str]:
+    """By the function that trainers ask."""
+    learned = [
+        HeadAnnotations(
+            task=str(head.task),
+            annotations={
+                row.entry.name: None if row.text is None else msgspec.json.decode(row.text) for row in head.rows
+            },
+        )
+        for head in heads
+    ]
+    validated = validation_names(learned, split.share, split.seed)
+    return validated if split.side is Side.VALIDATION else learned_names(learned) - validated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +267,12 @@ class Cataloguer:
         if request.fingerprint and request.fingerprint != catalogue.fingerprint:
             message = f"the dataset at {request.source.uri} changed since the page before: begin with the first one"
             raise FailedPrecondition(Reason.DATASET_CHANGED, message, {"uri": request.source.uri})
-        positions = await in_thread(self._executor, catalogue.selection, request.category, request.rule)
+        heads = [catalogue]
+        if request.split is not None and request.split.heads:
+            heads = [await self._catalogue(replace(request, **vars(head))) for head in request.split.heads]
+        positions = await in_thread(
+            self._executor, catalogue.selection, request.category, request.rule, request.split, heads
+        )
         chosen = positions[request.begin : request.begin + request.count]
         rows = tuple(catalogue.rows[position] for position in chosen)
         thumbnails: dict[str, Shown] = {}

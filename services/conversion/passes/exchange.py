@@ -12,19 +12,16 @@ import json
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, SihlaiError, Violation
 from services.chassis.image import FULL_RANGE
-from services.chassis.objects.store import ObjectFolder
-from services.chassis.objects.uri import local_path
 from services.conversion.convert.edge import StepOptions
 from services.conversion.convert.plan import Plan, plan
 from services.conversion.conveyor.conveyor import Conveyor, Totals
 from services.conversion.conveyor.journal import Journal
 from services.conversion.conveyor.sink import NormalisedSink, write_json
-from services.conversion.conveyor.work import Meter, Progress, Slots, Tell, Works, in_thread, some_at_a_time
+from services.conversion.conveyor.work import Meter, Progress, Slots, Tell, Works, in_thread
 from services.conversion.dataset.category_ids import read_category_ids
 from services.conversion.dataset.metadata import METADATA_NAMES, choose_set
 from services.conversion.dataset.refusal import refusal
@@ -54,18 +51,17 @@ from services.conversion.passes.conversion import (
     report_json,
     result_from_report,
 )
+from services.conversion.passes.copier import Copier, Copy
 from services.conversion.passes.examination import progress_teller
 from services.conversion.raster.error import RasterLimits
 from services.conversion.reader.indexer import Indexer
 from services.conversion.reader.reader import Described, Reader
-from services.conversion.source.place import Access, DatasetSource, copy_files, still_there
+from services.conversion.source.place import Access, DatasetSource
 from services.conversion.store.destination import Destination, Destinations
 from services.conversion.store.draft import Draft
 from services.conversion.store.store import REPORT, ResultStore
 from services.conversion.task import Task
 
-COPIES_TOGETHER = 64
-"""Files of this machine that a thread copies in one go: to be given each alone takes four times as long as the copy."""
 EXPORT_LAST = (REPORT,)
 """The last file of an exported dataset."""
 
@@ -124,6 +120,7 @@ class Exchange:
     clock: Callable[[], float]
     progress_seconds: float
     findings_max: int
+    copier: Copier
     limits: ForeignLimits
     raster_limits: RasterLimits
     _works: Works[ConversionResult] = field(init=False)
@@ -173,6 +170,7 @@ class Exchange:
         async with self.slots.taken(), self.store.using(request.source.uri):
             _check_reach(request)
             destination = self.destinations.open(request.destination)
+            await destination.try_out()
             files = ForeignSource(self.access.open(request.source), self.limits, self.executor)
             await files.list(report)
             if request.format == AUTO:
@@ -195,13 +193,14 @@ class Exchange:
                 fingerprint=source_fingerprint,
                 metadata=dataset.metadata,
             )
-            async with self.store.draft(digest, self.executor) as draft:
+            images_bytes = sum(entry.size_bytes for entry in index.images) if request.copy_images else 0
+            await destination.require_room(digest, images_bytes, self.store.drafts_folder)
+            async with destination.draft(digest, self.store) as draft:
                 totals = await self._write_natively(files, dataset, index, sink, draft, report, tell)
                 if request.copy_images:
                     paths = {image.name: image.path for image in images}
-                    folder = draft.dataset / "images"
-                    targets = {folder / entry.name: paths[entry.name] for entry in index.images}
-                    await self._copy(files.folder, targets, tell)
+                    copies = [Copy(paths[each.name], f"images/{each.name}", each.size_bytes) for each in index.images]
+                    await self.copier.copy(files.folder, copies, draft, tell)
                 about = report_json(
                     report, totals, way, source_fingerprint=source_fingerprint, annotation_set="", images=len(images)
                 )
@@ -238,6 +237,7 @@ class Exchange:
                 description = f"is off, but {foreign.name} are the images themselves: ask for copies"
                 raise InvalidArgument([Violation(field="copy_images", description=description)])
             destination = self.destinations.open(request.destination)
+            await destination.try_out()
             described = await self.reader.describe(request.source, report)
             if not described.parts and not report.fatal:
                 message = f"there is no {METADATA_NAMES[0]}, and {foreign.name} cannot hold images alone: add one"
@@ -253,7 +253,9 @@ class Exchange:
                 return _result(found, way, destination, digest, reused=True)
             conversion = Conversion(snapshot, chosen, way, report)
             load = self.reader.load(described, snapshot.contents[chosen.name])
-            async with self.store.draft(digest, self.executor) as draft:
+            images_bytes = sum(each.size_bytes for each in snapshot.index.images) if request.copy_images else 0
+            await destination.require_room(digest, images_bytes, self.store.drafts_folder)
+            async with destination.draft(digest, self.store) as draft:
                 freight = await in_thread(self.executor, conversion.prepare, load)
                 asked = WriteRequest(
                     task=way.end,
@@ -265,11 +267,11 @@ class Exchange:
                 await in_thread(self.executor, writing.sink.begin, draft.dataset, asked.vocabulary)
                 told = progress_teller(Meter(self.clock), "export", len(snapshot.index.images), report, tell)
                 freight = replace(freight, recipe=replace(freight.recipe, writer=writing.codec))
-                await conversion.run(freight, self.conveyor, writing.sink, told)
+                await conversion.run(freight, self.conveyor, writing.sink, told, Journal(draft.journal))
                 if report.refuses():
                     raise refusal(described.source.uri, report)
                 await in_thread(self.executor, writing.sink.end)
-                await self._put_images(request, described, snapshot.index, writing.sink, draft.dataset, report, tell)
+                await self._put_images(request, described, snapshot.index, writing.sink, draft, report, tell)
                 await in_thread(self.executor, conversion.finish, draft.dataset, digest)
                 first = await destination.publish(draft.dataset, digest, last=EXPORT_LAST)
             found = await destination.find(digest, last=EXPORT_LAST)
@@ -303,7 +305,7 @@ class Exchange:
         described: Described,
         index: Index,
         sink: ForeignSink,
-        folder: Path,
+        draft: Draft,
         report: Report,
         tell: Tell,
     ) -> None:
@@ -317,34 +319,15 @@ class Exchange:
                 "16 bits are shown: scale them where they are read"
             )
             report.warn("not_said", message, place, value="image_range", action=Action.DROPPED)
-        paths = {entry.name: path for entry in index.images if (path := sink.image_path(entry))}
+        copies = [
+            Copy(entry.name, path, entry.size_bytes) for entry in index.images if (path := sink.image_path(entry))
+        ]
         if request.copy_images:
-            source = self.reader.images(described)
-            targets = {folder / path: name for name, path in paths.items()}
-            await self._copy(source, targets, tell)
-        elif paths:
-            where = next(iter(paths.values())).rpartition("/")[0]
+            await self.copier.copy(self.reader.images(described), copies, draft, tell)
+        elif copies:
+            where = copies[0].target.rpartition("/")[0]
             message = f"the images are not copied: put {described.images_uri} into {where}/, or ask for copies"
             report.warn("images_not_copied", message, Place(file=f"{where}/"))
-
-    async def _copy(self, folder: ObjectFolder, images: Mapping[Path, str], tell: Tell) -> None:
-        """Copy each from its path in the folder to its file of this machine, so many at once."""
-        meter = Meter(self.clock)
-        done = 0
-        tell(meter.measure("copy", 0, len(images)))
-        files = [(path, target) for target, path in images.items()]
-        together = COPIES_TOGETHER if local_path(folder.uri) is not None else 1
-
-        async def copy_some(first: int) -> None:
-            nonlocal done
-            some = files[first : first + together]
-            with still_there():
-                await copy_files(folder, some)
-            done += len(some)
-            tell(meter.measure("copy", done, len(images)))
-
-        firsts = range(0, len(files), together)
-        await some_at_a_time((copy_some(first) for first in firsts), self.limits.requests_max)
 
 
 def _check_reach(request: ImportRequest) -> None:

@@ -53,7 +53,7 @@ def draw_panoptic(canvas: Canvas, annotation: PanopticMap, vocabulary: PanopticC
 
 def draw_semantic(canvas: Canvas, annotation: SemanticMap, vocabulary: Colors) -> Sequence[Entry]:
     """Classes in their colours, the largest first in the legend; what is ignored is hatched."""
-    pixels = np.bincount(annotation.classes.ravel(), minlength=len(annotation.names) + 1)
+    pixels = annotation.areas
     shares = pixels / annotation.classes.size
     used = [number for number in range(1, len(shares)) if pixels[number]]
     colors = colors_of(vocabulary.names, (annotation.names[number - 1] for number in used), vocabulary.colors)

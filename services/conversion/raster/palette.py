@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,20 +67,27 @@ class KeyTable:
 
     def indices(self, keys: Keys) -> tuple[NDArray[np.uint16], tuple[Unknown, ...]]:
         """As Palette's, of a map of keys (height, width)."""
-        flat = keys.reshape(-1)
-        first = np.ones(flat.size, np.bool_)
-        np.not_equal(flat[1:], flat[:-1], out=first[1:])
-        starts = np.flatnonzero(first)
-        lengths = np.diff(starts, append=flat.size)
-        values = flat[starts]
+        values, lengths = stretches(keys)
         places = np.searchsorted(self._known[1:], values, side="right")
         numbers = self._numbers[places]
         strange = self._known[places] != values
         numbers[strange] = 0
         unknown: tuple[Unknown, ...] = ()
         if strange.any():
+            starts = np.cumsum(lengths) - lengths
             unknown = _unknown(values[strange], starts[strange], lengths[strange], keys.shape[1])
         return np.repeat(numbers, lengths).reshape(keys.shape), unknown
+
+
+def stretches(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Pixels (height, width) row by row as stretches of equal ones: their values, and how long each is. Maps have far
+    fewer of them than pixels.
+    """
+    flat = pixels.reshape(-1)
+    first = np.ones(flat.size, np.bool_)
+    np.not_equal(flat[1:], flat[:-1], out=first[1:])
+    starts = np.flatnonzero(first)
+    return flat[starts], np.diff(starts, append=flat.size)
 
 
 def keys_of_pixels(rgb: NDArray[np.uint8]) -> Keys:

@@ -171,13 +171,25 @@ def _decode(png: _Png) -> Pixels:
         raise RasterError("truncated_map", f"has {len(png.data)} bytes of picture, too few for the size that it claims")
     kind = _GRAY if header.kind == _PALETTE else header.kind
     fields = (header.width, header.height, header.bits, kind, 0, 0, int(header.interlaced))
+    data = png.data if header.interlaced else _inflated(png.data, rows)
     try:
-        return imagecodecs.png_decode(_file(struct.pack(_HEADER, *fields), png.data))
+        return imagecodecs.png_decode(_file(struct.pack(_HEADER, *fields), data))
     except (imagecodecs.PngError, ValueError) as error:
         # imagecodecs 2026.3.6 lets go of a None that it never held whenever libpng jumps out of it: some ten thousand
         # damaged pictures would end the process. Once that is mended, a None too many costs nothing.
         _keep_one_more(None)
         raise RasterError("unreadable_map", f"has a picture that is damaged, or too short: {error}") from error
+
+
+def _inflated(data: bytes, size: int) -> bytes:
+    """The same stream in stored blocks: libpng's own zlib takes ten times as long to inflate as zlib-ng. A stream that
+    is no whole one of this size stays as it is, for libpng to judge.
+    """
+    try:
+        raw = imagecodecs.zlibng_decode(data, out=size)
+    except imagecodecs.ZlibngError:
+        return data
+    return bytes(imagecodecs.zlibng_encode(raw, 0)) if len(raw) == size else data
 
 
 def _unspread(pixels: Pixels, header: PngHeader) -> Pixels:

@@ -1,1 +1,1 @@
-"""Users' places, which are only read: `place` (opens, lists), `walk` (all files), `survey` (builds an index)."""
+"""Users' places, only read: `place` (opens, lists), `walk` (all files), `survey` (builds an index), `copying`."""

@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
-from services.chassis.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
+from services.chassis.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted
 from services.chassis.objects.access import Credentials, ObjectLimits
 from services.chassis.objects.bucket import Buckets
-from services.chassis.objects.local import listed, require_file, through
+from services.chassis.objects.local import listed
 from services.chassis.objects.store import ObjectFolder, ObjectNotFound, open_store
 from services.chassis.objects.uri import local_path, uri_parts
 from services.conversion.file.document import SUFFIXES as DOCUMENT_SUFFIXES
@@ -201,35 +200,6 @@ def still_there() -> Iterator[None]:
         yield
     except ObjectNotFound as error:
         raise dataset_changed(error.metadata["uri"], "was deleted") from error
-
-
-async def copy_files(folder: ObjectFolder, files: Sequence[tuple[str, Path]]) -> None:
-    """Copy files of a source to new ones of this machine: from this machine the system does it, in one thread.
-
-    Raises ObjectNotFound where it is gone, PermissionDenied where it is a link out of the dataset by now, Unavailable
-    where this machine's disk does not take it.
-    """
-    if local_path(folder.uri) is None:
-        for path, target in files:
-            await folder.copy_to_local(path, target)
-        return
-    await asyncio.to_thread(_copy_all, folder, files)
-
-
-def _copy_all(folder: ObjectFolder, files: Sequence[tuple[str, Path]]) -> None:
-    for path, target in files:
-        _copy(folder, path, target)
-
-
-def _copy(folder: ObjectFolder, path: str, target: Path) -> None:
-    with folder.opened(path) as source:
-        require_file(source, f"{folder.uri}/{path}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(through(source), target)
-        except OSError as error:
-            message = f"{target} cannot be written: {error.strerror}"
-            raise Unavailable(Reason.OBJECT_STORE_UNAVAILABLE, message, {"path": str(target)}) from error
 
 
 def leads_outside(folder: ObjectFolder, path: str) -> bool:

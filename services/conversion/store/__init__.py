@@ -1,1 +1,4 @@
-"""Where results lie: `draft` (not whole yet), `store` (the system's own), `uploading`, `destination` (a caller's)."""
+"""Where results lie: `pinned` (folders by descriptors), `draft` (not whole yet), `store`, `uploading`, `destination`.
+
+The store is the system's own, a destination a caller's.
+"""

@@ -1,8 +1,9 @@
 """Where users want a dataset to be written: a folder or a prefix that is empty or does not exist, and nothing else.
 
-A dataset is there whole or not at all: a folder is renamed into its place, and of what is uploaded the file that makes
-it a dataset comes last; what was uploaded is removed where the rest fails. What a killed process has left is removed,
-or gone on with, by the next call to the same place. Nothing that was there before is touched.
+A dataset is there whole or not at all: a folder is made beside its place and renamed into it, and of what is uploaded
+the file that makes it a dataset comes last; what was uploaded is removed where the rest fails. What an interrupted call
+or a killed process has left is removed, or gone on with, by the next call to the same place. Nothing that was there
+before is touched.
 """
 
 from __future__ import annotations
@@ -10,29 +11,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from services.chassis.errors import FailedPrecondition, PermissionDenied, Reason
-from services.chassis.objects.local import listed, through
+from services.chassis.objects.local import listed
 from services.chassis.objects.store import ObjectFolder, ObjectNotFound
 from services.chassis.objects.uri import local_path, uri_parts
 from services.conversion.conveyor.sink import METADATA
 from services.conversion.conveyor.work import in_thread
 from services.conversion.source.place import Access, DatasetSource
-from services.conversion.store.draft import DATASET, LOCK, lock_folder, release_folder
-from services.conversion.store.store import REPORT, sync_folder
+from services.conversion.store.draft import (
+    BOOT,
+    COPIES,
+    DATASET,
+    JOURNAL,
+    LOCK,
+    Draft,
+    Drafts,
+    lock_folder,
+    problem_of,
+    release_folder,
+)
+from services.conversion.store.pinned import beside, opened_folder, pinned
+from services.conversion.store.store import REPORT, ResultStore, sync_folder
 from services.conversion.store.uploading import Uploading
 
+PARTS = frozenset({LOCK, BOOT, DATASET, JOURNAL, COPIES})
+"""What lies in a folder that is to become a destination."""
 LAST = (REPORT, METADATA)
 """The last files of a native dataset, in this order."""
 
@@ -48,13 +64,15 @@ class Destinations:
         closed_roots: Sequence[Path] = (),
         requests_max: int,
         upload_seconds_max: float,
+        free_bytes_min: int,
         executor: Executor,
     ) -> None:
-        """`closed_roots`: folders that are the system's own as the store is."""
+        """`closed_roots`: folders that are the system's own as the store is. `free_bytes_min`: room beside images."""
         self._access = access
         self._store_uri = store_uri
         self._closed_roots = closed_roots
         self._upload_seconds_max = upload_seconds_max
+        self._free_bytes_min = free_bytes_min
         self._requests_max = requests_max
         self._executor = executor
 
@@ -79,6 +97,7 @@ class Destinations:
             endpoint_url=source.endpoint_url,
             requests_max=self._requests_max,
             upload_seconds_max=self._upload_seconds_max,
+            free_bytes_min=self._free_bytes_min,
             executor=self._executor,
         )
 
@@ -93,28 +112,71 @@ class Destination:
         endpoint_url: str,
         requests_max: int,
         upload_seconds_max: float,
+        free_bytes_min: int = 0,
         executor: Executor,
     ) -> None:
-        """`upload_seconds_max`: an upload that has stood still for so long is nobody's any more."""
+        """`upload_seconds_max`: an upload that has stood still for so long is nobody's any more.
+
+        `free_bytes_min`: so much must be free beside what images take.
+        """
         self.uri = folder.uri
         self.endpoint_url = endpoint_url
         self._folder = folder
         self._local = local_path(folder.uri)
         self._uploading = Uploading(folder, requests_max=requests_max, seconds_max=upload_seconds_max)
+        self._free_bytes_min = free_bytes_min
         self._executor = executor
+
+    async def try_out(self) -> None:
+        """Before any work: raise FailedPrecondition where something else is there, or where nothing can be written.
+
+        In a bucket PermissionDenied. What may be the result that is wanted is left for `find` to look at.
+        """
+        found = await self._first_name()
+        if found is None and self._local is not None:
+            if problem := await in_thread(self._executor, _tried, self._local):
+                raise self._denied(problem)
+        elif found is None:
+            await self._uploading.try_out()
+        elif self._local is not None and not (self._local / REPORT).is_file():
+            raise self._not_empty(found)
+
+    async def require_room(self, digest: str, images_bytes: int, drafts: Path) -> None:
+        """Raise FailedPrecondition where images of so many bytes, and a little more, do not fit, with the numbers.
+
+        `drafts`: where a dataset for a bucket is made first. What an interrupted call has copied counts as free.
+        """
+        await in_thread(self._executor, self._require_room, digest, images_bytes, drafts)
+
+    @contextlib.asynccontextmanager
+    async def draft(self, digest: str, store: ResultStore) -> AsyncIterator[Draft]:
+        """A folder to make the dataset in, and what an interrupted call has left for it.
+
+        It lies beside the destination, so that nothing is copied in the end; of a bucket's among those of the store.
+        """
+        if self._local is None:
+            async with store.draft(digest, self._executor) as draft:
+                yield draft
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                place = stack.enter_context(beside(self._local, make=True))
+            except OSError as error:
+                raise self._denied(problem_of(error)) from error
+            drafts = Drafts(place.parent, hours_max=0, prefix=_part_prefix(self._local), uri=self.uri)
+            async with drafts.taken(_part_key(digest), self._executor) as draft:
+                yield draft
 
     async def find(self, digest: str, *, last: Sequence[str] = LAST) -> Mapping[str, Any] | None:
         """The report.json of what is there, if it names this digest and is whole; None where nothing is there.
 
-        What an interrupted call has left is removed, or, in a bucket, taken for nothing where it is of this dataset.
+        What an interrupted call has left is removed, or taken for nothing where it is of this dataset.
         Raises FailedPrecondition (OBJECT_ALREADY_EXISTS) where anything else is there.
         """
         if self._local is not None:
-            await in_thread(self._executor, self._tidy, self._local)
+            await in_thread(self._executor, self._tidy, self._local, digest)
         found = await self._first_name()
         if found is None:
-            if self._local is not None and (problem := await asyncio.to_thread(_unwritable, self._local)):
-                raise self._denied(problem)  # now, and not after all the work
             return None
         with contextlib.suppress(ObjectNotFound, ValueError):
             report = json.loads(await self._folder.read(REPORT))
@@ -154,28 +216,44 @@ class Destination:
         return None
 
     def _first_entry(self, target: Path) -> str | None:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), beside(target) as pinned:
-            return _first_entry(pinned)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), beside(target) as place:
+            return _first_entry(place)
         return None
 
-    def _tidy(self, target: Path) -> None:
-        with contextlib.suppress(OSError), beside(target) as pinned:
-            _tidy(pinned)
+    def _tidy(self, target: Path, digest: str) -> None:
+        with contextlib.suppress(OSError), beside(target) as place:
+            _tidy(place, _part_prefix(target), digest)
+
+    def _require_room(self, digest: str, images_bytes: int, drafts: Path) -> None:
+        local, there = self._local, 0
+        if local is not None:
+            copies = local.parent / f"{_part_prefix(local)}{_part_key(digest)}" / COPIES
+            there = sum(path.stat().st_size for path in copies.rglob("*") if path.is_file())
+        place = _existing(local.parent if local is not None else drafts)
+        about = os.statvfs(place)
+        free, wanted = about.f_bavail * about.f_frsize, max(images_bytes - there, 0) + self._free_bytes_min
+        if free < wanted:
+            what = f"the images take {_size(images_bytes)}, and " if images_bytes else ""
+            message = (
+                f"there is too little room for {self.uri}: {what}{_size(wanted)} must be free in {place}, but "
+                f"{_size(free)} are: make room, or name another place"
+            )
+            metadata = {"uri": self.uri, "wanted_bytes": str(wanted), "free_bytes": str(free)}
+            raise FailedPrecondition(Reason.OBJECT_STORE_DENIED, message, metadata)
 
     def _rename(self, draft: Path, target: Path) -> None:
         try:
-            with beside(target, make=True) as pinned:
-                self._rename_pinned(draft, pinned)
+            with beside(target, make=True) as place:
+                self._rename_pinned(draft, place)
         except OSError as error:
-            raise self._denied(_problem(error)) from error
+            raise self._denied(problem_of(error)) from error
 
     def _rename_pinned(self, draft: Path, target: Path) -> None:
         """Into a folder beside the target first: what is copied from another file system takes its time."""
-        part = target.parent / f".{target.name}.part-{secrets.token_hex(8)}"
-        part.mkdir(mode=0o700)
-        with _pinned(part) as inside:
-            descriptor = lock_folder(inside)
-            assert descriptor is not None, "nobody else knows the folder"
+        part = target.parent / f"{_part_prefix(target)}{secrets.token_hex(8)}"
+        descriptor = lock_folder(part)
+        assert descriptor is not None, "nobody else knows the folder"
+        with pinned(part) as inside:
             try:
                 _move(draft, inside / DATASET)
                 sync_folder(inside / DATASET)
@@ -186,7 +264,7 @@ class Destination:
                     raise
                 raise self._not_empty(_first_entry(target) or "") from error
             finally:
-                release_folder(part, descriptor, kept=False)
+                release_folder(descriptor, part)
 
     def _denied(self, problem: str) -> FailedPrecondition:
         message = f"{self.uri} cannot be written: {problem}"
@@ -203,60 +281,23 @@ def _parts(uri: str) -> tuple[str, ...]:
     return uri_parts(uri) if local is None else ("file", "", *local.resolve().parts[1:])
 
 
-@contextlib.contextmanager
-def beside(target: Path, *, make: bool = False) -> Iterator[Path]:
-    """The target, whose path has no links, by a path that leads to the folder it was in, whatever is put there since.
-
-    `make`: folders that are missing are made. Raises FileNotFoundError where they are not, NotADirectoryError where one
-    has become a link, OSError.
-    """
-    with contextlib.ExitStack() as stack:
-        here = stack.enter_context(_opened_folder(target.anchor))
-        for name in target.parts[1:-1]:
-            try:
-                below = stack.enter_context(_opened_folder(name, here))
-            except FileNotFoundError:
-                if not make:
-                    raise
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, dir_fd=here)
-                below = stack.enter_context(_opened_folder(name, here))
-            here = below
-        yield Path(through(here)) / target.name
-
-
-@contextlib.contextmanager
-def _pinned(folder: Path) -> Iterator[Path]:
-    """A folder, no link, by a path that leads to it, whatever is put in its place."""
-    with _opened_folder(folder) as descriptor:
-        yield Path(through(descriptor))
-
-
-@contextlib.contextmanager
-def _opened_folder(path: str | Path, below: int | None = None) -> Iterator[int]:
-    """Raises NotADirectoryError for a link."""
-    try:
-        descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=below)
-    except NotADirectoryError as error:
-        problem = f"{path} is no folder, or has become a link"
-        raise NotADirectoryError(error.errno, problem) from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def _take_rights(dataset: Path, target: Path) -> None:
     """An empty folder gives way, anything else does not; its rights stay, so it must be one of this service's own."""
     with contextlib.suppress(FileNotFoundError):
-        about = target.lstat()
-        if not stat.S_ISDIR(about.st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, "it is no folder")
-        if about.st_uid != os.geteuid():
-            raise PermissionError(errno.EPERM, "the folder is another user's: name one that does not exist")
+        about = _require_own(target)
         if about.st_gid != dataset.stat().st_gid:
             os.chown(dataset, -1, about.st_gid)
         dataset.chmod(stat.S_IMODE(about.st_mode))
+
+
+def _require_own(target: Path) -> os.stat_result:
+    """Raises FileNotFoundError where nothing is there, which is fine, and OSError for what may not give way."""
+    about = target.lstat()
+    if not stat.S_ISDIR(about.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "it is no folder")
+    if about.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "the folder is another user's: name one that does not exist")
+    return about
 
 
 def _move(draft: Path, part: Path) -> None:
@@ -269,40 +310,62 @@ def _move(draft: Path, part: Path) -> None:
         shutil.copytree(draft, part)
 
 
-def _unwritable(target: Path) -> str:
-    """Why nothing can be written to a folder that is empty or not there yet; empty where it can."""
-    here = next(folder for folder in target.parents if folder.exists())
+def _tried(target: Path) -> str:
+    """Why nothing can be written to a folder that is empty or not there yet; empty where it can: it was tried."""
+    here = _existing(target.parent)
     if not here.is_dir():
         return f"{here} is no folder"
-    return "" if os.access(here, os.W_OK | os.X_OK) else f"this service may not write to {here}, or it is read-only"
+    probe = f"{_part_prefix(target)}{secrets.token_hex(8)}"
+    try:
+        with pinned(here) as inside:
+            (inside / probe).mkdir(mode=0o700)
+            (inside / probe).rmdir()
+        with contextlib.suppress(FileNotFoundError):
+            _require_own(target)
+    except OSError as error:
+        return f"{here}: {problem_of(error)}"
+    return ""
 
 
-def _problem(error: OSError) -> str:
-    """What the system says; of a copy of many files what it says of the first that failed."""
-    if error.strerror:
-        return error.strerror
-    parts = error.args[0] if error.args and isinstance(error.args[0], list) and error.args[0] else [[str(error)]]
-    return str(parts[0][-1])
+def _existing(folder: Path) -> Path:
+    """The folder, or the first above it that is there."""
+    return next(each for each in (folder, *folder.parents) if each.exists())
 
 
-def _tidy(target: Path) -> None:
-    """Remove what killed processes have left beside a target: folders of ours by name and content, locked by nobody."""
-    name = re.compile(rf"\.{re.escape(target.name)}\.part-[0-9a-f]{{16}}")
+def _part_prefix(target: Path) -> str:
+    """Of the names of folders beside a target that are to become it. They are hidden."""
+    return f".{target.name}.part-"
+
+
+def _part_key(digest: str) -> str:
+    return hashlib.sha256(digest.encode()).hexdigest()[:16]
+
+
+def _size(size_bytes: int) -> str:
+    """In words of people."""
+    return f"{size_bytes / 1e9:,.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.1f} MB"
+
+
+def _tidy(target: Path, prefix: str, digest: str) -> None:
+    """Remove what was left beside a target for any other dataset: folders of ours by name, content and lock."""
+    name = re.compile(rf"{re.escape(prefix)}([0-9a-f]{{16}})(-[0-9a-f]{{16}})?")
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(target.parent) as entries:
         parts = [
-            Path(each.path) for each in entries if name.fullmatch(each.name) and each.is_dir(follow_symlinks=False)
+            Path(each.path)
+            for each in entries
+            if (found := name.fullmatch(each.name))
+            and (found[1] != _part_key(digest) or found[2])
+            and each.is_dir(follow_symlinks=False)
         ]
         for part in parts:
-            if {each.name for each in part.iterdir()} <= {LOCK, DATASET} and (
-                descriptor := lock_folder(part)
-            ) is not None:
-                release_folder(part, descriptor, kept=False)
+            if {each.name for each in part.iterdir()} <= PARTS and (descriptor := lock_folder(part)) is not None:
+                release_folder(descriptor, part)
 
 
 def _first_entry(folder: Path) -> str | None:
     """The name of anything in a folder; its own where it is a file or a link."""
     try:
-        with _opened_folder(folder) as descriptor, listed(descriptor) as entries:
+        with opened_folder(folder) as descriptor, listed(descriptor) as entries:
             return min((entry.name for entry in entries), default=None)
     except FileNotFoundError:
         return None

@@ -63,7 +63,8 @@ class ResultStore:
         self._requests_max = requests_max
         self._now = now
         # In the store itself where that is a folder: a rename works within one file system only.
-        self._drafts = Drafts(self._local or _own_folder(), hours_max=draft_hours_max)
+        self._drafts_folder = self._local or _own_folder()
+        self._drafts = Drafts(self._drafts_folder, hours_max=draft_hours_max)
         self._in_use: Counter[str] = Counter()
         self._touched: dict[str, datetime] = {}
 
@@ -76,6 +77,11 @@ class ResultStore:
     def local(self) -> Path | None:
         """The store's folder where it is on this machine."""
         return self._local
+
+    @property
+    def drafts_folder(self) -> Path:
+        """The folder of this machine that drafts lie in."""
+        return self._drafts_folder
 
     def dataset_uri(self, digest: str) -> str:
         """Where a converted dataset is, once it is there."""

@@ -41,6 +41,13 @@ class Uploading:
         self._requests_max = requests_max
         self._seconds_max = seconds_max
 
+    async def try_out(self) -> None:
+        """Write a mark of nothing, and delete it. Raises PermissionDenied where nothing may be written."""
+        mark = Mark(digest="", call=secrets.token_hex(16), paths=[])
+        with contextlib.suppress(ObjectAlreadyExists):  # somebody else may write
+            await self._folder.write(MARK, msgspec.json.encode(mark), create_only=True)
+            await self.end()
+
     async def take_over(self, digest: str) -> bool:
         """Whether an upload may begin where something is: only what an interrupted one left may be there.
 

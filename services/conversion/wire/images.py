@@ -7,7 +7,16 @@ from typing import Any
 from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
 from sihlai.conversion.v1 import task_pb2
 
-from services.conversion.passes.catalogue import CatalogueLimits, ImagesPage, ImagesRequest, Row, Shown
+from services.conversion.passes.catalogue import (
+    CatalogueLimits,
+    ImagesPage,
+    ImagesRequest,
+    LearnedTask,
+    Row,
+    Shown,
+    Side,
+    SplitRequest,
+)
 from services.conversion.wire.dataset import (
     TEXT_CHARACTERS_MAX,
     Violations,
@@ -21,6 +30,10 @@ from services.conversion.wire.dataset import (
 )
 
 PAGE_IMAGES_DEFAULT = 50
+SPLIT_HEADS_MAX = 32
+SHARE_DEFAULT = 0.2
+"""That of a job."""
+SIDES = {service_pb2.SPLIT_SIDE_TRAINING: Side.TRAINING, service_pb2.SPLIT_SIDE_VALIDATION: Side.VALIDATION}
 
 
 def images_request_from_proto(proto: service_pb2.ListImagesRequest, limits: CatalogueLimits) -> ImagesRequest:
@@ -38,15 +51,35 @@ def images_request_from_proto(proto: service_pb2.ListImagesRequest, limits: Cata
         if not (number.isascii() and number.isdigit() and len(number) < 12 and fingerprint):
             raise foreign_page_token()
         begin = int(number)
+    split = _split_from_proto(proto.split, wrong) if proto.HasField("split") else None
     wrong.check()
     return ImagesRequest(
         **base,
         category=proto.category,
         rule=proto.rule,
+        split=split,
         begin=begin,
         fingerprint=fingerprint,
         count=min(proto.page_size or PAGE_IMAGES_DEFAULT, limits.page_images_max),
     )
+
+
+def _split_from_proto(proto: service_pb2.SplitFilter, wrong: Violations) -> SplitRequest:
+    side = SIDES.get(proto.side)
+    if side is None:
+        wrong.add("split.side", "must be training or validation")
+    share = proto.share if proto.HasField("share") else SHARE_DEFAULT
+    if not 0 < share < 1:
+        wrong.add("split.share", f"is {share:g}, but must be above 0 and below 1")
+    if len(proto.heads) > SPLIT_HEADS_MAX:
+        wrong.add("split.heads", f"are {len(proto.heads)}, but at most {SPLIT_HEADS_MAX} may be")
+    heads = []
+    for number, head in enumerate(proto.heads[:SPLIT_HEADS_MAX]):
+        at = f"split.heads[{number}]"
+        end = None if head.task == task_pb2.TASK_UNSPECIFIED else task_from_proto(head.task, f"{at}.task", wrong)
+        via, options = via_from_proto(head.via, wrong), options_from_proto(head.options, f"{at}.options", wrong)
+        heads.append(LearnedTask(annotation_set=head.annotation_set, end=end, via=via, options=options))
+    return SplitRequest(side=side or Side.VALIDATION, share=share, seed=proto.seed, heads=tuple(heads))
 
 
 def image_request_from_proto(proto: service_pb2.GetImageRequest, limits: CatalogueLimits) -> tuple[ImagesRequest, str]:

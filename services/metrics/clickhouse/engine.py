@@ -18,7 +18,9 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver import exceptions
 
+from services.chassis.config import ServerConfig
 from services.chassis.errors import ConfigurationError
+from services.chassis.tls import require_encrypted
 from services.metrics.clickhouse.connection import Connection, EmbeddedConnection
 from services.metrics.clickhouse.disk import Disk, DiskLimits
 from services.metrics.clickhouse.ownership import LEASE, LeaseLimits, Ownership, SoleOwnership
@@ -91,6 +93,13 @@ def open_engine(
         return ServerEngine(url, settings=settings, limits=limits, insert_seconds=insert_seconds, lease=lease)
     shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
     raise ConfigurationError([f"clickhouse is {shown}, but must be chdb:///folder or http://host:port/database"])
+
+
+def require_encrypted_engine(config: ServerConfig, url: str) -> None:
+    """ConfigurationError where ClickHouse lies on another machine and would be called without TLS (see `tls`)."""
+    parts = urlsplit(url)
+    hosts = [parts.hostname or ""] if parts.scheme == "http" else []
+    require_encrypted(config, "clickhouse", hosts, encrypted=False, way="begin it with https://")
 
 
 class EmbeddedEngine:

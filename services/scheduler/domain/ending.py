@@ -103,6 +103,7 @@ def close(
     over = replace(
         attempt, outcome=outcome, reason=reason, message=message, end_time_us=max(now_us, attempt.start_time_us)
     )
+    job = replace(job, progress=attempt.progress)
     blame = blame_of(outcome, reason)
     if outcome is AttemptOutcome.COMPLETED:
         return ended(moved(job, Event.COMPLETED), now_us=now_us, reason=reason, message=message), over

@@ -198,6 +198,7 @@ class Attempt:
 
     `resume` is the checkpoint that it began at, None for a fresh start. `acknowledged`: the runner said that it holds
     it. `progress_time_us` moves with phase and progress; the deadlines of starting and uploading count from it.
+    `progress` changes all the time, and has no part in its job's revisions.
     """
 
     job_uid: str
@@ -213,6 +214,7 @@ class Attempt:
     progress_time_us: int
     phase: AttemptPhase = AttemptPhase.ASSIGNED
     acknowledged: bool = False
+    progress: Progress = Progress()
     run_time_us: int | None = None
     end_time_us: int | None = None
     outcome: AttemptOutcome | None = None
@@ -233,6 +235,7 @@ class Job:
     `retry_time_us`: queued, and not to be claimed before then, after a fault that was not the user's.
     `overtaken`: how often a job behind it went first because no free runner could serve this one.
     `faults`, `hand_backs`: how many of each in a row, without a new checkpoint between them.
+    `progress`: how far it was when its last attempt began or ended; in between its attempt knows.
     """
 
     uid: str
@@ -330,6 +333,7 @@ def claim(
         start_time_us=now_us,
         lease_expire_time_us=now_us + round(lease_seconds * SECOND_US),
         progress_time_us=now_us,
+        progress=claimed.progress,
     )
     return claimed, attempt
 
@@ -395,14 +399,16 @@ def ask_stop(
     return asked if asked.state not in FINAL else ended(asked, now_us=now_us)
 
 
-def observe(job: Job, attempt: Attempt, *, phase: AttemptPhase, now_us: int) -> tuple[Job, Attempt]:
+def observe(job: Job, attempt: Attempt, *, phase: AttemptPhase, progress: Progress, now_us: int) -> tuple[Job, Attempt]:
     """Job and attempt after the runner said what it does. Holding the attempt acknowledges it."""
     stepped = _has_stepped(phase)
+    has_moved = phase is not attempt.phase or progress != attempt.progress
     seen = replace(
         attempt,
         phase=phase,
         acknowledged=True,
-        progress_time_us=now_us if phase is not attempt.phase else attempt.progress_time_us,
+        progress=progress,
+        progress_time_us=now_us if has_moved else attempt.progress_time_us,
         run_time_us=now_us if stepped and attempt.run_time_us is None else attempt.run_time_us,
     )
     if stepped and job.state is JobState.STARTING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 MIB = 2**20
 GIB = 2**30
@@ -43,7 +44,7 @@ class Needs:
     extras: frozenset[str] = frozenset()
     avoided: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The needs as a word: the same needs have the same one. The queue is indexed by it.
 

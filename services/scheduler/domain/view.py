@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.scheduler.domain.job import Attempt, Checkpoint, Job, JobState, ResumeSource
+from services.scheduler.domain.job import Attempt, Checkpoint, Job, JobState, Progress, ResumeSource
 from services.scheduler.domain.lease import Runner
 from services.scheduler.domain.placement import Needs
 from services.scheduler.domain.project import DatasetSource
@@ -16,11 +16,17 @@ DAMAGE = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError)
 
 @dataclass(frozen=True, kw_only=True)
 class JobView:
-    """A job with what is shown beside it."""
+    """A job with what is shown beside it: its newest attempts, in their order, and its last checkpoint."""
 
     job: Job
     attempts: tuple[Attempt, ...] = ()
     last_checkpoint: Checkpoint | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        newest = self.attempts[-1] if self.attempts else None
+        return newest.progress if newest is not None and newest.active else self.job.progress
 
 
 @dataclass(frozen=True, kw_only=True)

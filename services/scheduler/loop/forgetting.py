@@ -1,4 +1,6 @@
-"""What is old is forgotten: request ids, removed jobs, events, surplus checkpoints, keys that have ended."""
+"""What is old is forgotten: request ids, removed jobs, events, surplus checkpoints; and, in a loop of its own,
+keys whose tokens have all ended.
+"""
 
 from __future__ import annotations
 
@@ -25,28 +27,25 @@ class ForgettingLimits:
 
 
 class Forgetting:
-    """One for each process."""
+    """Rows and checkpoints. One for each process."""
 
     def __init__(
         self,
         upkeep: Upkeep,
         checkpoints: CheckpointStore,
         retention: RetentionRows,
-        keyring: Keyring,
         *,
         limits: ForgettingLimits,
     ) -> None:
         self._upkeep = upkeep
         self._checkpoints = checkpoints
         self._retention = retention
-        self._keyring = keyring
         self._limits = limits
 
     async def turn(self) -> None:
         """Forget once, then pause."""
         await self._upkeep.forget()
         await self._prune()
-        await asyncio.to_thread(self._keyring.forget_ended)
         await asyncio.sleep(self._limits.pause_seconds)
 
     async def _prune(self) -> None:
@@ -60,3 +59,16 @@ class Forgetting:
                 log.error("checkpoint_not_deleted", uri=checkpoint.uri, problem=str(error))
         if pruned:
             log.info("checkpoints_pruned", count=len(pruned))
+
+
+class KeyForgetting:
+    """Ended keys. A store that hangs holds up no key, and a disk that hangs no checkpoint. One for each process."""
+
+    def __init__(self, keyring: Keyring, *, limits: ForgettingLimits) -> None:
+        self._keyring = keyring
+        self._limits = limits
+
+    async def turn(self) -> None:
+        """Forget once, then pause."""
+        await asyncio.to_thread(self._keyring.forget_ended)
+        await asyncio.sleep(self._limits.pause_seconds)

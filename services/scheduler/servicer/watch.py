@@ -2,15 +2,17 @@
 
 The snapshot is what changed since the beginning, so a broken stream goes on from any cursor, also in the middle of it.
 A job that changes twice between two looks is sent once, as it is then. Who is caught up is given what changes from a
-window in memory: the database is read once after a commit, however many watch.
+window in memory: the database is read once after a commit, however many watch. How far jobs are has no revisions: who
+is caught up gets it as often as it is written down, who is not finds it with the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +20,7 @@ from sihlai.scheduler.v1 import job_service_pb2 as messages
 
 from services.chassis.errors import Reason, ResourceExhausted
 from services.chassis.rpc import until_stopping
+from services.scheduler.domain.job import ACTIVE
 from services.scheduler.domain.view import Damaged, JobFilter, JobView
 from services.scheduler.store.jobs import Changes, JobStore, Removal
 from services.scheduler.store.projects import ProjectStore
@@ -48,9 +51,12 @@ class WatchLimits:
 
 @dataclass(frozen=True)
 class _Change:
-    """A change, with the message of it that all watches share."""
+    """A change, with the message of it that all watches share. `head`: up to where a watch has seen all at least that
+    gets it, where that is not the change's own revision.
+    """
 
     item: JobView | Removal
+    head: int | None = None
 
     @property
     def revision(self) -> int:
@@ -71,7 +77,8 @@ class _Change:
         proto = whole(self.item, job_to_proto, lambda view: view.job.name)
         if proto is None:
             return None
-        return messages.WatchJobsResponse(cursor=cursor_from_revision(self.revision), job=proto)
+        cursor = cursor_from_revision(self.revision if self.head is None else self.head)
+        return messages.WatchJobsResponse(cursor=cursor, job=proto)
 
     @cached_property
     def as_removed(self) -> messages.WatchJobsResponse:
@@ -81,19 +88,37 @@ class _Change:
 
 
 class _Window:
-    """The changes of all jobs above `floor` and up to `head`, in their order."""
+    """The changes of all jobs above `floor` and up to `head`, in their order; and who has moved on since it changed."""
 
     def __init__(self, revision: int) -> None:
         self.floor = self.head = revision
         self._changes: list[_Change] = []
+        self.moves = 0
+        """Times that a job has moved on."""
+        self._moved: dict[str, tuple[int, _Change]] = {}
+        """Of each job, by uid, the last time, in their order."""
 
-    def add(self, changes: Iterable[_Change], *, head: int, window_max: int) -> None:
+    def add(self, changes: Sequence[_Change], *, head: int, window_max: int) -> None:
         self._changes += changes
         self.head = head
+        for change in changes:
+            self._moved.pop(change.uid, None)  # how far it is comes with it
         surplus = len(self._changes) - window_max
         if surplus > 0:
             self.floor = self._changes[surplus - 1].revision
             del self._changes[:surplus]
+
+    def move(self, views: Iterable[JobView]) -> None:
+        """These jobs, as they are now, are further than before."""
+        for view in views:
+            self.moves += 1
+            self._moved.pop(view.job.uid, None)
+            self._moved[view.job.uid] = (self.moves, _Change(view, head=self.head))
+
+    def moved_after(self, moves: int) -> list[_Change]:
+        """Who has moved on since there were so many moves."""
+        later = itertools.takewhile(lambda each: each[0] > moves, reversed(self._moved.values()))
+        return [change for _, change in later][::-1]
 
     def after(self, revision: int) -> list[_Change]:
         """Each job that changed after the revision once, as it was last."""
@@ -114,11 +139,15 @@ class JobWatch:
         self._window: _Window | None = None
         """None while nobody is caught up."""
         self._committed = asyncio.Event()
+        self._moved: set[str] = set()
+        """Uids of jobs that have moved on and were not read since."""
         self._changed = asyncio.Event()
 
     def on_committed(self, committed: Committed) -> None:
         """Something has changed."""
-        if committed.revision is not None:
+        if self._watches:
+            self._moved.update(committed.moved)
+        if committed.revision is not None or self._moved:
             self._committed.set()
 
     async def turn(self) -> None:
@@ -128,17 +157,25 @@ class JobWatch:
         window = self._window
         if window is None:
             return
-        complete = False
-        while not complete:
-            try:
-                found = await self._jobs.changes(project_uid=None, after=window.head, limit=self._limits.page_max)
-            except BaseException:
-                self._committed.set()  # the next turn reads it
-                raise
-            window.add(_changes_of(found), head=found.revision, window_max=self._limits.window_max)
-            complete = found.complete
+        moved, self._moved = self._moved, set()
+        try:
+            await self._read(window, sorted(moved))
+        except BaseException:
+            self._moved |= moved
+            self._committed.set()  # the next turn reads it
+            raise
         self._changed.set()
         self._changed = asyncio.Event()
+
+    async def _read(self, window: _Window, moved: Sequence[str]) -> None:
+        complete = False
+        while not complete:
+            found = await self._jobs.changes(project_uid=None, after=window.head, limit=self._limits.page_max)
+            window.add(_changes_of(found), head=found.revision, window_max=self._limits.window_max)
+            complete = found.complete
+        for start in range(0, len(moved), self._limits.page_max):
+            views = await self._jobs.batch([], moved[start : start + self._limits.page_max])
+            window.move(view for view in views if isinstance(view, JobView) and view.job.state in ACTIVE)
 
     def follow(self, request: messages.WatchJobsRequest) -> AsyncIterator[messages.WatchJobsResponse]:
         """The answers to one watch; Unavailable ends it when the server stops."""
@@ -158,6 +195,7 @@ class JobWatch:
             self._watches -= 1
             if not self._watches:
                 self._window = None
+                self._moved.clear()
 
     async def _follow(self, request: messages.WatchJobsRequest) -> AsyncIterator[messages.WatchJobsResponse]:
         job_filter = job_filter_from_proto(request.parent, request.filter)
@@ -169,11 +207,14 @@ class JobWatch:
         if not request.cursor and request.changes_only:
             revision = await self._jobs.revision()
         is_new, is_caught_up = not request.cursor and not request.changes_only, False
+        moves_seen = self._window.moves if self._window is not None else 0
         while True:
             changed, window = self._changed, self._window
+            moved: list[_Change] = []
             if is_caught_up and window is not None and window.floor <= revision:
                 changes, complete = window.after(revision), True
                 revision = max(revision, window.head)
+                moved, moves_seen = window.moved_after(moves_seen), window.moves
             else:
                 found = await self._jobs.changes(
                     project_uid=project_uid, after=revision, limit=self._limits.page_max, job_filter=job_filter
@@ -183,6 +224,8 @@ class JobWatch:
                 if complete:
                     self._begin_window(revision)
             for response in _responses(changes, job_filter, project_uid, is_new=is_new and not is_caught_up):
+                yield response
+            for response in _responses(moved, job_filter, project_uid, is_new=True):
                 yield response
             if not complete:
                 continue

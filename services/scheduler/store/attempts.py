@@ -53,12 +53,11 @@ _INSERT_LABEL = Statement(insert(tables.job_labels))
 JOB_OF_RUNNER = Statement(
     select(tables.jobs)
     .join(tables.attempts, tables.attempts.c.job_uid == tables.jobs.c.uid)
-    .where(tables.attempts.c.runner_id == bindparam("id"), tables.attempts.c.active)
+    .where(tables.attempts.c.active),
+    key=tables.attempts.c.runner_id,
 )
-JOB_BY_UID = Statement(select(tables.jobs).where(tables.jobs.c.uid == bindparam("id")))
-ACTIVE_OF_RUNNER = Statement(
-    select(tables.attempts).where(tables.attempts.c.runner_id == bindparam("id"), tables.attempts.c.active)
-)
+JOB_BY_UID = Statement(select(tables.jobs), key=tables.jobs.c.uid)
+ACTIVE_OF_RUNNER = Statement(select(tables.attempts).where(tables.attempts.c.active), key=tables.attempts.c.runner_id)
 _BY_EPOCH = Statement(
     select(tables.attempts).where(
         tables.attempts.c.job_uid == bindparam("job_uid"), tables.attempts.c.epoch == bindparam("epoch")
@@ -191,7 +190,7 @@ def close_attempt(
             )
         )
     saved = save_job(transaction, job, after)
-    transaction.dispatcher.vacate(job.project_uid, served=served_of(transaction, job.project_uid))
+    transaction.dispatcher.vacate(job.project_uid, served=served_of(transaction, job))
     transaction.wake_runner(attempt.runner_id)
     transaction.adopt(key_of(attempt))
     return saved
@@ -212,7 +211,7 @@ def reattach_attempt(transaction: Transaction, attempt: Attempt, report: Report,
             result = transaction.connection.execute(update(attempts).where(is_it).values(**values, adopted=False))
             assert result.rowcount == 1, "it was read in this transaction"
             save_job(transaction, job, taken)
-            transaction.dispatcher.occupy(job.project_uid, served=served_of(transaction, job.project_uid))
+            transaction.dispatcher.occupy(job.project_uid, served=served_of(transaction, job))
             transaction.emit(
                 JobStarted(
                     job_name=job.name,

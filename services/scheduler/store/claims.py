@@ -19,7 +19,7 @@ from services.scheduler.store.statement import Statement
 from services.scheduler.store.transaction import Given, Transaction
 
 _INSERT_ATTEMPT = Statement(
-    insert(tables.attempts), columns=[column.key for column in tables.attempts.c if column.server_default is None]
+    insert(tables.attempts), columns=[column.key for column in tables.attempts.c if column.key != "adopt_time_us"]
 )
 _SERVE = Statement(
     update(tables.projects).where(tables.projects.c.uid == bindparam("id")).values(served=bindparam("at"))

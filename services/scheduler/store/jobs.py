@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,16 +28,17 @@ from services.scheduler.store import tables
 from services.scheduler.store.attempts import find_checkpoint, find_job, insert_job, save_job
 from services.scheduler.store.database import Database
 from services.scheduler.store.projects import (
+    PROJECT_BY_ID,
     bury_job,
     find_project,
     job_dataset,
     known_project,
     with_known_credentials,
 )
-from services.scheduler.store.queue import QueueLimits, queue_standing
+from services.scheduler.store.queue import SERVED, QueueLimits, queue_standing
 from services.scheduler.store.requests import answered, asked_first, first_answer
 from services.scheduler.store.rows import attempt_from_row, checkpoint_from_row, job_from_row, readable
-from services.scheduler.store.transaction import REVISION, Transaction
+from services.scheduler.store.transaction import REVISION, Question, Transaction
 
 ATTEMPTS_SHOWN_MAX = 20
 """The newest attempts that a job shows."""
@@ -84,7 +85,8 @@ class JobStore:
     async def submit(self, request: Request, encode: Encode, submission: Submission) -> bytes:
         """Put a new job at the end of its project's queue."""
         return await self._database.write(
-            lambda tx: answered(tx, request, lambda: _submit(tx, submission), encode), ahead=asked_first(request)
+            lambda tx: answered(tx, request, lambda: _submit(tx, submission), encode),
+            ahead=lambda tx: [*asked_first(request), *_asked_of_project(tx, submission.project_id)],
         )
 
     async def get(self, project_id: str, job_id: str) -> tuple[JobView, QueueStanding | None]:
@@ -278,6 +280,15 @@ def resolve_checkpoint(connection: Connection, job: Job, checkpoint_id: str) -> 
 
 def _nothing_to_resume(job: Job, why: str) -> FailedPrecondition:
     return FailedPrecondition(Reason.NO_CHECKPOINT, f"{job.name} {why}", {"job": job.name})
+
+
+def _asked_of_project(transaction: Transaction, project_id: str) -> Iterator[Question]:
+    """What `_submit` asks of a project that is not known, or of which nothing waits or runs."""
+    project = transaction.projects.get(project_id)
+    if project is None:
+        yield PROJECT_BY_ID, {"id": project_id}
+    if project is None or transaction.dispatcher.served(project.uid) is None:
+        yield SERVED, {"id": project_id}
 
 
 def _submit(transaction: Transaction, submission: Submission) -> JobView:

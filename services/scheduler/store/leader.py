@@ -20,13 +20,18 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from services.chassis.config import ServerConfig
 from services.chassis.errors import ConfigurationError, Reason, Unavailable
 from services.chassis.log import get_logger
+from services.chassis.tls import require_encrypted
 from services.scheduler.store.statement import Statement
 from services.scheduler.store.tables import counters
 from services.scheduler.store.transaction import REVISION
 
 log = get_logger(__name__)
+
+ENCRYPTED = ("require", "verify-ca", "verify-full")
+"""The modes of libpq in which nothing is said in the clear; the last one also knows whom it speaks to."""
 
 SCHEDULER_LOCK = 0x5149_4841  # any number that no other program of this database uses
 LEADER = "leader"
@@ -186,6 +191,24 @@ def checked_url(url: str) -> URL:
     if parsed.get_backend_name() == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
     raise ConfigurationError([f"database_url is for {parsed.get_backend_name()}, but must be for sqlite or postgresql"])
+
+
+def require_encrypted_database(config: ServerConfig, url: str) -> None:
+    """ConfigurationError where PostgreSQL lies on another machine and may be called without TLS.
+
+    By libpq's default (`sslmode=prefer`) it is, without a word, where the server, or who stands between, has none.
+    """
+    parsed = checked_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return
+    hosts = [parsed.host or ""]
+    for key in ("host", "hostaddr"):  # of several servers, with or without their ports
+        given = parsed.query.get(key, ())
+        hosts += [part for text in ([given] if isinstance(given, str) else given) for part in text.split(",")]
+    hosts = [host.partition(":")[0] if host.count(":") == 1 else host for host in hosts]
+    way = f"add ?sslmode={ENCRYPTED[-1]}&sslrootcert=/ca.pem"
+    encrypted = parsed.query.get("sslmode") in ENCRYPTED
+    require_encrypted(config, "database_url", hosts, encrypted=encrypted, way=way)
 
 
 def lost() -> Unavailable:

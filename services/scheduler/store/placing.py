@@ -26,7 +26,7 @@ log = get_logger(__name__)
 
 
 class WaitingCall:
-    """A call of a runner that waits. Whoever holds the call sets `over`; from then on it gets no job."""
+    """A place of a runner that waits, call after call. Whoever holds it sets `over`; from then on it gets no job."""
 
     def __init__(self) -> None:
         self.over = False
@@ -45,6 +45,8 @@ class Placing:
         self._lease_seconds = lease_seconds
         self._idle: dict[str, _Idle] = {}
         """Of each runner the last call in which it was idle; which of them are idle now the dispatcher says."""
+        self._given: dict[str, int] = {}
+        """Of each runner the last transaction that gave it a job."""
 
     def wait(self, transaction: Transaction, runner: Runner, call: WaitingCall | None) -> None:
         """The runner is idle for as long as its call waits, or (None) in this transaction alone."""
@@ -55,6 +57,10 @@ class Placing:
         transaction.dispatcher.wait(runner.runner_id)
         if call is None:
             transaction.idle_for_now.append(runner.runner_id)
+
+    def has_given_since(self, runner_id: str, number: int) -> bool:
+        """Whether a transaction after this one may have given the runner a job."""
+        return self._given.get(runner_id, 0) > number
 
     def wait_anew(self, transaction: Transaction, runner: Runner) -> None:
         """The runner takes jobs again: it gets one at once where its call still waits."""
@@ -86,9 +92,9 @@ class Placing:
         dispatcher.clear()
         reload_all(transaction)
         for runner_id, idle in list(self._idle.items()):
-            if idle.call is None or idle.call.over or not dispatcher.is_registered(runner_id):
+            if idle.call is None or idle.call.over:
                 del self._idle[runner_id]
-            elif active_attempt(transaction.connection, runner_id) is None:
+            elif dispatcher.is_registered(runner_id) and active_attempt(transaction.connection, runner_id) is None:
                 dispatcher.wait(runner_id)
         dispatcher.keep()
 
@@ -113,6 +119,7 @@ class Placing:
             dispatcher.overtake(proposal.project_uid)
         dispatcher.occupy(proposal.project_uid, served=revision)
         dispatcher.leave(proposal.runner_id)
+        self._given[proposal.runner_id] = transaction.number
         runner = self._idle[proposal.runner_id].runner
         return Claim(job=proposal.job, runner=runner, revision=revision, overtaken=proposal.overtaken)
 

@@ -35,14 +35,14 @@ RESEALED_TOGETHER_MAX = 500
 """Credentials that one transaction seals anew: others wait for it."""
 """Projects whose credentials one statement looks at."""
 
-KNOWN_MAX = 1_000
-"""Projects that are kept in memory."""
+KNOWN_MAX = 2_000
+"""Projects that are kept in memory: by those who answer calls, and by the writer."""
 JOBS_PURGED_MAX = 500
 """Jobs of a deleted project that one transaction takes out."""
 DELETED = "~"
 """What the id of a deleted project begins with while its jobs are taken out; no caller's id does."""
 _IS_DELETED = tables.projects.c.project_id.like(f"{DELETED}%")
-_BY_ID = Statement(select(tables.projects).where(tables.projects.c.project_id == bindparam("id")))
+PROJECT_BY_ID = Statement(select(tables.projects), key=tables.projects.c.project_id)
 
 
 class ProjectStore:
@@ -94,9 +94,13 @@ class ProjectStore:
                     f"{project.name} exists already: take another id",
                     {"name": project.name},
                 ) from error
+            made.append(project)
             return project
 
-        return await self._database.write(lambda tx: answered(tx, request, lambda: create(tx), encode))
+        made, changes = list[Project](), self._changes
+        answer = await self._database.write(lambda tx: answered(tx, request, lambda: create(tx), encode))
+        self._know(made, changes)
+        return answer
 
     async def get(self, project_id: str) -> Project:
         """The project, or NotFound."""
@@ -104,11 +108,15 @@ class ProjectStore:
         if known is not None:
             return known
         project = await self._database.read(lambda connection: find_project(connection, project_id))
-        if changes == self._changes:
-            if len(self._known) >= KNOWN_MAX:
-                self._known.clear()
-            self._known[project_id] = project
+        self._know([project], changes)
         return project
+
+    def _know(self, projects: Sequence[Project], changes: int) -> None:
+        """They were on disk after so many changes of any."""
+        if changes == self._changes:
+            if len(self._known) + len(projects) > KNOWN_MAX:
+                self._known.clear()
+            self._known |= {project.project_id: project for project in projects}
 
     async def page(self, *, after: str, limit: int, among: Set[str] | None = None) -> list[Project | Damaged]:
         """Projects by id, those after `after`; of these ids alone where some are given."""
@@ -244,14 +252,17 @@ def bury_job(transaction: Transaction, job: Job) -> None:
 
 def find_project(connection: Connection, project_id: str) -> Project:
     """The project, or NotFound."""
-    return _found(_BY_ID.one(connection, {"id": project_id}), project_id)
+    return _found(PROJECT_BY_ID.one(connection, {"id": project_id}), project_id)
 
 
 def known_project(transaction: Transaction, project_id: str) -> Project:
-    """The same, read once in a transaction."""
+    """The same, read once for as long as nobody changes it; when it was `served` last may not be true any more."""
     project = transaction.projects.get(project_id)
     if project is None:
-        project = transaction.projects[project_id] = _found(transaction.look_up(_BY_ID, id=project_id), project_id)
+        project = _found(transaction.look_up(PROJECT_BY_ID, id=project_id), project_id)
+        if len(transaction.projects) >= KNOWN_MAX:
+            transaction.projects.clear()
+        transaction.projects[project_id] = project
     return project
 
 

@@ -42,7 +42,8 @@ _NEXT_PROJECT = Statement(
     .order_by(jobs.c.project_uid)
     .limit(1)
 )
-_SERVED = Statement(select(projects.c.served).where(projects.c.uid == _PROJECT))
+_SERVED_BY_UID = Statement(select(projects.c.served).where(projects.c.uid == _PROJECT))
+SERVED = Statement(select(projects.c.served), key=projects.c.project_id)
 _BUSY = select(attempts.c.project_uid, projects.c.served).join(projects, projects.c.uid == attempts.c.project_uid)
 # Runners by all that matters to a job that waits: a cluster has thousands of them, and few kinds.
 _EACH = (
@@ -80,7 +81,7 @@ class QueueLimits:
 
 def enter_queue(transaction: Transaction, job: Job) -> None:
     """The job has become ready."""
-    served = served_of(transaction, job.project_uid)
+    served = served_of(transaction, job)
     transaction.dispatcher.enter(job.project_uid, ready_job(job), served=served)
 
 
@@ -98,11 +99,11 @@ def advance(transaction: Transaction, gone: Sequence[Job]) -> None:
         transaction.dispatcher.advance(place["project"], place["needs"], first)
 
 
-def served_of(transaction: Transaction, project_uid: str) -> int:
-    """When the project was served last."""
-    served = transaction.dispatcher.served(project_uid)
+def served_of(transaction: Transaction, job: Job) -> int:
+    """When the job's project was served last."""
+    served = transaction.dispatcher.served(job.project_uid)
     if served is None:
-        row = transaction.look_up(_SERVED, project=project_uid)
+        row = transaction.look_up(SERVED, id=job.project_id)
         assert row is not None, "a job's project is never gone"
         served = int(row["served"])
     return served
@@ -112,7 +113,7 @@ def reload_project(transaction: Transaction, project_uid: str) -> None:
     """Tell the dispatcher anew what stands in the rows of a project."""
     connection, dispatcher = transaction.connection, transaction.dispatcher
     dispatcher.drop(project_uid)
-    row = _SERVED.one(connection, {"project": project_uid})
+    row = _SERVED_BY_UID.one(connection, {"project": project_uid})
     if row is None:
         return
     served = int(row["served"])

@@ -17,7 +17,7 @@ from services.scheduler.store.rows import changes, runner_from_row, runner_to_ro
 from services.scheduler.store.statement import Statement, Values
 from services.scheduler.store.transaction import Transaction
 
-RUNNER_BY_ID = Statement(select(tables.runners).where(tables.runners.c.runner_id == bindparam("id")))
+RUNNER_BY_ID = Statement(select(tables.runners), key=tables.runners.c.runner_id)
 _INSERT = Statement(insert(tables.runners))
 
 SESSIONS_KEPT = 16

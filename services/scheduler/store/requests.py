@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, delete, select
 
 from services.chassis.errors import AlreadyExists, Reason
 from services.scheduler.domain.request import Request
@@ -16,9 +16,7 @@ from services.scheduler.store.transaction import Question, Transaction
 Value = TypeVar("Value")
 
 
-_KNOWN = Statement(
-    select(request_ids.c.digest, request_ids.c.answer).where(request_ids.c.request_id == bindparam("id"))
-)
+_KNOWN = Statement(select(request_ids.c.digest, request_ids.c.answer), key=request_ids.c.request_id)
 
 
 def first_answer(connection: Connection, request: Request) -> bytes | None:

@@ -108,6 +108,7 @@ def attempt_to_row(attempt: Attempt) -> Values:
     values["outcome"] = attempt.outcome.value if attempt.outcome is not None else None
     values["reason"] = attempt.reason.value
     values["resume"] = _optional(attempt.resume)
+    values["progress"] = progress_to_json(attempt.progress)
     return values
 
 
@@ -120,6 +121,7 @@ def attempt_from_row(row: Record, *, besides: tuple[str, ...] = ()) -> Attempt:
     values["outcome"] = AttemptOutcome(values["outcome"]) if values["outcome"] is not None else None
     values["reason"] = JobReason(values["reason"])
     values["resume"] = checkpoint_key_from_json(values["resume"])
+    values["progress"] = Progress(**values["progress"])
     return Attempt(**values)
 
 

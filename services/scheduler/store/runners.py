@@ -113,19 +113,21 @@ class RunnerStore:
         return await self._database.write(
             lambda tx: self._synchronize(tx, report, call),
             then=_with_what_was_placed,
-            ahead=[(each, {"id": report.runner_id}) for each in (_WORKING if report.active is not None else _IDLE)],
+            ahead=lambda _: [(each, {"id": report.runner_id}) for each in (_WORKING if report.active else _IDLE)],
             control=True,
         )
 
     async def wait_again(self, standing: Standing, report: Report, call: WaitingCall) -> Standing:
         """An idle runner of which nothing has changed waits once more; costs no statement where there is no job.
 
-        Where it was drained, lost or taken back since it was known to stand so, its report is applied like any other.
+        Where it was drained, lost, taken back or given a job since it was known to stand so, its report is applied like
+        any other.
         """
 
         def wait(transaction: Transaction) -> Standing:
             runner = standing.runner
-            if transaction.dispatcher.is_registered(runner.runner_id) != runner.takes_jobs:
+            is_changed = transaction.dispatcher.is_registered(runner.runner_id) != runner.takes_jobs
+            if is_changed or self._placing.has_given_since(runner.runner_id, standing.as_of):
                 return self._synchronize(transaction, report, call)
             self._placing.wait(transaction, runner, call)
             return standing
@@ -318,19 +320,18 @@ class RunnerStore:
 
     def _hold(self, transaction: Transaction, job: Job, attempt: Attempt, active: ActiveReport) -> tuple[Job, Attempt]:
         """Job and attempt after the report of the runner that holds it."""
-        after, seen = domain.observe(job, attempt, phase=active.phase or attempt.phase, now_us=transaction.now_us)
-        moved_on = active.progress != job.progress
-        seen = replace(
-            seen,
-            lease_expire_time_us=transaction.now_us + self._lease_us,
-            progress_time_us=transaction.now_us if moved_on else seen.progress_time_us,
-        )
-        save_attempt(transaction, attempt, seen)
-        after = replace(
-            after,
+        after, seen = domain.observe(
+            job,
+            attempt,
+            phase=active.phase or attempt.phase,
             progress=active.progress,
-            dataset_fingerprint=after.dataset_fingerprint or active.dataset_fingerprint,
+            now_us=transaction.now_us,
         )
+        seen = replace(seen, lease_expire_time_us=transaction.now_us + self._lease_us)
+        save_attempt(transaction, attempt, seen)
+        if seen.progress != attempt.progress:
+            transaction.move_on(job.uid)
+        after = replace(after, dataset_fingerprint=after.dataset_fingerprint or active.dataset_fingerprint)
         return record_checkpoints(transaction, save_job(transaction, job, after), active.checkpoints), seen
 
     def _end(

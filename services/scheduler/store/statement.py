@@ -2,15 +2,38 @@
 
 SQLAlchemy takes several times as long to run a statement as SQLite does. What it knows is used all the same: the SQL of
 each dialect, and how a value goes into it and comes out. Errors are SQLAlchemy's.
+
+Many of the same are one statement where that is to be had: rows that have one of many keys, and on PostgreSQL new and
+changed rows, which go there as one JSON document: psycopg takes longer for the values of a row than PostgreSQL does for
+the row.
 """
 
 from __future__ import annotations
 
+import operator
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from sqlalchemy import BindParameter, Connection, Delete, Insert, Select, Update
+import msgspec
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Delete,
+    Insert,
+    LargeBinary,
+    Select,
+    Text,
+    Update,
+    any_,
+    bindparam,
+    column,
+    func,
+    select,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 
@@ -18,19 +41,42 @@ from services.chassis.errors import Reason, Unavailable
 
 Values: TypeAlias = dict[str, Any]
 Clause: TypeAlias = Select[Any] | Insert | Update | Delete
+PSYCOPG = "psycopg"
+KEY = "id"
+"""The parameter of a statement that finds rows by a key."""
+_KEYS = "ids"
+_OWN_KEY = "key of the row"
+_ROWS = "rows"
+_PARAMETER = re.compile(r"%\((\w+)\)s(::[A-Z]+(\([0-9]+\))?)?")
+"""As psycopg's are written, with the type that they are cast to."""
+
+
+def to_json(value: Any) -> str:
+    """What is stored in a column of JSON; a tenth of what the standard library takes."""
+    return msgspec.json.encode(value).decode()
 
 
 class Statement:
     """`clause` takes its values by the names of its parameters; an insert has one for each column of `columns`.
 
-    A `guarded` update is of one row as it was read: where that is not so any more, Unavailable is raised.
+    One with a `key` finds the rows in which that column is the value of the parameter KEY. A `guarded` update is of one
+    row as it was read, so no two are of the same: where it is not so any more, Unavailable is raised.
     """
 
-    def __init__(self, clause: Clause, *, columns: Sequence[str] | None = None, guarded: bool = False) -> None:
+    def __init__(
+        self,
+        clause: Clause,
+        *,
+        columns: Sequence[str] | None = None,
+        key: ColumnElement[str] | None = None,
+        guarded: bool = False,
+    ) -> None:
         self._clause = clause
         self._columns = columns
+        self._key = key
         self._guarded = guarded
         self._compiled: dict[str, _Compiled] = {}
+        self._compiled_for_many: dict[str, _Compiled] = {}
 
     def all(self, connection: Connection, values: Mapping[str, Any]) -> list[Values]:
         """The rows."""
@@ -46,8 +92,12 @@ class Statement:
         return rows[0] if rows else None
 
     def each(self, connection: Connection, many: Sequence[Mapping[str, Any]]) -> list[list[Values]]:
-        """The rows for each of the values, in their order; a server is asked for all of them at once."""
-        if len(many) <= 1 or connection.dialect.driver != "psycopg":
+        """The rows for each of the values, in their order; the database is asked for all of them at once."""
+        if len(many) <= 1:
+            return [self.all(connection, values) for values in many]
+        if self._key is not None:
+            return self._of_keys(connection, [values[KEY] for values in many])
+        if connection.dialect.driver != PSYCOPG:
             return [self.all(connection, values) for values in many]
         compiled = self._for(connection.dialect)
         driver: Any = connection.connection.driver_connection
@@ -69,8 +119,34 @@ class Statement:
             return
         compiled = self._for(connection.dialect)
         with _cursor(connection, compiled.sql) as cursor:
-            cursor.executemany(compiled.sql, [compiled.bound(values) for values in many])
+            if compiled.of_document:
+                cursor.execute(compiled.of_document, compiled.document(many))
+            else:
+                cursor.executemany(compiled.sql, [compiled.bound(values) for values in many])
             self._check(cursor, len(many))
+
+    def _of_keys(self, connection: Connection, keys: Sequence[str]) -> list[list[Values]]:
+        dialect = connection.dialect
+        compiled = self._compiled_for_many.get(dialect.driver)
+        if compiled is None:
+            compiled = _Compiled(self._clause_for_many(dialect), None, dialect)
+            self._compiled_for_many[dialect.driver] = compiled
+        found: dict[str, list[Values]] = {}
+        with _cursor(connection, compiled.sql) as cursor:
+            cursor.execute(compiled.sql, compiled.bound({_KEYS: keys if dialect.driver == PSYCOPG else to_json(keys)}))
+            for row in compiled.rows(cursor):
+                found.setdefault(row.pop(_OWN_KEY), []).append(row)
+        return [found.get(key, []) for key in keys]
+
+    def _clause_for_many(self, dialect: Dialect) -> Clause:
+        clause, key = self._clause, self._key
+        assert isinstance(clause, Select), "what has a key finds rows"
+        assert key is not None, "it was asked before"
+        if dialect.driver == PSYCOPG:
+            is_one = key == any_(bindparam(_KEYS, type_=ARRAY(Text)))
+        else:
+            is_one = key.in_(select(column("value")).select_from(func.json_each(bindparam(_KEYS, type_=Text))))
+        return clause.add_columns(key.label(_OWN_KEY)).where(is_one)
 
     def _check(self, cursor: Any, rows: int) -> None:
         if self._guarded and cursor.rowcount != rows:
@@ -80,14 +156,21 @@ class Statement:
     def _for(self, dialect: Dialect) -> _Compiled:
         compiled = self._compiled.get(dialect.driver)
         if compiled is None:
-            compiled = self._compiled[dialect.driver] = _Compiled(self._clause, self._columns, dialect)
+            clause = self._clause
+            if self._key is not None:
+                assert isinstance(clause, Select), "what has a key finds rows"
+                clause = clause.where(self._key == bindparam(KEY, type_=Text))
+            compiled = _Compiled(clause, self._columns, dialect, guarded=self._guarded)
+            self._compiled[dialect.driver] = compiled
         return compiled
 
 
 class _Compiled:
-    """The statement in a dialect."""
+    """The statement in a dialect. `of_document`: the same for any number of rows, where there is such a one."""
 
-    def __init__(self, clause: Clause, columns: Sequence[str] | None, dialect: Dialect) -> None:
+    def __init__(
+        self, clause: Clause, columns: Sequence[str] | None, dialect: Dialect, *, guarded: bool = False
+    ) -> None:
         if isinstance(clause, Insert):
             clause = clause.inline()  # nobody asks for the key that was given
         compiled: Any = clause.compile(dialect=dialect, column_keys=columns)
@@ -95,9 +178,17 @@ class _Compiled:
         assert "POSTCOMPILE" not in self.sql, "the length of a list is no part of a statement that is compiled once"
         binds: Mapping[str, BindParameter[Any]] = compiled.binds
         self._fixed = {name: bind.value for name, bind in binds.items() if not bind.required}
+        types = {name: bind.type for name, bind in binds.items() if bind.required}
+        self._binary = [name for name, kind in types.items() if isinstance(kind, LargeBinary)]
+        self.of_document = ""
+        if dialect.driver == PSYCOPG and (isinstance(clause, Insert) or guarded):
+            typed = ", ".join(f"{name} {kind.compile(dialect=dialect)}" for name, kind in types.items())
+            self.of_document = _of_document(self.sql, f"json_to_recordset(%({_ROWS})s::json) AS given({typed})")
         self._is_positional = compiled.positiontup is not None
-        names = compiled.positiontup if self._is_positional else list(binds)
-        self._binds = [(name, binds[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in names]
+        self._binds: list[str] = compiled.positiontup if self._is_positional else list(binds)
+        self._taken = _taker(self._binds)
+        processors = [binds[name].type.dialect_impl(dialect).bind_processor(dialect) for name in self._binds]
+        self._bind_processors = [(index, each) for index, each in enumerate(processors) if each is not None]
         self._dialect = dialect
         self._columns = list(clause.selected_columns) if isinstance(clause, Select) else []
         self._names = [str(column.key) for column in self._columns]
@@ -107,9 +198,16 @@ class _Compiled:
     def bound(self, values: Mapping[str, Any]) -> Any:
         """The values as the driver takes them. KeyError where one is missing."""
         given = {**self._fixed, **values} if self._fixed else values
-        if self._is_positional:
-            return [given[name] if process is None else process(given[name]) for name, process in self._binds]
-        return {name: given[name] if process is None else process(given[name]) for name, process in self._binds}
+        bound = list(self._taken(given))
+        for index, process in self._bind_processors:
+            bound[index] = process(bound[index])
+        return bound if self._is_positional else dict(zip(self._binds, bound, strict=True))
+
+    def document(self, many: Sequence[Mapping[str, Any]]) -> Values:
+        """The rows as `of_document` takes them. Bytes are in it as PostgreSQL writes them: `\\x6162`."""
+        binary = self._binary
+        rows = to_json([{**row, **{name: f"\\x{row[name].hex()}" for name in binary}} for row in many])
+        return {**self._fixed, _ROWS: rows}
 
     def rows(self, cursor: Any) -> list[Values]:
         """The rows that the driver found."""
@@ -122,10 +220,27 @@ class _Compiled:
         return rows
 
     def _processors(self, description: Sequence[Any]) -> Iterator[tuple[str, Callable[[Any], Any]]]:
-        for name, column, (_, driver_type, *_) in zip(self._names, self._columns, description, strict=True):
-            process = column.type.dialect_impl(self._dialect).result_processor(self._dialect, driver_type)
+        for name, found, (_, driver_type, *_) in zip(self._names, self._columns, description, strict=True):
+            process = found.type.dialect_impl(self._dialect).result_processor(self._dialect, driver_type)
             if process is not None:
                 yield name, process
+
+
+def _taker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """What takes the values of these names."""
+    if len(names) > 1:
+        return operator.itemgetter(*names)
+    return lambda values: [values[name] for name in names]
+
+
+def _of_document(sql: str, rows: str) -> str:
+    """PostgreSQL's statement with the columns of `rows` where one with values has its parameters."""
+    of_rows = _PARAMETER.sub(r"given.\1", sql)
+    if of_rows.startswith("INSERT"):
+        head, _, values = of_rows.partition(" VALUES ")
+        return f"{head} SELECT {values.strip('()')} FROM {rows}"  # noqa: S608  # our own names
+    head, _, condition = of_rows.partition(" WHERE ")
+    return f"{head} FROM {rows} WHERE {condition}"
 
 
 @contextmanager

@@ -156,6 +156,8 @@ attempts = Table(
     Column("message", Text, nullable=False),
     # When its checkpoints are looked for next.
     Column("adopt_time_us", BigInteger, nullable=False, server_default="0"),
+    # How far it is, which changes all the time: here, and not in its job, whose every change has a revision.
+    Column("progress", JSON, nullable=False, server_default="{}"),
 )
 Index("one_active_attempt_per_project", attempts.c.project_uid, unique=True, **_ACTIVE)
 Index("one_active_attempt_per_runner", attempts.c.runner_id, unique=True, **_ACTIVE)

@@ -61,6 +61,8 @@ class Committed:
     events: int = 0
     adoptions: list[AttemptKey] = field(default_factory=list)
     given: list[Given] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
+    """Uids of jobs that are further than before, and have no new revision for it."""
     projects: set[str] = field(default_factory=set)
     """Ids of projects that were changed or deleted."""
 
@@ -76,6 +78,7 @@ class Part:
     runners: list[str] = field(default_factory=list)
     adoptions: list[AttemptKey] = field(default_factory=list)
     given: list[Given] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
     writes_at_once: bool = False
     """It has a savepoint of its own."""
     error: BaseException | None = None
@@ -83,7 +86,7 @@ class Part:
     @property
     def lists(self) -> tuple[list[Any], ...]:
         """All that is collected."""
-        return self.rows, self.events, self.answers, self.runners, self.adoptions, self.given
+        return self.rows, self.events, self.answers, self.runners, self.adoptions, self.given, self.moved
 
     def fail(self, error: BaseException) -> None:
         """Nothing of it holds."""
@@ -104,6 +107,7 @@ class Transaction:
         now_us: int,
         *,
         dispatcher: Dispatcher,
+        projects: dict[str, Project],
         encode_fact: EncodeFact,
         new_id: Callable[[], str],
         renew_sealed: Callable[[bytes], bytes],
@@ -121,8 +125,8 @@ class Transaction:
         """Told of each change; what is rolled back is taken back there too."""
         self.idle_for_now: list[str] = []
         """Runners that take a job in this transaction or not at all."""
-        self.projects: dict[str, Project] = {}
-        """Projects that were read, by id."""
+        self.projects = projects
+        """Projects that were read, by id, in this transaction or in those before it."""
         self.doubts: list[Callable[[], None]] = []
         """To be called before anything is given out: the dispatcher was told what did not come to be."""
         self.committed = unsure or Committed()
@@ -230,8 +234,13 @@ class Transaction:
         self._part.given.append(given)
         self._part.runners.append(given.runner.runner_id)
 
+    def move_on(self, job_uid: str) -> None:
+        """The job's attempt is further than before."""
+        self._part.moved.append(job_uid)
+
     def change_project(self, project_id: str) -> None:
         """The project is not any more what it was read as."""
+        self._ahead.clear()
         self.projects.pop(project_id, None)
         self.committed.projects.add(project_id)
 
@@ -320,6 +329,7 @@ class Transaction:
             self.committed.runners += part.runners
             self.committed.adoptions += part.adoptions
             self.committed.given += part.given
+            self.committed.moved += part.moved
 
     @cached_property
     def given(self) -> dict[str, Given]:

@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, case, delete, func, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.log import get_logger
 from services.scheduler.domain.ending import RetryLimits
 from services.scheduler.domain.fact import RunnerLost
 from services.scheduler.domain.job import (
-    ACTIVE,
     SECOND_US,
     Attempt,
     AttemptOutcome,
@@ -52,22 +51,13 @@ SILENT_SHARE = 0.6
 HOUR_US = 3_600 * SECOND_US
 
 _SET_PROGRESS = Statement(
-    update(tables.jobs)
-    .where(
-        tables.jobs.c.uid == bindparam("of_uid"),
-        tables.jobs.c.epoch == bindparam("of_epoch"),
-        or_(*(tables.jobs.c.state == state.value for state in sorted(ACTIVE))),
-    )
-    .values(progress=bindparam("how_far"), revision=bindparam("at_revision"))
-)
-_SET_PROGRESS_TIME = Statement(
     update(tables.attempts)
     .where(
         tables.attempts.c.job_uid == bindparam("of_uid"),
         tables.attempts.c.epoch == bindparam("of_epoch"),
         tables.attempts.c.active,
     )
-    .values(progress_time_us=bindparam("time_us"))
+    .values(progress=bindparam("how_far"), progress_time_us=bindparam("time_us"))
 )
 
 
@@ -258,7 +248,7 @@ class Upkeep:
             transaction.wake_runner(runner.runner_id)
 
     def _renew(self, transaction: Transaction, renewals: Sequence[Renewal]) -> None:
-        """Two statements, however many were heard of, and two for all that have moved on."""
+        """Two statements, however many were heard of, and one for all that have moved on."""
         if not renewals:
             return
         attempts, runners, connection = tables.attempts, tables.runners, transaction.connection
@@ -284,13 +274,12 @@ class Upkeep:
         self._save_progress(transaction, renewals)
 
     def _save_progress(self, transaction: Transaction, renewals: Sequence[Renewal]) -> None:
-        """Two statements, however many have moved on. An attempt that is over changes nothing."""
+        """One statement, however many have moved on, and no revision. An attempt that is over changes nothing."""
         moved = [
             {
                 "of_uid": renewal.key.job_uid,
                 "of_epoch": renewal.key.epoch,
                 "how_far": progress_to_json(renewal.progress),
-                "at_revision": transaction.next_revision(),
                 "time_us": transaction.now_us - renewal.age_us,
             }
             for renewal in renewals
@@ -298,7 +287,8 @@ class Upkeep:
         ]
         if moved:
             _SET_PROGRESS.run_each(transaction.connection, moved)
-            _SET_PROGRESS_TIME.run_each(transaction.connection, moved)
+            for row in moved:
+                transaction.move_on(str(row["of_uid"]))
 
     def _starting_too_long(self, now_us: int) -> ColumnElement[bool]:
         attempts = tables.attempts

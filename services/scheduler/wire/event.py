@@ -8,7 +8,7 @@ from sihlai.scheduler.v1 import job_pb2
 from services.scheduler.domain import fact as facts
 from services.scheduler.domain.fact import EncodedFact, Fact, JobFact
 from services.scheduler.wire.checkpoint import checkpoint_to_proto
-from services.scheduler.wire.times import timestamp
+from services.scheduler.wire.times import set_timestamp
 
 ROOT = "sihlai.v1"
 EVENT_MESSAGE_CHARACTERS_MAX = 2_000
@@ -17,10 +17,10 @@ EVENT_MESSAGE_CHARACTERS_MAX = 2_000
 
 def fact_to_event(fact: Fact, *, event_id: str, time_us: int, trace_parent: str) -> EncodedFact:
     """The event of a fact, with its subject."""
-    event = event_pb2.Event(id=event_id, time=timestamp(time_us), traceparent=trace_parent)
-    word = _fill(event, fact)
-    event.subject = f"{_prefix(fact)}.{word}"
-    return EncodedFact(subject=event.subject, payload=event.SerializeToString())
+    event = event_pb2.Event(id=event_id, traceparent=trace_parent)
+    set_timestamp(event.time, time_us)
+    event.subject = subject = f"{_prefix(fact)}.{_fill(event, fact)}"
+    return EncodedFact(subject=subject, payload=event.SerializeToString())
 
 
 def _prefix(fact: Fact) -> str:
@@ -31,63 +31,54 @@ def _prefix(fact: Fact) -> str:
 
 
 def _fill(event: event_pb2.Event, fact: Fact) -> str:
-    """Write the fact into the event; return the last word of its subject."""
-    job = event_pb2.JobReference()
-    if isinstance(fact, JobFact):
-        job = event_pb2.JobReference(name=fact.job_name, uid=fact.job_uid)
+    """Write the fact into the event; return the last word of its subject. In place: submits wait for it."""
     match fact:
         case facts.JobSubmitted():
-            event.job_submitted.CopyFrom(event_pb2.JobSubmitted(job=job, creator=fact.creator))
-            return "submitted"
+            event.job_submitted.creator = fact.creator
+            return _of_job(event.job_submitted.job, fact, "submitted")
         case facts.JobStarted():
-            runner = f"runners/{fact.runner_id}"
-            started = event_pb2.JobStarted(job=job, attempt=fact.attempt, epoch=fact.epoch, runner=runner)
-            event.job_started.CopyFrom(started)
-            return "started"
+            event.job_started.attempt = fact.attempt
+            event.job_started.epoch = fact.epoch
+            event.job_started.runner = f"runners/{fact.runner_id}"
+            return _of_job(event.job_started.job, fact, "started")
         case facts.JobRunning():
-            event.job_running.CopyFrom(event_pb2.JobRunning(job=job, attempt=fact.attempt))
-            return "running"
+            event.job_running.attempt = fact.attempt
+            return _of_job(event.job_running.job, fact, "running")
         case facts.JobStopping():
-            event.job_stopping.CopyFrom(event_pb2.JobStopping(job=job, mode=job_pb2.StopMode.ValueType(fact.mode)))
-            return "stopping"
+            event.job_stopping.mode = job_pb2.StopMode.ValueType(fact.mode)
+            return _of_job(event.job_stopping.job, fact, "stopping")
         case facts.JobEnded():
-            ended = event_pb2.JobEnded(
-                job=job,
-                state=job_pb2.JobState.Value(f"JOB_STATE_{fact.state}"),
-                reason=job_pb2.JobReason.Value(f"JOB_REASON_{fact.reason}"),
-                message=fact.message[:EVENT_MESSAGE_CHARACTERS_MAX],
-            )
-            event.job_ended.CopyFrom(ended)
-            return "ended"
+            event.job_ended.state = job_pb2.JobState.Value(f"JOB_STATE_{fact.state}")
+            event.job_ended.reason = job_pb2.JobReason.Value(f"JOB_REASON_{fact.reason}")
+            event.job_ended.message = fact.message[:EVENT_MESSAGE_CHARACTERS_MAX]
+            return _of_job(event.job_ended.job, fact, "ended")
         case facts.AttemptLost():
-            lost = event_pb2.AttemptLost(
-                job=job,
-                attempt=fact.attempt,
-                runner=f"runners/{fact.runner_id}",
-                outcome=job_pb2.AttemptOutcome.Value(f"ATTEMPT_OUTCOME_{fact.outcome}"),
-            )
-            event.attempt_lost.CopyFrom(lost)
-            return "attempt-lost"
+            event.attempt_lost.attempt = fact.attempt
+            event.attempt_lost.runner = f"runners/{fact.runner_id}"
+            event.attempt_lost.outcome = job_pb2.AttemptOutcome.Value(f"ATTEMPT_OUTCOME_{fact.outcome}")
+            return _of_job(event.attempt_lost.job, fact, "attempt-lost")
         case facts.CheckpointSaved():
-            saved = event_pb2.CheckpointSaved(job=job, checkpoint=checkpoint_to_proto(fact.checkpoint, fact.job_name))
-            event.checkpoint_saved.CopyFrom(saved)
-            return "checkpoint-saved"
+            event.checkpoint_saved.checkpoint.CopyFrom(checkpoint_to_proto(fact.checkpoint, fact.job_name))
+            return _of_job(event.checkpoint_saved.job, fact, "checkpoint-saved")
         case facts.JobDeleted():
-            event.job_deleted.CopyFrom(event_pb2.JobDeleted(job=job))
-            return "deleted"
+            return _of_job(event.job_deleted.job, fact, "deleted")
         case facts.RunnerJoined():
-            event.runner_joined.CopyFrom(event_pb2.RunnerJoined(runner=f"runners/{fact.runner_id}"))
+            event.runner_joined.runner = f"runners/{fact.runner_id}"
             return "joined"
         case facts.RunnerDrained():
-            event.runner_drained.CopyFrom(event_pb2.RunnerDrained(runner=f"runners/{fact.runner_id}"))
+            event.runner_drained.runner = f"runners/{fact.runner_id}"
             return "drained"
         case facts.RunnerPutAside():
-            aside = event_pb2.RunnerPutAside(
-                runner=f"runners/{fact.runner_id}", reason=fact.reason, until_time=timestamp(fact.until_us)
-            )
-            event.runner_put_aside.CopyFrom(aside)
+            event.runner_put_aside.runner = f"runners/{fact.runner_id}"
+            event.runner_put_aside.reason = fact.reason
+            set_timestamp(event.runner_put_aside.until_time, fact.until_us)
             return "put-aside"
         case facts.RunnerLost():
-            event.runner_lost.CopyFrom(event_pb2.RunnerLost(runner=f"runners/{fact.runner_id}"))
+            event.runner_lost.runner = f"runners/{fact.runner_id}"
             return "lost"
     raise AssertionError(f"{type(fact).__name__} has no event")
+
+
+def _of_job(job: event_pb2.JobReference, fact: JobFact, word: str) -> str:
+    job.name, job.uid = fact.job_name, fact.job_uid
+    return word

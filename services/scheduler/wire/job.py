@@ -64,7 +64,7 @@ def job_to_proto(view: JobView) -> job_pb2.Job:
         stop_mode=job_pb2.StopMode.ValueType(job.stop),
         stopper=job.stopper,
         attempts=[attempt_to_proto(attempt) for attempt in view.attempts],
-        progress=progress_to_proto(job.progress if job.state not in FINAL else at_end(job.progress)),
+        progress=progress_to_proto(view.progress if job.state not in FINAL else at_end(view.progress)),
         last_checkpoint=checkpoint_to_proto(last, job.name) if last is not None else None,
         source_job=job.source.job_name if job.source is not None else "",
         source_checkpoint=job.source.checkpoint_name if job.source is not None else "",

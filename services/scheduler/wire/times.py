@@ -20,7 +20,14 @@ def timestamp(time_us: int | None) -> Timestamp | None:
     """Microseconds since 1970 as a Timestamp; None stays None, which leaves a field out."""
     if time_us is None:
         return None
-    return Timestamp(seconds=time_us // SECOND_US, nanos=time_us % SECOND_US * 1000)
+    proto = Timestamp()
+    set_timestamp(proto, time_us)
+    return proto
+
+
+def set_timestamp(proto: Timestamp, time_us: int) -> None:
+    """Make it microseconds since 1970."""
+    proto.seconds, proto.nanos = time_us // SECOND_US, time_us % SECOND_US * 1000
 
 
 def time_violations(proto: Timestamp, field: str) -> list[Violation]:

@@ -25,7 +25,8 @@ from tests.bench.metrics.load import Sender, line_request, requests_of
 from tests.bench.metrics.process import cpu_seconds, half_the_processor
 from tests.bench.metrics.stage import Stage
 from tests.bench.result import Result
-from tests.metrics.client import CHANNEL_OPTIONS, Job, Metrics, submit, until
+from tests.metrics.client import CHANNEL_OPTIONS, Metrics, until
+from tests.metrics.job_book import Job, submit
 from tests.tokens import aio_carrying
 
 FOLLOW_SECONDS = 8.0

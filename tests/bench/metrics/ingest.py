@@ -15,7 +15,8 @@ from tests.bench.metrics.load import Sender, line_request, requests_of
 from tests.bench.metrics.process import cpu_seconds
 from tests.bench.metrics.stage import Stage
 from tests.bench.result import Result
-from tests.metrics.client import Job, Metrics, submit
+from tests.metrics.client import Metrics
+from tests.metrics.job_book import Job, submit
 
 MESSAGES_A_JOB = 100
 LINE_MESSAGES = 800

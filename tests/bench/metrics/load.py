@@ -12,7 +12,8 @@ import numpy as np
 from sihlai.logs.v1 import log_line_pb2
 from sihlai.metrics.v1 import ingest_service_pb2, series_pb2
 
-from tests.metrics.client import LINES, Job, Metrics, definition, until
+from tests.metrics.client import LINES, Metrics, definition, until
+from tests.metrics.job_book import Job
 
 SERIES = 20
 START_UNIX_US = 1_700_000_000_000_000

@@ -8,7 +8,7 @@ from tests.bench.metrics.ingest import ingest_rate, line_rate
 from tests.bench.metrics.process import memory_bytes, peak_memory, wait_calm
 from tests.bench.metrics.stage import Stage
 from tests.bench.result import Result
-from tests.metrics.client import submit
+from tests.metrics.job_book import submit
 
 WARM_MESSAGES = 500
 MESSAGES = 5_000

@@ -21,7 +21,7 @@ from tests.bench.metrics.load import SERIES, Sender, names, requests_of
 from tests.bench.metrics.process import QUERIES, Measured, measured, wait_calm
 from tests.bench.metrics.stage import Stage
 from tests.bench.result import Result
-from tests.metrics.client import Job, submit
+from tests.metrics.job_book import Job, submit
 
 BUCKETS = 500
 COMPARED_BUCKETS = 200

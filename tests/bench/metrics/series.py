@@ -15,7 +15,8 @@ from tests.bench.metrics.load import START_UNIX_US, Sender
 from tests.bench.metrics.process import measured, wait_calm
 from tests.bench.metrics.stage import Stage
 from tests.bench.result import Result
-from tests.metrics.client import Job, definition, submit
+from tests.metrics.client import definition
+from tests.metrics.job_book import Job, submit
 from tests.tokens import carrying
 
 SERIES = 20_000

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.metrics.client import Job, JobBook, Metrics, Scheduler, submit
+from tests.metrics.client import Metrics
+from tests.metrics.job_book import Job, JobBook, Scheduler, submit
 
 
 @dataclass(kw_only=True)
@@ -40,7 +41,7 @@ def open_stage(folder: Path, *, jobs_count: int, followers: int) -> Iterator[Sta
     scheduler = Scheduler()
     scheduler.start()
     # All followers are one user.
-    flags = ("--principal-streams-max", str(2 * followers), "--principal-calls-per-second", "1000000")
+    flags = ("--principal-streams-max", str(2 * followers), "--principal-processor-share", "1000")
     server = Metrics(folder / "served", scheduler.address, flags)
     server.start()
     stage = Stage(folder=folder, book=scheduler.book, server=server, jobs_count=jobs_count, followers=followers)

@@ -21,6 +21,7 @@ PARTS: Mapping[str, Callable[[Place], AsyncIterator[Result]]] = {
     "claims": stores.claims,
     "idle-calls": stores.idle_calls,
     "submits": calls.submits,
+    "token-cost": calls.token_cost,
     "hand-overs": calls.hand_overs,
     "burst": calls.burst_and_stops,
     "lost": calls.lost_runner,

@@ -145,7 +145,7 @@ async def _idle_for_ever(runner: Runner, calls: list[int]) -> None:
     while True:
         try:
             if runner.assignment is None:
-                answer = await runner.call(idle={}, wait=8.0)
+                answer = await runner.call(idle={}, wait=17.5)
                 if answer.run.HasField("assignment"):
                     runner.assignment = answer.run.assignment
             else:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -26,6 +28,8 @@ TASK = "TASK_MULTICLASS_CLASSIFICATION"
 SPEC = {"model": {"backbone": {"name": "tiny"}, "heads": [{"task": TASK}]}}
 START_SECONDS_MAX = 90.0
 CALLERS = 64
+CHANNELS = 8
+TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +80,20 @@ def open_place(kind: str, folder: Path) -> Iterator[Place]:
 class Client:
     """Stubs over a few connections, and what the parts of the benchmark ask all the time."""
 
-    def __init__(self, address: str, folder: Path, *, database_url: str, channels: int = 8) -> None:
+    def __init__(
+        self, address: str, folder: Path, process: subprocess.Popen[bytes], *, database_url: str, has_tokens: bool
+    ) -> None:
+        self.process = process
+        self.address = address
+        self.folder = folder
         self.database_url = database_url
         options = [("grpc.use_local_subchannel_pool", 1)]
-        opened = [grpc.aio.insecure_channel(address, options=options) for _ in range(channels)]
+        opened = [grpc.aio.insecure_channel(address, options=options) for _ in range(CHANNELS)]
         key = folder / "token.pem"
         user, runner = tokens.token(key), tokens.runner_token(key)
         self._opened = opened
-        self._channels = [tokens.aio_carrying(channel, user) for channel in opened]
+        self._channels = [tokens.aio_carrying(channel, user) for channel in opened] if has_tokens else opened
         runners = [tokens.aio_carrying(channel, runner) for channel in opened]
-        self._folder = folder
         self.channel = self._channels[0]
         self.projects = project_service_pb2_grpc.ProjectServiceStub(self._channels[0])
         self._jobs = itertools.cycle([job_service_pb2_grpc.JobServiceStub(each) for each in self._channels])
@@ -101,7 +109,7 @@ class Client:
         return next(self._runners)
 
     async def create_project(self, project_id: str) -> None:
-        source = {"uri": f"file://{self._folder}/datasets/digits"}
+        source = {"uri": f"file://{self.folder}/datasets/digits"}
         await self.projects.CreateProject(
             project_service_pb2.CreateProjectRequest(project_id=project_id, project={"training_dataset": source})
         )
@@ -122,8 +130,24 @@ class Client:
         await asyncio.gather(*(channel.close() for channel in self._opened))
 
 
+ONE_USER = {
+    "principal-calls-max": 2_000,
+    "principal-processor-share": 1_000,
+    "log-level": "warning",
+}
+"""Settings where all callers are one user, who may do what many do together."""
+
+
 @contextlib.asynccontextmanager
-async def serve(place: Place, name: str, *, keeps: bool = False) -> AsyncIterator[Client]:
+async def serve(
+    place: Place,
+    name: str,
+    *,
+    keeps: bool = False,
+    settings: Mapping[str, object] = ONE_USER,
+    program: str = "services.scheduler",
+    has_tokens: bool = True,
+) -> AsyncIterator[Client]:
     """A scheduler's process over a new database (or, with `keeps`, the one of before), and a client of it."""
     folder = place.folder / name
     folder.mkdir(exist_ok=True)
@@ -136,18 +160,16 @@ async def serve(place: Place, name: str, *, keeps: bool = False) -> AsyncIterato
         "credentials-key-file": folder / "credentials.key",
         "allowed-roots": folder / "datasets",
         "address-file": address_file,
-        "log-level": "warning",
-        "principal-calls-max": 2_000,  # all callers are one user
-        "principal-calls-per-second": 1_000_000,
+        **settings,
     }
-    process = _start(folder / "log", arguments)
+    process = _start(program, folder / "log", arguments)
     try:
         deadline = time.monotonic() + START_SECONDS_MAX
         while not address_file.exists():
             assert process.poll() is None, (folder / "log").read_text()[-2_000:]
             assert time.monotonic() < deadline, "the scheduler does not start"
             await asyncio.sleep(0.02)
-        client = Client(address_file.read_text().strip(), folder, database_url=url)
+        client = Client(address_file.read_text().strip(), folder, process, database_url=url, has_tokens=has_tokens)
         try:
             yield client
         finally:
@@ -157,10 +179,10 @@ async def serve(place: Place, name: str, *, keeps: bool = False) -> AsyncIterato
         process.wait(60)
 
 
-def _start(log_file: Path, arguments: dict[str, object]) -> subprocess.Popen[bytes]:
+def _start(program: str, log_file: Path, arguments: dict[str, object]) -> subprocess.Popen[bytes]:
     words = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
     with log_file.open("wb") as log:
-        return subprocess.Popen([sys.executable, "-m", "services.scheduler", *words], stdout=log, stderr=log)
+        return subprocess.Popen([sys.executable, "-m", program, *words], stdout=log, stderr=log)
 
 
 class Runner:
@@ -214,6 +236,12 @@ class Runner:
         assert self.assignment is not None, "it has a job"
         assignment = self.assignment
         return {"job_uid": assignment.job_uid, "attempt": assignment.attempt, "epoch": assignment.epoch}
+
+
+def processor_seconds(process: subprocess.Popen[Any]) -> float:
+    """What a process has taken of the processor until now."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
 
 
 async def rate(call: Callable[[], Awaitable[object]], *, number: int, callers: int = CALLERS) -> float:

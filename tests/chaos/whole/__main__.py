@@ -38,6 +38,7 @@ from tests.tokens import carrying
 STREAM = "SIHLAI"
 ROUND_SECONDS = 60.0
 SETTLE_SECONDS = 180.0
+UNFINISHED_MAX = 8
 CALM_SECONDS = (0.5, 3.0)
 """Between two faults."""
 POLL_SECONDS = 0.2
@@ -63,22 +64,24 @@ class Outcome:
         return json.dumps(self.__dict__ | {"seconds": round(self.seconds, 1)})
 
 
-def play(folder: Path, *, seed: int, number: int, seconds: float, on_postgresql: bool) -> Outcome:
-    """One round; what breaks it off is a finding like any other."""
+def play(
+    folder: Path, *, seed: int, number: int, seconds: float, on_postgresql: bool, unfinished_max: int = UNFINISHED_MAX
+) -> Outcome:
+    """One round, with so many jobs at a time; what breaks it off is a finding like any other."""
     outcome = Outcome(number=number, seed=seed, database="postgresql" if on_postgresql else "sqlite")
     began = time.monotonic()
     try:
         with stand(folder, on_postgresql=on_postgresql) as made:
-            _play(made, outcome, random.Random(f"{seed}/{number}"), seconds)
+            _play(made, outcome, random.Random(f"{seed}/{number}"), seconds, unfinished_max)
     except Exception:  # noqa: BLE001 — whatever it is, it was not promised
         outcome.findings.append(traceback.format_exc())
     outcome.seconds = time.monotonic() - began
     return outcome
 
 
-def _play(made: Stand, outcome: Outcome, randomness: random.Random, seconds: float) -> None:
+def _play(made: Stand, outcome: Outcome, randomness: random.Random, seconds: float, unfinished_max: int) -> None:
     history = History()
-    users = Users(made, history, random.Random(randomness.random()))
+    users = Users(made, history, random.Random(randomness.random()), unfinished_max)
     ticking = threading.Event()
     scene = Scene(stand=made, history=history, random=randomness, wait=ticking.wait)
     users.start()

@@ -28,7 +28,6 @@ from tests.tokens import carrying
 
 CALL_SECONDS = 5.0
 PAUSE_SECONDS = 0.2
-UNFINISHED_MAX = 8
 LOOK_SECONDS = 0.25
 ACTIVE = (job_pb2.JOB_STATE_STARTING, job_pb2.JOB_STATE_RUNNING, job_pb2.JOB_STATE_STOPPING)
 PASSING = (
@@ -45,8 +44,10 @@ Answer = TypeVar("Answer")
 class Users:
     """Two threads: one that acts, one that looks on."""
 
-    def __init__(self, stand: Stand, history: History, randomness: random.Random) -> None:
+    def __init__(self, stand: Stand, history: History, randomness: random.Random, unfinished_max: int) -> None:
+        """`unfinished_max`: jobs of which none are submitted more before some have ended."""
         self._stand = stand
+        self._unfinished_max = unfinished_max
         self._history = history
         self._random = randomness
         options = [("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 300)]
@@ -96,7 +97,7 @@ class Users:
         while not self._done.wait(self._random.uniform(0.05, 0.3)):
             jobs = self.all_jobs()
             unfinished = [job for job in jobs if job.state not in ENDED]
-            if len(unfinished) < UNFINISHED_MAX:
+            if len(unfinished) < self._unfinished_max:
                 self._submit()
             elif self._random.random() < 0.2:
                 self._stop(self._random.choice(unfinished))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.category_colors import category_colors
 from services.conversion.foreign.coco.annotation import RawImage, raw_image
@@ -17,7 +18,6 @@ from services.conversion.foreign.coco.document import CocoAnnotation, CocoImage
 from services.conversion.foreign.coco.instances import CocoBoxes, CocoMasks
 from services.conversion.foreign.coco.keypoints import CocoPoints
 from services.conversion.foreign.coco.panoptic import CocoSegments
-from services.conversion.foreign.fragment import Fragment
 from services.conversion.foreign.image_names import common_folder, locate, native_images
 from services.conversion.foreign.keypoint_names import keypoints_of
 from services.conversion.foreign.voc.format import VocBoxes

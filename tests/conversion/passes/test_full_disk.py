@@ -55,14 +55,15 @@ def test_a_conversion_onto_a_full_disk_leaves_nothing_and_succeeds_once_there_is
     asyncio.run(main())
 
 
-def test_an_import_of_images_onto_a_full_disk_leaves_nothing_and_succeeds_once_there_is_room(tmp_path: Path) -> None:
+def test_an_import_of_images_onto_a_full_disk_shows_nothing_and_goes_on_once_there_is_room(tmp_path: Path) -> None:
     coco, store, out = tmp_path / "coco", tmp_path / "store", tmp_path / "out"
     (coco / "images").mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
     names = [f"{number}.png" for number in range(8)]
     for name in names:
         Image.fromarray(pixels).save(coco / "images" / name)
-    images = [{"id": number, "file_name": name, "width": 200, "height": 200} for number, name in enumerate(names)]
+    Image.fromarray(pixels[:9, :9]).save(coco / "images/0.png")  # this one fits
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
     content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
     (coco / "instances.json").write_text(json.dumps(content))
     request = service_pb2.ImportDatasetRequest(
@@ -85,8 +86,13 @@ def test_an_import_of_images_onto_a_full_disk_leaves_nothing_and_succeeds_once_t
             assert error.reason is Reason.OBJECT_STORE_UNAVAILABLE
             assert "File too large" in error.message
             assert not left_in(store)
-            assert not out.exists()
+            assert not (out / "native").exists()
+            (copied,) = out.glob(".native.part-*/copies/images/0.png")
+            copied.write_bytes(bytes(copied.stat().st_size))  # by which it is known again
             resource.prlimit(service.pid, resource.RLIMIT_FSIZE, allowed)
             assert (await take(stub)).images_in == 8
+        assert not any((out / "native/images/0.png").read_bytes())
+        assert (out / "native/images/1.png").read_bytes() == (coco / "images/1.png").read_bytes()
+        assert [path.name for path in out.iterdir()] == ["native"]
 
     asyncio.run(main())

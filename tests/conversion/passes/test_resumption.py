@@ -27,8 +27,8 @@ from tests.conversion.map_dataset import files_of, png, write_semantic
 
 ROOT = Path(__file__).parents[3]
 SEMANTIC = task_pb2.TASK_SEMANTIC_SEGMENTATION
-CHUNKS = 48
-DRAIN_SECONDS_MAX = 10.0
+CHUNKS = 24
+DRAIN_SECONDS_MAX = 30.0
 """A service that stops is alone on a machine a fraction of a second at it."""
 
 

@@ -1,17 +1,13 @@
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
-from PIL import Image
-from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
-from sihlai.conversion.v1 import dataset_pb2, task_pb2
+from sihlai.conversion.v1 import dataset_pb2
 
 from services.chassis.errors import Reason
 from services.chassis.rpc import error_from_rpc
@@ -383,27 +379,6 @@ def test_annotation_sets_of_a_list_need_names_of_their_own(names: Any, run: Any,
     run(test)
 
 
-def test_the_training_vocabulary_rules_and_no_image_is_in_both(run: Any, dataset: Any, other_dataset: Any) -> None:
-    dataset.write()
-    other_dataset.write(
-        "task: multiclass classification\ncategories: [dog, bird]\nannotations: labels.yaml\n",
-        images=("x.png",),
-        **{"labels.yaml": "x.png: dog\n"},
-    )
-    (other_dataset.path / "images/y.png").write_bytes((dataset.path / "images/c.png").read_bytes())
-
-    async def test(service: Any) -> None:
-        findings, totals = await service.findings(dataset.source, validation_source=other_dataset.source)
-        assert [(f.severity, f.rule, f.value, f.image) for f in findings] == [
-            (ERROR, "unknown_in_training", "bird", ""),
-            (WARNING, "shared_image", "", "a.png"),
-            (WARNING, "shared_image", "", "c.png"),
-        ]
-        assert totals.errors == 1
-
-    run(test)
-
-
 def test_metadata_that_name_no_place_of_images_are_what_is_told_where_there_are_none(run: Any, dataset: Any) -> None:
     dataset.write("task: autoencoding\nimages: ../other/images\n", images=())
 
@@ -415,93 +390,6 @@ def test_metadata_that_name_no_place_of_images_are_what_is_told_where_there_are_
         assert "`images` is '../other/images', but must be file:///" in error.message
 
     run(test)
-
-
-def test_the_validation_dataset_is_validated_too(run: Any, dataset: Any, other_dataset: Any) -> None:
-    dataset.write()
-    other_dataset.write(images=("x.png", "y.png"), **{"labels.yaml": "x.png: cow\ny.png: dog\nz.png: cat\n"})
-    other_dataset.image("x.png", color=50)
-    (other_dataset.path / "images/y.png").write_bytes(b"broken")
-
-    async def test(service: Any) -> None:
-        findings, totals = await service.findings(dataset.source, validation_source=other_dataset.source)
-        assert [(f.severity, f.rule, f.file, f.line, f.image) for f in findings] == [
-            (ERROR, "unreadable_image", "validation: images/y.png", 0, "y.png"),
-            (ERROR, "undeclared_category", "validation: labels.yaml", 1, "x.png"),
-            (ERROR, "annotation_without_image", "validation: labels.yaml", 3, "z.png"),
-        ]
-        assert (totals.errors, totals.images) == (3, 6)
-        alone, _ = await service.findings(other_dataset.source)
-        assert [f.file for f in alone] == ["images/y.png", "labels.yaml", "labels.yaml"]
-
-    run(test)
-
-
-def test_broken_metadata_of_the_validation_dataset_are_findings(run: Any, dataset: Any, other_dataset: Any) -> None:
-    dataset.write()
-    other_dataset.write("task: multiclass classification\n", images=("x.png",))
-    other_dataset.image("x.png", color=50)
-
-    async def test(service: Any) -> None:
-        findings, totals = await service.findings(dataset.source, validation_source=other_dataset.source)
-        assert [(f.severity, f.rule, f.file) for f in findings] == [
-            (ERROR, "missing_key", "validation: metadata.yaml"),
-        ]
-        assert totals.errors == 1
-
-    run(test)
-
-
-def test_validation_may_have_other_identities(run: Any, dataset: Any, other_dataset: Any) -> None:
-    head = "task: metric learning\nannotations: labels.yaml\nidentities: "
-    dataset.write(head + "[ann, bob]\n", images=("a.png",), **{"labels.yaml": "a.png: ann\n"})
-    other_dataset.write(head + "[cyd]\n", images=(), **{"labels.yaml": "z.png: cyd\n"})
-    other_dataset.image("z.png", color=99)
-
-    async def test(service: Any) -> None:
-        findings, _ = await service.findings(dataset.source, validation_source=other_dataset.source)
-        # As categories of multiclass classification they could not: that is said once.
-        assert [(f.severity, f.rule, f.value) for f in findings] == [(WARNING, "unshared_identities", "ann, bob, cyd")]
-        assert "multiclass classification" in findings[0].message
-        other_dataset.text("metadata.yaml", head + "[bob, ann]\n")
-        other_dataset.text("labels.yaml", "z.png: ann\n")
-        assert (await service.findings(dataset.source, validation_source=other_dataset.source))[0] == []
-
-    run(test)
-
-
-def test_the_only_sets_of_a_task_go_together_whatever_their_names(run: Any, dataset: Any, other_dataset: Any) -> None:
-    dataset.write()
-    other_dataset.write(
-        "- name: kinds\n  task: multiclass classification\n  categories: [dog, cow]\n  annotations: labels.yaml\n"
-        "- name: looks\n  task: multilabel classification\n  labels: [red]\n  annotations: looks.yaml\n",
-        images=(),
-        **{"labels.yaml": "x.png: dog\n", "looks.yaml": ""},
-    )
-    other_dataset.image("x.png", color=50)
-
-    async def test(service: Any) -> None:
-        findings, _ = await service.findings(dataset.source, validation_source=other_dataset.source)
-        assert [(f.severity, f.rule, f.value) for f in findings] == [
-            (ERROR, "unknown_in_training", "cow"),
-            (WARNING, "unmatched_annotation_set", "looks"),
-        ]
-
-    run(test)
-
-
-def test_the_same_names_in_another_order_and_missing_ones_are_fine(run: Any, dataset: Any, other_dataset: Any) -> None:
-    dataset.write()
-    for names in ("[dog, cat]", "[dog]"):
-        metadata = f"task: multiclass classification\ncategories: {names}\nannotations: labels.yaml\n"
-        other_dataset.write(metadata, images=(), **{"labels.yaml": "x.png: dog\n"})
-        other_dataset.image("x.png", color=50)
-
-        async def test(service: Any) -> None:
-            findings, _ = await service.findings(dataset.source, validation_source=other_dataset.source)
-            assert findings == []
-
-        run(test)
 
 
 def test_sizes_beyond_the_limits_are_found(run: Any, dataset: Any) -> None:
@@ -529,40 +417,5 @@ def test_metadata_behind_a_link_out_are_not_read(run: Any, dataset: Any, tmp_pat
     async def test(service: Any) -> None:
         findings, _ = await service.findings(dataset.source)
         assert [(f.rule, f.file) for f in findings] == [("leads_outside", "metadata.yaml")]
-
-    run(test)
-
-
-def test_images_of_16_bits_that_are_nearly_black_are_told_with_their_range(run: Any, dataset: Any) -> None:
-    dataset.write()
-    for number, name in enumerate(("a.png", "b.png", "c.png", "d.png")):
-        values = np.arange(20, dtype=np.uint16).reshape(4, 5) * 200 + number
-        Image.fromarray(values).save(dataset.path / "images" / name)
-
-    async def test(service: Any) -> None:
-        findings, totals = await service.findings(dataset.source)
-        assert [(each.rule, each.value) for each in findings] == [("dark_images", "0 to 3803")]
-        assert "`image_range: [0, 3803]`" in findings[0].message
-        assert totals.errors == 0
-        metadata = dataset.path / "metadata.yaml"
-        plain = metadata.read_text()
-        metadata.write_text(f"{plain}image_range: [0, 4095]\n")
-        assert list((await service.findings(dataset.source))[0]) == []
-        result = await service.convert(dataset.source, task_pb2.TASK_AUTOENCODING)
-        assert service.converted(result)["metadata"]["image_range"] == [0, 4095]
-        images = await service.stub.ListImages(
-            service_pb2.ListImagesRequest(source=dataset.source, thumbnail_side=8, page_size=4)
-        )
-        shown = Image.open(io.BytesIO(images.images[3].picture)).convert("L").getextrema()
-        assert shown[1] > 200, "as light as it is by its range"
-        for wrong in ("[4095, 0]", "[0, 65536]", "[0, 1, 2]", "[a, b]", "12", "[0.5, 3]"):
-            metadata.write_text(f"{plain}image_range: {wrong}\n")
-            findings, _ = await service.findings(dataset.source)
-            errors = [each for each in findings if each.severity == dataset_pb2.SEVERITY_ERROR]
-            assert [each.rule for each in errors] == ["bad_value"]
-        metadata.write_text(plain)
-        Image.fromarray(np.full((4, 5), 40_000, np.uint16)).save(dataset.path / "images/b.png")
-        findings, _ = await service.findings(dataset.source)
-        assert list(findings) == []
 
     run(test)

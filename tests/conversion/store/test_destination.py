@@ -20,6 +20,7 @@ from services.chassis.objects.store import ObjectFolder, ObjectInfo, open_store
 from services.chassis.rpc import error_from_rpc
 from services.conversion.source.place import Access, DatasetSource
 from services.conversion.store.destination import Destination, Destinations
+from services.conversion.store.store import ResultStore
 from tests.conversion.map_dataset import files_of, write_semantic
 from tests.object_server import Bucket, key_to_proto
 
@@ -271,8 +272,14 @@ def test_a_link_that_takes_a_folders_place_midway_gets_nothing(tmp_path: Path) -
             store_uri=(tmp_path / "store").as_uri(),
             requests_max=3,
             upload_seconds_max=60,
+            free_bytes_min=0,
             executor=executor,
         )
+        store = ResultStore((tmp_path / "store").as_uri(), draft_hours_max=1, requests_max=1)
+
+        async def begin(destination: Destination) -> None:
+            async with destination.draft("digest", store):
+                raise AssertionError("nothing may be written there")
 
         def publish(target: str, swap: Callable[[], None]) -> SihlaiError:
             draft.mkdir(exist_ok=True)
@@ -281,6 +288,9 @@ def test_a_link_that_takes_a_folders_place_midway_gets_nothing(tmp_path: Path) -
             swap()
             with pytest.raises(SihlaiError) as caught:
                 asyncio.run(destination.publish(draft, "digest"))
+            if target != "labels":
+                with pytest.raises(SihlaiError, match="has become a link"):
+                    asyncio.run(begin(destination))
             return caught.value
 
         def link(name: str, *, folder: bool) -> Callable[[], None]:

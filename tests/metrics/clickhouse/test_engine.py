@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from services.chassis.config import ServerConfig
 from services.chassis.errors import ConfigurationError
-from services.metrics.clickhouse.engine import open_engine
+from services.metrics.clickhouse.engine import open_engine, require_encrypted_engine
 from services.metrics.clickhouse.migration import Migration, read_migrations
 from tests.metrics.client import Metrics
 
@@ -105,3 +106,17 @@ def test_a_wrong_configuration_is_told_in_one_sentence_with_every_problem() -> N
     assert result.stderr.count("\n") == 1
     for word in ("--scheduler-address", "--token-public-keys", "--query-readers"):
         assert word in result.stderr
+
+
+def test_a_clickhouse_of_another_machine_is_called_with_tls_or_by_an_explicit_word() -> None:
+    for url in ("chdb:///x", "http://localhost:8123/points", "http://[::1]:8123/points", "https://far.example/points"):
+        require_encrypted_engine(ServerConfig(), url)
+    far = "http://sihlai:secret@far.example:8123/points"
+    require_encrypted_engine(ServerConfig(plaintext_peers_allowed=True), far)
+    arguments = [sys.executable, "-m", "services.metrics", "--clickhouse", far]
+    arguments += ["--scheduler-address", "localhost:1", "--token-public-keys", "none.pem"]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "clickhouse names far.example" in result.stderr
+    assert "begin it with https://, or say --plaintext-peers-allowed" in result.stderr
+    assert "secret" not in result.stderr

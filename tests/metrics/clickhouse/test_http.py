@@ -16,18 +16,16 @@ from tests.metrics.clickhouse_server import ClickHouse
 from tests.metrics.client import (
     LINES,
     WAIT_SECONDS,
-    Job,
     Metrics,
-    Scheduler,
     columns,
     definition,
     reason_of,
     refused,
-    submit,
     tail_all,
     texts,
     until,
 )
+from tests.metrics.job_book import Job, Scheduler, submit
 
 LOSS = "digits/train/loss"
 

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sihlai.metrics.v1 import ingest_service_pb2
 
 from services.chassis.errors import Reason
-from tests.metrics.clickhouse_faults import Fault
 from tests.metrics.clickhouse_server import ClickHouse
-from tests.metrics.client import (
-    LINES,
-    IngestClient,
-    Job,
-    Metrics,
-    Refused,
-    Scheduler,
-    reason_of,
-    submit,
-    until,
-)
+from tests.metrics.client import LINES, IngestClient, Metrics, Refused, reason_of, until
+from tests.metrics.job_book import Job, Scheduler, submit
 
 LEASE = (
     *("--lease-seconds", "5"),
@@ -37,34 +26,46 @@ LEASE = (
 ROWS_INSERTED = "INSERT INTO logs"
 
 
-@pytest.fixture
-def clickhouse(tmp_path: Path) -> Iterator[ClickHouse]:
-    clickhouse = ClickHouse(tmp_path / "clickhouse")
+@pytest.fixture(scope="module")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
+    clickhouse = ClickHouse(tmp_path_factory.mktemp("clickhouse"))
     clickhouse.start()
     yield clickhouse
     clickhouse.kill()
 
 
+@pytest.fixture(scope="module")
+def both(
+    clickhouse: ClickHouse, scheduler: Scheduler, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Metrics, Metrics]]:
+    """Two services at the server that sign and know the same tokens."""
+    folder = tmp_path_factory.mktemp("services")
+    one, two = (Metrics(folder / name, scheduler.address, LEASE, clickhouse=clickhouse.url) for name in ("one", "two"))
+    one.start()
+    two.folder.mkdir()
+    for key in ("token.pem", "token.pub.pem"):
+        shutil.copy(one.folder / key, two.folder / key)  # with its mode
+    two.start()
+    yield one, two
+    for server in (one, two):
+        server.kill()
+
+
 @pytest.fixture
-def start(clickhouse: ClickHouse, scheduler: Scheduler, tmp_path: Path) -> Iterator[Callable[[str], Metrics]]:
-    """Starts services at the server; all sign and know the same tokens."""
-    servers: list[Metrics] = []
-
-    def started(name: str) -> Metrics:
-        server = Metrics(tmp_path / name, scheduler.address, LEASE, clickhouse=clickhouse.url)
-        if servers:
-            server.folder.mkdir()
-            for key in ("token.pem", "token.pub.pem"):
-                shutil.copy(servers[0].folder / key, server.folder / key)  # with its mode
-        server.start()
-        servers.append(server)
-        return server
-
-    yield started
-    for server in servers:
+def services(clickhouse: ClickHouse, both: tuple[Metrics, Metrics]) -> Iterator[tuple[Metrics, Metrics]]:
+    """Both, and afterwards as they were, whatever a test did to them."""
+    yield both
+    clickhouse.refuse_kills(False)
+    for server in both:
         assert server.process is not None
         server.process.send_signal(signal.SIGCONT)
-        server.kill()
+        if server.process_ended():
+            server.start()
+
+
+@pytest.fixture
+def server(services: tuple[Metrics, Metrics]) -> Metrics:
+    return services[0]
 
 
 def open_lines(client: IngestClient, server: Metrics, job: Job) -> int:
@@ -92,6 +93,26 @@ def send(client: IngestClient, sequence: int) -> None:
     client.lines(1, sequence, sequence, [f"line {sequence}"])
 
 
+def sent_and_held(clickhouse: ClickHouse, server: Metrics, job: Job, sequence: int) -> IngestClient:
+    """A writer whose message is on its way to the engine.
+
+    It may be opened a moment before the service has its next lease; what it sends is then refused.
+    """
+    held: list[IngestClient] = []
+
+    def is_held() -> bool:
+        client, found = open_again(server, job)
+        assert found == sequence - 1
+        send(client, sequence)
+        client.wait(lambda: 1 in client.refusals or bool(running(clickhouse)), "the message to be sent")
+        held.append(client)
+        return 1 not in client.refusals
+
+    until(is_held, "a message to be on its way")
+    clickhouse.wait_held(ROWS_INSERTED)
+    return held[-1]
+
+
 def stored(clickhouse: ClickHouse, job: Job) -> list[tuple[int, str]]:
     sql = f"SELECT seq, line FROM logs WHERE job_uid = '{job.uid}' ORDER BY seq"
     return [(row["seq"], row["line"]) for row in clickhouse.rows(sql)]
@@ -107,22 +128,20 @@ def running(clickhouse: ClickHouse) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("kills_refused", [False, True])
 def test_an_insert_that_is_held_up_when_its_service_is_killed_never_lands_beside_the_rows_sent_again(
-    clickhouse: ClickHouse, scheduler: Scheduler, start: Callable[[str], Metrics], kills_refused: bool
+    clickhouse: ClickHouse, scheduler: Scheduler, server: Metrics, kills_refused: bool
 ) -> None:
     clickhouse.refuse_kills(kills_refused)
-    server = start("server")
     job = submit(scheduler.book)
     client = server.ingest()
     open_lines(client, server, job)
-    held = clickhouse.add(Fault(match=ROWS_INSERTED, hold=True))
-    for sequence in (1, 2, 3):
-        send(client, sequence)
-    clickhouse.wait_held(ROWS_INSERTED)
-    server.kill()
-    server.start()
-    again, found = open_again(server, job)
-    assert found == 0
-    clickhouse.remove(held)
+    with clickhouse.fault(ROWS_INSERTED, hold=True):
+        for sequence in (1, 2, 3):
+            send(client, sequence)
+        clickhouse.wait_held(ROWS_INSERTED)
+        server.kill()
+        server.start()
+        again, found = open_again(server, job)
+        assert found == 0
     for sequence in (1, 2, 3, 4):
         send(again, sequence)
     again.wait_stored(1, 4)
@@ -131,9 +150,9 @@ def test_an_insert_that_is_held_up_when_its_service_is_killed_never_lands_beside
 
 
 def test_a_writer_moves_between_two_services_that_are_both_alive(
-    clickhouse: ClickHouse, scheduler: Scheduler, start: Callable[[str], Metrics]
+    clickhouse: ClickHouse, scheduler: Scheduler, services: tuple[Metrics, Metrics]
 ) -> None:
-    one, two = start("one"), start("two")
+    one, two = services
     job = submit(scheduler.book)
     last = 0
     client = one.ingest()
@@ -152,9 +171,9 @@ def test_a_writer_moves_between_two_services_that_are_both_alive(
 
 
 def test_a_service_that_stalls_and_wakes_stores_nothing_of_what_another_has_taken(
-    clickhouse: ClickHouse, scheduler: Scheduler, start: Callable[[str], Metrics]
+    clickhouse: ClickHouse, scheduler: Scheduler, services: tuple[Metrics, Metrics]
 ) -> None:
-    one, two = start("one"), start("two")
+    one, two = services
     job = submit(scheduler.book)
     client = one.ingest()
     open_lines(client, one, job)
@@ -179,11 +198,8 @@ def test_a_service_that_stalls_and_wakes_stores_nothing_of_what_another_has_take
     moved.wait_stored(1, 5)
     assert stored(clickhouse, job) == lines(5)
     # It was taken for dead once. That says nothing of what it opens and stores later.
-    back, found = open_again(one, job)
-    assert found == 5
     with clickhouse.fault(ROWS_INSERTED, hold=True, times=1):
-        send(back, 6)
-        clickhouse.wait_held(ROWS_INSERTED)
+        back = sent_and_held(clickhouse, one, job, 6)
         last = two.ingest()
         opening = ingest_service_pb2.OpenWriter(token=two.token(job.uid), kind=LINES, protocol_version=1)
         last.send(ingest_service_pb2.IngestRequest(writer=1, open=opening))
@@ -197,9 +213,9 @@ def test_a_service_that_stalls_and_wakes_stores_nothing_of_what_another_has_take
 
 
 def test_an_opening_that_came_to_nothing_is_let_go_of_without_the_one_that_followed_it(
-    clickhouse: ClickHouse, scheduler: Scheduler, start: Callable[[str], Metrics]
+    clickhouse: ClickHouse, scheduler: Scheduler, services: tuple[Metrics, Metrics]
 ) -> None:
-    one, two = start("one"), start("two")
+    one, two = services
     job = submit(scheduler.book)
     client = one.ingest()
     with clickhouse.fault("INSERT INTO openings", fail="before", code=241, times=1), pytest.raises(Refused):
@@ -222,10 +238,40 @@ def test_an_opening_that_came_to_nothing_is_let_go_of_without_the_one_that_follo
     assert stored(clickhouse, job) == lines(2)
 
 
-def test_without_a_lease_nothing_is_stored_and_with_the_next_one_all_is(
-    clickhouse: ClickHouse, scheduler: Scheduler, start: Callable[[str], Metrics]
+@pytest.mark.parametrize("fault", [{"fail": "after"}, {"fail": "before"}, {"fail": "after", "code": 999}])
+def test_an_insert_whose_answer_is_lost_is_asked_for_and_not_sent_again(
+    clickhouse: ClickHouse, scheduler: Scheduler, server: Metrics, fault: dict[str, Any]
 ) -> None:
-    server = start("server")
+    job = submit(scheduler.book)
+    client = server.ingest()
+    open_lines(client, server, job)
+    with clickhouse.fault(ROWS_INSERTED, times=1, **fault) as number:
+        send(client, 1)
+        assert reason_of(client.wait_refusal(1)) is Reason.METRICS_STORE_UNAVAILABLE
+        assert clickhouse.matched(number) == 1
+    found = open_lines(client, server, job)
+    assert found == (1 if fault["fail"] == "after" else 0)
+    for sequence in range(found + 1, 3):
+        send(client, sequence)
+    client.wait_stored(1, 2)
+    assert stored(clickhouse, job) == lines(2)
+
+
+def test_a_large_insert_is_one_part_so_that_it_is_there_whole_or_not_at_all(
+    clickhouse: ClickHouse, scheduler: Scheduler, server: Metrics
+) -> None:
+    job = submit(scheduler.book)
+    client = server.ingest()
+    open_lines(client, server, job)
+    client.lines(1, 1, 1, [f"line {number}" for number in range(90_000)])
+    client.wait_stored(1, 1)
+    (row,) = clickhouse.rows(f"SELECT uniqExact(_part) AS parts, count() AS n FROM logs WHERE job_uid = '{job.uid}'")
+    assert row == {"parts": 1, "n": 90_000}
+
+
+def test_without_a_lease_nothing_is_stored_and_with_the_next_one_all_is(
+    clickhouse: ClickHouse, scheduler: Scheduler, server: Metrics
+) -> None:
     job = submit(scheduler.book)
     client = server.ingest()
     open_lines(client, server, job)
@@ -255,36 +301,3 @@ def refusal_of_next(client: IngestClient) -> str:
     send(client, sequence)
     client.wait(lambda: 1 in client.refusals or client.stored[1] >= sequence, "an answer")
     return client.refusals[1].message if 1 in client.refusals else ""
-
-
-@pytest.mark.parametrize("fault", [{"fail": "after"}, {"fail": "before"}, {"fail": "after", "code": 999}])
-def test_an_insert_whose_answer_is_lost_is_asked_for_and_not_sent_again(
-    clickhouse: ClickHouse, scheduler: Scheduler, start: Callable[[str], Metrics], fault: dict[str, Any]
-) -> None:
-    server = start("server")
-    job = submit(scheduler.book)
-    client = server.ingest()
-    open_lines(client, server, job)
-    with clickhouse.fault(ROWS_INSERTED, times=1, **fault) as number:
-        send(client, 1)
-        assert reason_of(client.wait_refusal(1)) is Reason.METRICS_STORE_UNAVAILABLE
-        assert clickhouse.matched(number) == 1
-    found = open_lines(client, server, job)
-    assert found == (1 if fault["fail"] == "after" else 0)
-    for sequence in range(found + 1, 3):
-        send(client, sequence)
-    client.wait_stored(1, 2)
-    assert stored(clickhouse, job) == lines(2)
-
-
-def test_a_large_insert_is_one_part_so_that_it_is_there_whole_or_not_at_all(
-    clickhouse: ClickHouse, scheduler: Scheduler, start: Callable[[str], Metrics]
-) -> None:
-    server = start("server")
-    job = submit(scheduler.book)
-    client = server.ingest()
-    open_lines(client, server, job)
-    client.lines(1, 1, 1, [f"line {number}" for number in range(90_000)])
-    client.wait_stored(1, 1)
-    (row,) = clickhouse.rows(f"SELECT uniqExact(_part) AS parts, count() AS n FROM logs WHERE job_uid = '{job.uid}'")
-    assert row == {"parts": 1, "n": 90_000}

@@ -11,8 +11,9 @@ from sihlai.scheduler.v1 import job_pb2
 
 from services.metrics.follow.ending import Patience
 from services.metrics.job import AttemptFacts, JobFacts
-from tests.metrics.client import LINES, IngestClient, JobBook, Metrics, Scheduler, submit, until
+from tests.metrics.client import LINES, IngestClient, Metrics, until
 from tests.metrics.conftest import FLAGS
+from tests.metrics.job_book import JobBook, Scheduler, submit
 from tests.metrics.tail import Tail, write
 
 HOUR = timedelta(hours=1)

@@ -10,7 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sihlai.logs.v1 import log_line_pb2, log_service_pb2
 
 from services.chassis.errors import InvalidArgument
-from tests.metrics.client import LINES, IngestClient, Job, JobBook, Metrics, refused, submit, tail_all, texts
+from tests.metrics.client import LINES, IngestClient, Metrics, refused, tail_all, texts
+from tests.metrics.job_book import Job, JobBook, submit
 from tests.metrics.tail import Tail
 
 FIRST_SECONDS = 1_700_000_000

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.metrics.clickhouse_server import ClickHouse
-from tests.metrics.client import LINES, Metrics, Scheduler, submit
+from tests.metrics.client import LINES, Metrics
 from tests.metrics.conftest import FLAGS
+from tests.metrics.job_book import Scheduler, submit
 from tests.metrics.tail import Tail, write
 
 

@@ -10,18 +10,8 @@ from sihlai.logs.v1 import log_line_pb2, log_service_pb2
 from sihlai.scheduler.v1 import job_pb2
 
 from services.chassis.errors import InvalidArgument, NotFound, Reason
-from tests.metrics.client import (
-    LINES,
-    IngestClient,
-    Job,
-    JobBook,
-    Metrics,
-    refused,
-    submit,
-    tail_all,
-    texts,
-    until,
-)
+from tests.metrics.client import LINES, IngestClient, Metrics, refused, tail_all, texts, until
+from tests.metrics.job_book import Job, JobBook, submit
 from tests.metrics.tail import Tail, write
 
 LEVELS = log_line_pb2.LogLevel

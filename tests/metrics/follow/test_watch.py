@@ -9,17 +9,8 @@ from sihlai.metrics.v1 import metrics_service_pb2
 from sihlai.scheduler.v1 import job_pb2
 
 from services.chassis.errors import InvalidArgument
-from tests.metrics.client import (
-    WAIT_SECONDS,
-    IngestClient,
-    Job,
-    JobBook,
-    Metrics,
-    columns,
-    definition,
-    refused,
-    submit,
-)
+from tests.metrics.client import WAIT_SECONDS, IngestClient, Metrics, columns, definition, refused
+from tests.metrics.job_book import Job, JobBook, submit
 
 LOSS = "digits/train/loss"
 GPU = "system/gpu"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.metrics.client import LINES, Metrics, Scheduler, submit
+from tests.metrics.client import LINES, Metrics
+from tests.metrics.job_book import Scheduler, submit
 
 BLOCK_SECONDS = 30
 MESSAGES = 60

@@ -14,20 +14,8 @@ from services.chassis.errors import (
     InvalidArgument,
     Reason,
 )
-from tests.metrics.client import (
-    LINES,
-    IngestClient,
-    Job,
-    JobBook,
-    Metrics,
-    Refused,
-    columns,
-    definition,
-    reason_of,
-    submit,
-    tail_all,
-    texts,
-)
+from tests.metrics.client import LINES, IngestClient, Metrics, Refused, columns, definition, reason_of, tail_all, texts
+from tests.metrics.job_book import Job, JobBook, submit
 
 LOSS = "digits/train/loss"
 

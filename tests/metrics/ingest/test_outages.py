@@ -22,17 +22,15 @@ from tests.metrics.client import (
     LINES,
     WAIT_SECONDS,
     IngestClient,
-    Job,
     Metrics,
-    Scheduler,
     columns,
     definition,
     refused,
-    submit,
     tail_all,
     texts,
     until,
 )
+from tests.metrics.job_book import Job, Scheduler, submit
 
 LOSS = "digits/train/loss"
 KILLS = 3

@@ -9,7 +9,8 @@ from sihlai.metrics.v1 import metrics_service_pb2 as pb
 from sihlai.metrics.v1 import series_pb2
 
 from services.chassis.errors import InvalidArgument
-from tests.metrics.client import Job, JobBook, Metrics, definition, refused, submit
+from tests.metrics.client import Metrics, definition, refused
+from tests.metrics.job_book import Job, JobBook, submit
 
 LOSS = "digits/train/loss"
 GPU = "system/gpu"

@@ -7,15 +7,8 @@ import json
 from sihlai.metrics.v1 import metrics_service_pb2
 from sihlai.scheduler.v1 import job_pb2
 
-from tests.metrics.client import (
-    IngestClient,
-    Job,
-    JobBook,
-    Metrics,
-    columns,
-    definition,
-    submit,
-)
+from tests.metrics.client import IngestClient, Metrics, columns, definition
+from tests.metrics.job_book import Job, JobBook, submit
 
 LOSS = "digits/train/loss"
 

@@ -14,7 +14,8 @@ import pytest
 from sihlai.metrics.v1 import metrics_service_pb2 as pb
 
 from services.chassis.errors import InvalidArgument, NotFound
-from tests.metrics.client import IngestClient, Job, JobBook, Metrics, columns, definition, refused, submit
+from tests.metrics.client import IngestClient, Metrics, columns, definition, refused
+from tests.metrics.job_book import Job, JobBook, submit
 
 LOSS = "digits/train/loss"
 GPU = "system/gpu"

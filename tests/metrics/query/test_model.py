@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SERIES = int(os.environ.get("SIHLAI_TEST_SERIES", "80"))
+SERIES = int(os.environ.get("SIHLAI_TEST_SERIES", "40"))
 
 
 @pytest.mark.parametrize("seed", [1, 2])

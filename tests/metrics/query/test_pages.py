@@ -16,18 +16,8 @@ from sihlai.metrics.v1 import metrics_service_pb2_grpc, series_pb2
 
 from services.chassis import rpc
 from services.chassis.errors import InvalidArgument, Reason, ResourceExhausted
-from tests.metrics.client import (
-    WAIT_SECONDS,
-    IngestClient,
-    Job,
-    JobBook,
-    Metrics,
-    Scheduler,
-    columns,
-    definition,
-    refused,
-    submit,
-)
+from tests.metrics.client import WAIT_SECONDS, IngestClient, Metrics, columns, definition, refused
+from tests.metrics.job_book import Job, JobBook, Scheduler, submit
 
 LOSS = "digits/train/loss"
 GPU = "system/gpu"

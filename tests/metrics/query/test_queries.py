@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sihlai.metrics.v1 import metrics_service_pb2, series_pb2
 
 from services.chassis.errors import InvalidArgument, NotFound, Reason
-from tests.metrics.client import IngestClient, Job, JobBook, Metrics, columns, definition, refused, submit, until
+from tests.metrics.client import IngestClient, Metrics, columns, definition, refused, until
+from tests.metrics.job_book import Job, JobBook, submit
 
 LOSS = "digits/train/loss"
 ACCURACY = "digits/valid/accuracy"

@@ -79,9 +79,10 @@ class Service:
 
 @dataclass
 class System:
-    """The three services in one folder."""
+    """The three services in one folder. `scheduler`: what its command line has besides."""
 
     folder: Path
+    scheduler: list[str] = field(default_factory=list)
     services: dict[str, Service] = field(default_factory=dict)
     agents: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _channels: dict[str, grpc.Channel] = field(default_factory=dict)
@@ -101,7 +102,7 @@ class System:
         places += ["--retry-seconds-first", "0.2", "--retry-seconds-max", "1"]
         conversion = ["--conversion-address", self.services["conversion"].address]
         own = ["--token-file", str(tokens.token_file(folder / "token.pem", "services/scheduler"))]
-        self._start("scheduler", [*places, *keys, *conversion, *roots, *own, "--lease-seconds", "5"])
+        self._start("scheduler", [*places, *keys, *conversion, *roots, *own, "--lease-seconds", "5", *self.scheduler])
         scheduler = ["--scheduler-address", self.services["scheduler"].address]
         own = ["--token-file", str(tokens.token_file(folder / "token.pem", "services/metrics"))]
         self._start("metrics", ["--clickhouse", f"chdb://{folder}/chdb", *scheduler, *public, *own])

@@ -41,6 +41,7 @@ def test_the_settings_have_defaults_that_fit_together() -> None:
     config = configured("--runner-id", "gpu-1")
     assert config.runner == "runners/gpu-1"
     assert config.synchronize_wait_seconds * 3 <= 25
+    assert config.synchronize_idle_seconds + config.synchronize_margin_seconds <= 25
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_what_an_earlier_agent_left_is_ended_swept_and_taken_up(tmp_path: Path) 
     (tmp_path / "spools" / "half-made").mkdir()
     try:
         (spool,) = recovered(tmp_path).spools
-        assert orphan.wait(10) == -9
+        assert orphan.wait(60) == -9
     finally:
         orphan.kill()
         orphan.wait()

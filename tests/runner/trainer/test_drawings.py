@@ -17,7 +17,9 @@ from runner.tasks.drawing import MAP_SHARE, distinct_colors
 from runner.tasks.task import Prediction
 from runner.trainer.image import read_on_canvas
 from services.chassis.image import read_image
-from tests.runner.trainer.task_rows import CANVAS, COLORS, HEIGHT, ROWS, SHADES, WIDTH, Row, picture_of, written
+from tests.runner.trainer.drawn_annotations import COLORS, HEIGHT, SHADES, WIDTH, picture_of
+from tests.runner.trainer.ideal_outputs import CANVAS
+from tests.runner.trainer.task_rows import ROWS, Row, written
 from tests.runner.trainer.test_tasks import every_task, model_of
 
 SIDEWAYS = 6

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from runner.tasks.semantic_segmentation import Segmentation
 from runner.trainer.failure import Failure
 from runner.trainer.image import canvas_from_data, read_on_canvas
 from tests.runner.trainer.conftest import Workshop, spec_from
-from tests.runner.trainer.task_rows import ROWS, picture_of, write_head, write_images
+from tests.runner.trainer.drawn_annotations import picture_of
+from tests.runner.trainer.task_rows import ROWS, Row, write_head, write_images
 
 BY_TASK = {row.task: row for row in ROWS}
 EXPORTED = {
@@ -51,21 +53,25 @@ EXAMPLE_NEEDS = ("onnxruntime", "numpy", "pillow")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with four heads, trained for a moment."""
-    workshop = Workshop(folder=tmp_path_factory.mktemp("export"))
+    """A model with every head that is exported, trained for a moment."""
+    return trained(Workshop(folder=tmp_path_factory.mktemp("export")), EXPORTED, iterations=60)
+
+
+def trained(workshop: Workshop, heads: Mapping[str, Row], *, iterations: int) -> Path:
+    """The folder of a model with these heads."""
     folder = workshop.folder / "training"
-    write_images(folder / "images", list(EXPORTED.values()))
-    for head_id, row in EXPORTED.items():
+    write_images(folder / "images", list(heads.values()))
+    for head_id, row in heads.items():
         write_head(folder / head_id, row)
-    training = {"images": str(folder / "images"), "heads": {each: str(folder / each) for each in EXPORTED}}
+    training = {"images": str(folder / "images"), "heads": {each: str(folder / each) for each in heads}}
     spec = spec_from(
-        model={"heads": [row.head_json(head_id) for head_id, row in EXPORTED.items()]},
+        model={"heads": [row.head_json(head_id) for head_id, row in heads.items()]},
         data={"height": 32, "width": 48, "image_range": {"black": 1_000, "white": 4_095}},
-        trainer={"iterations_max": 60, "batch_size": 8, "adamw": {"learning_rate": 0.005}},
+        trainer={"iterations_max": iterations, "batch_size": 8, "adamw": {"learning_rate": 0.005}},
     )
     outcome = workshop.run(workshop.write_attempt(training, spec, validation=training))
     assert outcome.ended.outcome is Ending.COMPLETED, outcome.ended.message
-    return outcome.checkpoint_folder / "60"
+    return outcome.checkpoint_folder / str(iterations)
 
 
 @pytest.fixture
@@ -179,17 +185,19 @@ def test_what_is_not_in_the_file_is_said_in_it(checkpoint: Path, tmp_path: Path)
     assert about["heads"]["areas"]["vocabulary"]["categories"] == ["sky", "ground", "wall"]
 
 
-def test_a_program_of_torch_takes_batches_of_any_size(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_program_of_torch_takes_batches_of_any_size(workshop: Workshop, tmp_path: Path) -> None:
+    heads = {head_id: EXPORTED[head_id] for head_id in ("side", "areas", "things", "words")}
+    checkpoint = trained(workshop, heads, iterations=10)
     export(checkpoint, "pt2", tmp_path / "model.pt2", [])
     extra = {f"{KEY}.json": ""}
     module = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
-    assert json.loads(extra[f"{KEY}.json"])["heads"].keys() == EXPORTED.keys()
+    assert json.loads(extra[f"{KEY}.json"])["heads"].keys() == heads.keys()
     program = Program(checkpoint)
     for images in (1, 5):
         pictures = torch.rand(images, 3, 32, 48)
         with torch.inference_mode():
             wanted, found = program(pictures), module(pictures)
-        for head_id in EXPORTED:
+        for head_id in heads:
             mine = {name: value.numpy() for name, value in wanted.items() if name.startswith(f"{head_id}.")}
             assert compare(mine, {name: found[name].numpy() for name in mine}) <= 1e-4
 

@@ -20,8 +20,8 @@ from runner.trainer.gradient import add_gradient
 from runner.trainer.image import canvas_from_data
 from runner.trainer.model import Model, build_model
 from runner.trainer.order import Order, groups_of
-from runner.trainer.split import HeadAnnotations
 from runner.trainer.store import ImageStore
+from services.split.choice import HeadAnnotations
 from tests.runner.trainer.conftest import Workshop, spec_from
 from tests.runner.trainer.task_rows import ROWS, write_head, write_images
 

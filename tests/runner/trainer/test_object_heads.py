@@ -33,7 +33,8 @@ from services.conversion.formats.panoptic_segmentation import PanopticSegmentati
 from services.conversion.index import ImageSize
 from services.conversion.raster.runs import runs_of_mask
 from tests.runner.trainer.conftest import spec_from
-from tests.runner.trainer.task_rows import CANVAS, ROWS, Row
+from tests.runner.trainer.ideal_outputs import CANVAS
+from tests.runner.trainer.task_rows import ROWS, Row
 from tests.runner.trainer.test_tasks import model_of
 
 SQUARE = View(width=100, height=80, canvas_width=100, canvas_height=80, matrix=IDENTITY)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,12 +21,13 @@ from runner.report import COMMAND_STOP, CheckpointWritten, Points, Report
 from runner.report import Outcome as Ending
 from runner.trainer.checkpoint import read_weights
 from tests.runner.trainer.conftest import Outcome, Workshop, spec_from
-from tests.runner.trainer.task_rows import ROWS, Row, picture_of, write_head, write_images
+from tests.runner.trainer.drawn_annotations import picture_of
+from tests.runner.trainer.task_rows import ROWS, Row, write_head, write_images
 
 Tell: TypeAlias = Callable[[Report], str | None]
 Job: TypeAlias = tuple[dict[str, Any], Any]
 """The dataset's part of attempt.json, and a specification."""
-STEPS = 10
+STEPS = 8
 AUGMENTATIONS = {
     "horizontal_flip": 0.5,
     "vertical_flip": 0.5,
@@ -130,9 +130,9 @@ def test_threads_and_cache_change_nothing_and_neither_does_an_interruption(works
     whole = runs.run(loader_threads=0)
     wanted = numbers(whole)
     assert {f"head-{index}/train/loss" for index in range(len(ROWS))} <= {name for _, name, _ in wanted}
-    for how in ({"loader_threads": 1}, {"loader_threads": 3}, {"loader_threads": 3, "image_cache_share": 0.0}):
+    for how in ({"loader_threads": 1}, {"loader_threads": 3, "image_cache_share": 0.0}):
         assert numbers(runs.run(**how)) == wanted, how
-    for step in random.Random(8).sample(range(1, STEPS), 3):
+    for step in (2, 5):  # before the first validation, and after it
         runs.assert_the_same_after_an_interruption(whole, step)
 
 
@@ -155,7 +155,7 @@ def test_zoom_and_crop_are_left_out_beside_a_depth_head_and_the_log_says_so(work
 
 def test_another_batch_size_goes_on_in_the_order_and_the_log_says_so(workshop: Workshop, job: Job) -> None:
     training, spec = job
-    first = workshop.run(workshop.write_attempt(training, spec), tell=stop_at(4))
+    first = workshop.run(workshop.write_attempt(training, spec), tell=stop_at(2))
     (last,) = first.of(CheckpointWritten)
     spec.trainer.batch_size = 2
     second = workshop.run(workshop.write_attempt(training, spec, resume_folder=last.folder))

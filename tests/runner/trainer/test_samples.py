@@ -23,7 +23,9 @@ from runner.trainer.failure import Failure
 from runner.trainer.image import view_of
 from runner.trainer.samples import HeadTruth, Samples
 from tests.runner.trainer.conftest import Workshop, spec_from
-from tests.runner.trainer.task_rows import CANVAS, HEIGHT, ROWS, WIDTH, write_head, write_images
+from tests.runner.trainer.drawn_annotations import HEIGHT, WIDTH
+from tests.runner.trainer.ideal_outputs import CANVAS
+from tests.runner.trainer.task_rows import ROWS, write_head, write_images
 
 VIEW = view_of(WIDTH, HEIGHT, CANVAS)
 PICTURE = torch.zeros((3, CANVAS.height, CANVAS.width), dtype=torch.uint8)

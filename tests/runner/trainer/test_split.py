@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sihlai.conversion.v1 import task_pb2
 
-from runner.trainer.label import CATEGORY, RULES, Label, labels_of
-from runner.trainer.split import HeadAnnotations, validation_names
+from services.split.choice import HeadAnnotations, validation_names
+from services.split.label import CATEGORY, RULES, Label, labels_of
 
 CATEGORIES = "abcdefgh"
 ANNOTATIONS: Mapping[str, tuple[Any, ...]] = {

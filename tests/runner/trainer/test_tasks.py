@@ -25,18 +25,9 @@ from runner.trainer.targets import Targets
 from runner.trainer.view import View
 from services.scheduler.specification import PRIMARY_METRICS, task_name
 from tests.runner.trainer.conftest import Workshop, spec_from
-from tests.runner.trainer.task_rows import (
-    CANVAS,
-    HEIGHT,
-    IMAGES,
-    ROWS,
-    WIDTH,
-    Pages,
-    Row,
-    write_head,
-    write_images,
-    written,
-)
+from tests.runner.trainer.drawn_annotations import HEIGHT, WIDTH, Pages
+from tests.runner.trainer.ideal_outputs import CANVAS
+from tests.runner.trainer.task_rows import IMAGES, ROWS, Row, write_head, write_images, written
 
 MAP_ROWS = [row for row in ROWS if TASKS[row.task].opens_files]
 PIXEL_ROWS = [row for row in MAP_ROWS if row.task in (TASK_SEMANTIC_SEGMENTATION, TASK_DEPTH_ESTIMATION)]

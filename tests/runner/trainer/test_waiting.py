@@ -17,7 +17,8 @@ from runner.trainer.augmentation import Changes, augment, change_of
 from runner.trainer.optimizer import build_optimizer
 from runner.trainer.targets import Targets
 from tests.runner.trainer.conftest import spec_from
-from tests.runner.trainer.task_rows import CANVAS, IMAGES, ROWS, Row
+from tests.runner.trainer.ideal_outputs import CANVAS
+from tests.runner.trainer.task_rows import IMAGES, ROWS, Row
 from tests.runner.trainer.test_augmentation import EVERYTHING
 from tests.runner.trainer.test_tasks import model_of, pictures_for, targets_of
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import random
 import shutil
 import tempfile
@@ -12,11 +13,33 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import structlog
 from sqlalchemy import create_engine
 
 from services.scheduler.migrations import migrate
-from tests.scheduler.conftest import run_on_postgresql
 from tests.scheduler.machine.machine import run_machine
+from tests.scheduler.postgresql import run_on_postgresql
+
+TELL_SECONDS = 10.0
+
+
+class Progress:
+    """Counts the databases that are made, one for each example, and says a line now and then."""
+
+    def __init__(self, new_database: Callable[[], str], examples: int) -> None:
+        self._new_database = new_database
+        self._examples = examples
+        self._begun = 0
+        self._since = self._told = time.monotonic()
+
+    def new_database(self) -> str:
+        now = time.monotonic()
+        if self._begun and now - self._told >= TELL_SECONDS:
+            self._told = now
+            left = (now - self._since) / self._begun * max(self._examples - self._begun, 0)
+            print(f"{self._begun} of {self._examples} examples, about {left / 60:.0f} minutes left", flush=True)
+        self._begun += 1
+        return self._new_database()
 
 
 @contextlib.contextmanager
@@ -72,9 +95,11 @@ def main() -> None:
     parser.add_argument("--shrink", action="store_true", help="Make a failure as short as can be: minutes.")
     given = parser.parse_args()
     began = time.monotonic()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # faults are injected
     print(f"{given.examples} examples on {given.database}, seed {given.seed}", flush=True)
     with databases(given.database) as new_database:
-        run_machine(new_database, examples=given.examples, steps=given.steps, number=given.seed, shrinks=given.shrink)
+        new = Progress(new_database, given.examples).new_database
+        run_machine(new, examples=given.examples, steps=given.steps, number=given.seed, shrinks=given.shrink)
     minutes = (time.monotonic() - began) / 60
     print(f"at most {given.steps} steps each: every promise held, {minutes:.1f} minutes")
 

@@ -18,12 +18,27 @@ from services.scheduler.desk import DeskLimits, RunnerDesk
 from services.scheduler.domain.dispatcher import Dispatcher
 from services.scheduler.loop.clock import Clock as LeaseClock
 from services.scheduler.loop.clock import TickLimits
+from services.scheduler.store.gathering import DatabaseLimits
+from services.scheduler.store.leader import LeaderLimits
 from services.scheduler.store.queue import reload_all
 from services.scheduler.store.transaction import Transaction
 from services.scheduler.wire.event import fact_to_event
-from tests.scheduler.conftest import Clock, Stores
+from tests.scheduler.clock import Clock
+from tests.scheduler.stores import Stores
 
-LIMITS = DeskLimits(wait_seconds_max=8.0, resend_seconds=1.0, stop_grace_seconds=60.0, forget_seconds=50.0)
+LIMITS = DeskLimits(
+    wait_seconds_max=8.0,
+    idle_wait_seconds_max=8.0,
+    idle_calls_per_second=500.0,
+    resend_seconds=1.0,
+    stop_grace_seconds=60.0,
+    forget_seconds=50.0,
+    gap_seconds=1.0,
+)
+PATIENT = LeaderLimits(silence_seconds=600.0)
+"""What `together` holds open stands still for as long as the machine takes: that is no leader that hangs."""
+AT_ONCE = DatabaseLimits(gather_seconds=0)
+"""Where time stands still nobody is waited for: what is to be served together `together` says."""
 QUIET_TURNS = 10
 """Turns of the loop without a question to the database, after which nothing happens any more by itself."""
 COMMITS = ("fails", "is lost")
@@ -100,6 +115,7 @@ class Installation:
                 connection,
                 self.clock.now_us,
                 dispatcher=Dispatcher(overtakes_max=2),
+                projects={},
                 encode_fact=fact_to_event,
                 new_id=self.stores.new_id,
                 renew_sealed=self.stores.database.renew_sealed,
@@ -154,7 +170,7 @@ class Installation:
             self.settle()
 
     async def _open(self) -> None:
-        self.stores = Stores(self.url, ids=self.ids, clock=self.clock)
+        self.stores = Stores(self.url, ids=self.ids, clock=self.clock, limits=AT_ONCE, leader_limits=PATIENT)
         database = self.stores.database
         database.write = self._counted(database.write)
         database.read, database.list = self._looking(database.read), self._looking(database.list)

@@ -34,10 +34,10 @@ from services.scheduler.domain.job import (
 from services.scheduler.domain.placement import GIB, Capabilities, Gpu, Needs
 from services.scheduler.domain.request import Request
 from services.scheduler.domain.view import JobView
-from tests.scheduler.conftest import checkpoint
 from tests.scheduler.machine.agent import Agent
 from tests.scheduler.machine.installation import COMMITS, Installation
 from tests.scheduler.machine.promises import check_calls, check_dispatcher, check_events, check_jobs
+from tests.scheduler.stores import checkpoint
 
 PROJECTS = ("a", "b", "c")
 LARGE = Gpu(model="large", memory_bytes=80 * GIB)

@@ -67,9 +67,10 @@ def check_calls(installation: Installation, agents: Iterable[Agent]) -> None:
         presence = installation.desk._presences[agent.runner_id][agent.session]
         # The answer may have been lost: then it is given again, `resend_seconds` after the first.
         is_resent = presence.told_at + LIMITS.resend_seconds > installation.clock.monotonic()
-        told = does(agent.call.report, wanted) or agent.told == wanted or (presence.told == wanted and is_resent)
+        is_resent = is_resent and presence.told == wanted
+        told = does(agent.call.report, wanted) or agent.told == wanted or is_resent
         assert told, f"{agent.runner_id} waits with {agent.call.report.active}, and should {wanted}"
-        if isinstance(wanted, BeIdle):
+        if isinstance(wanted, BeIdle) and not is_resent:
             assert agent.call.report.active is None, "a runner works on what nobody wants, and waits"
 
 

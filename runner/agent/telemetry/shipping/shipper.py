@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -72,6 +73,8 @@ class Shipper:
         self._writers: dict[AttemptKey, tuple[Writer, Writer]] = {}
         self._tokens: dict[AttemptKey, _HeldToken] = {}
         self._wake = asyncio.Event()
+        self._undeleted: deque[Spool] = deque()
+        """Those that nobody needs any more, and that could not be deleted: threads share it."""
 
     def add(self, spool: Spool) -> None:
         """Send this spool until everything in it is stored; then its folder is deleted."""
@@ -120,10 +123,12 @@ class Shipper:
         return not self._spools
 
     def sync(self) -> None:
-        """Make all spools survive a loss of power; may run in another thread."""
+        """Make all spools survive a loss of power, and try again to delete what was left; may run in another thread."""
         for spool in list(self._spools.values()):
             if not spool.closed:
                 spool.sync()
+        for _ in range(len(self._undeleted)):
+            self._delete(self._undeleted.popleft())
 
     async def run(self) -> None:
         """Send for ever, until cancelled."""
@@ -211,5 +216,12 @@ class Shipper:
         self._spools.pop(spool.key, None)
         self._tokens.pop(spool.key, None)
         spool.closed = True
-        spool.disk.writing.post(spool.delete)
+        self._delete(spool)
         self._on_change()
+
+    def _delete(self, spool: Spool) -> None:
+        def delete() -> None:
+            if not spool.delete():
+                self._undeleted.append(spool)
+
+        spool.disk.writing.post(delete)

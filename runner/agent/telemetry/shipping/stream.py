@@ -11,7 +11,7 @@ from sihlai.error.v1 import error_reason_pb2
 from sihlai.metrics.v1 import ingest_service_pb2 as ingest
 
 from runner.agent.decision import AttemptKey
-from runner.agent.telemetry.shipping.phase import OPEN
+from runner.agent.telemetry.shipping.phase import OPEN, Phase
 from runner.agent.telemetry.shipping.writer import Writer
 from services.chassis.log import get_logger
 
@@ -109,7 +109,8 @@ class Stream:
             return False
         token = self._fleet.token(writer.spool.key)
         sent = False
-        if token is not None and token != writer.token:
+        if token is not None and token != writer.token and writer.phase is not Phase.OPENING:
+            # While it is being opened, a refusal would be taken for one of the newer token.
             await self._write(writer.renew(token))
             sent = True
         for _ in range(MESSAGES_A_TURN_MAX):

@@ -90,12 +90,16 @@ class Spool:
         self.points.sync()
         self.lines.sync()
 
-    def delete(self) -> None:
-        """Everything is stored, or nobody wants it any more."""
+    def delete(self) -> bool:
+        """Everything is stored, or nobody wants it any more. Whether the folder is gone for good: what is moved away
+        meanwhile, with a disk that broke, may come back, and is to be deleted then.
+        """
         self.closed = True
         self.points.forget()
         self.lines.forget()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        left: list[object] = []
+        shutil.rmtree(self.folder, onerror=lambda _work, path, _error: left.append(path))
+        return not left
 
     def _writer(self, name: str) -> WriterSpool:
         limits = self.disk.limits

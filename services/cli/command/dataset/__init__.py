@@ -1,1 +1,1 @@
-"""`sihlai dataset …`: `options` that the commands share, `commands`, `exchange` (import, export), `preview`."""
+"""`sihlai dataset …`: `options` that they share, `commands`, `exchange` (import, export), `images`, `preview`."""

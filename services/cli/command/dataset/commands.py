@@ -14,6 +14,7 @@ from sihlai.conversion.v1 import conversion_service_pb2 as pb
 from sihlai.conversion.v1 import task_pb2
 
 from services.cli.command.dataset.exchange import export_dataset, import_dataset
+from services.cli.command.dataset.images import list_images
 from services.cli.command.dataset.options import (
     GOES_ON,
     AllowRoot,
@@ -64,7 +65,7 @@ async def list_tasks(session: Session, local: Local = False) -> None:
     Example: sihlai dataset tasks
     """
     async with opened_service(session, local=local) as service:
-        found = await service.run(whole(CONVERSION.ListTasks, pb.ListTasksRequest()))
+        found = await service.run(whole, CONVERSION.ListTasks, pb.ListTasksRequest())
     if session.output.as_json:
         session.output.json(found)
     else:
@@ -102,7 +103,7 @@ async def plan_conversion(
         sources = [dataset_source(session, start, endpoint_url, region)]
         request.source.CopyFrom(sources[0])
     async with opened_service(session, sources, local=local, allow_root=allow_root) as service:
-        answer = await service.run(ask(CONVERSION.PlanConversion, request))
+        answer = await service.run(ask, CONVERSION.PlanConversion, request)
     if session.output.as_json:
         session.output.json(answer)
     else:
@@ -129,7 +130,7 @@ async def inspect_dataset(
     answer = None
     async with opened_service(session, [found], local=local, allow_root=allow_root) as service:
         with WorkBar(session.output, "inspect") as bar:
-            async for message in service.iterate(read(CONVERSION.StreamInspection, request)):
+            async for message in service.iterate(read, CONVERSION.StreamInspection, request):
                 if message.HasField("inspection"):
                     answer = message.inspection
                 else:
@@ -170,7 +171,7 @@ async def validate_dataset(
     totals = None
     async with opened_service(session, sources, local=local, allow_root=allow_root) as service:
         with WorkBar(session.output, "validate") as bar:
-            async for answer in service.iterate(read(CONVERSION.ValidateDataset, request)):
+            async for answer in service.iterate(read, CONVERSION.ValidateDataset, request):
                 kind = answer.WhichOneof("message")
                 if session.output.as_json:
                     session.output.json(answer)
@@ -213,7 +214,7 @@ async def convert_dataset(
     """Convert a dataset into another task. What was made before is found again; the source stays as it is.
 
     Without --destination the result lies in the service's store; where none runs, in the data folder, as with
-    `sihlai up`.
+    `sihlai up`. It is made there, or in a hidden folder beside the destination, where the same command goes on.
 
     Example: sihlai dataset convert ~/data/streets object-detection --destination ~/data/boxes
     """
@@ -241,10 +242,11 @@ async def convert_dataset(
     ) as service:
         no_path = "none: the annotations already were what was wanted"
         await show_work(
-            session, "conversion", service.iterate(read(CONVERSION.ConvertDataset, request)), no_path=no_path
+            session, "conversion", service.iterate(read, CONVERSION.ConvertDataset, request), no_path=no_path
         )
 
 
+app.command("images")(list_images)
 app.command("preview")(preview_dataset)
 app.command("import")(import_dataset)
 app.command("export")(export_dataset)

@@ -15,7 +15,6 @@ from sihlai.conversion.v1.conversion_service_pb2 import (
 from sihlai.conversion.v1.task_pb2 import Task
 
 from services.cli.command.dataset.options import (
-    BEGINS_AGAIN,
     GOES_ON,
     AllowRoot,
     AnnotationSet,
@@ -94,6 +93,9 @@ async def import_dataset(
 ) -> None:
     """Write another tool's dataset in the native format. What is wrong with it is listed on the way.
 
+    It is made in a hidden folder beside the destination, where the same command goes on after an interruption; the
+    index of its images is kept in the data folder.
+
     Example: sihlai dataset import photos/ native/ --split train --copy-images
     """
     if not 2 <= len(words) <= 3:
@@ -116,7 +118,7 @@ async def import_dataset(
     async with opened_service(
         session, [found], destination=written, local=local, allow_root=allow_root, interrupted=GOES_ON
     ) as service:
-        await show_work(session, "import", service.iterate(read(CONVERSION.ImportDataset, request)))
+        await show_work(session, "import", service.iterate(read, CONVERSION.ImportDataset, request))
 
 
 @command
@@ -140,6 +142,8 @@ async def export_dataset(
 ) -> None:
     """Write a dataset in another tool's format, converted into its task first; say what the format cannot say.
 
+    It is made in a hidden folder beside the destination, where the same command goes on after an interruption.
+
     Example: sihlai dataset export yolo-detect ~/data/streets ~/data/yolo
     """
     found, written = (dataset_source(session, text, endpoint_url, region) for text in (source, destination))
@@ -155,9 +159,9 @@ async def export_dataset(
         copy_images=copy_images,
     )
     async with opened_service(
-        session, [found], destination=written, local=local, allow_root=allow_root, interrupted=BEGINS_AGAIN
+        session, [found], destination=written, local=local, allow_root=allow_root, interrupted=GOES_ON
     ) as service:
-        await show_work(session, "export", service.iterate(read(CONVERSION.ExportDataset, request)))
+        await show_work(session, "export", service.iterate(read, CONVERSION.ExportDataset, request))
 
 
 def _format(text: str) -> ForeignFormat.ValueType:

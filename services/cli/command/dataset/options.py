@@ -20,6 +20,7 @@ from sihlai.conversion.v1.conversion_service_pb2 import (
 from sihlai.conversion.v1.dataset_pb2 import DatasetSource, S3Key
 from sihlai.conversion.v1.task_pb2 import Task
 
+from services.chassis.endpoints import data_folder, usual_roots
 from services.cli.credentials import read_credentials
 from services.cli.error import CommandError
 from services.cli.machine.conversion import NAME, OwnService, own_service, runs
@@ -27,7 +28,6 @@ from services.cli.session import Session
 from services.cli.view.dataset_table import finding_line, result_drawing
 from services.cli.view.progress import WorkBar
 from services.client.dataset import dataset_uri, task_of
-from services.client.endpoints import data_folder, usual_roots
 from services.client.face import AsyncClient
 
 WHERE = "Where the services are"
@@ -170,7 +170,6 @@ def dataset_source(session: Session, text: str, endpoint_url: str, region: str) 
 
 
 GOES_ON = "nothing is at its destination yet, and the same command goes on where this one was"
-BEGINS_AGAIN = "nothing is at its destination yet, and the same command begins again"
 
 
 async def show_work(

@@ -84,7 +84,7 @@ async def preview_dataset(
     )
     async with opened_service(session, [found], local=local, allow_root=allow_root) as service:
         with WorkBar(session.output, "preview"):
-            answer = await service.run(ask(CONVERSION.PreviewDataset, request, PREVIEW_SECONDS_MAX))
+            answer = await service.run(ask, CONVERSION.PreviewDataset, request, PREVIEW_SECONDS_MAX)
     path = with_suffix(file or default_path(found.uri), SUFFIXES.get(answer.media_type, ""))
     write_picture(path, answer.content, force=force)
     if session.output.as_json:

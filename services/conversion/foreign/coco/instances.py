@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.box import RawThing
 from services.conversion.foreign.category_colors import category_colors
@@ -50,7 +51,6 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment
 from services.conversion.foreign.scaling import scaled_runs
 from services.conversion.formats.colors import Colors
 from services.conversion.formats.instance_segmentation import Instance, InstanceMap

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.box import RawThing
 from services.conversion.foreign.coco.annotation import (
@@ -44,7 +45,6 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment
 from services.conversion.foreign.keypoint_names import keypoints_of
 from services.conversion.formats.bounding_box import bounds
 from services.conversion.formats.keypoint_detection import Instance, Instances, Keypoints

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.box import RawThing, check_size
 from services.conversion.foreign.category_colors import category_colors
@@ -39,7 +40,6 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment
 from services.conversion.foreign.image_names import locate
 from services.conversion.foreign.scaling import scaled
 from services.conversion.formats.colors import Color

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.foreign.coco.annotation import json_bytes
 from services.conversion.foreign.format import WriteRequest
-from services.conversion.foreign.fragment import Fragment, Losses
+from services.conversion.foreign.losses import Losses
 from services.conversion.formats import FORMATS
 from services.conversion.index import ImageEntry
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.sax.saxutils import escape, quoteattr
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.cvat.document import CvatDocument, read_cvat, read_cvat_image, write_cvat_shapes
 from services.conversion.foreign.document_sink import DocumentSink
@@ -18,7 +19,7 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment, Losses
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.shapes.intake import ShapeCodec, ShapedSource, WrittenImage
 from services.conversion.foreign.shapes.shape import ShapesError
 from services.conversion.foreign.shapes.tally import TASKS

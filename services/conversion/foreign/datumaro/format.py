@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.datumaro.document import (
     colors_of,
@@ -22,8 +23,8 @@ from services.conversion.foreign.datumaro.document import (
 )
 from services.conversion.foreign.document_sink import DocumentSink
 from services.conversion.foreign.format import Files, ForeignDataset, ForeignError, ReadRequest, WriteRequest, Writing
-from services.conversion.foreign.fragment import Fragment, Losses
 from services.conversion.foreign.image_names import is_image
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.shapes.intake import ShapeCodec, ShapedSource, WrittenImage
 from services.conversion.foreign.shapes.shape import ShapesError
 from services.conversion.foreign.shapes.tally import TASKS

@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.box import check_size
 from services.conversion.foreign.file_sink import FileSink
@@ -30,8 +31,8 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment, Losses
 from services.conversion.foreign.image_names import is_image, native_images, report_passed_over
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.scaling import scaled
 from services.conversion.foreign.split import in_split
 from services.conversion.formats.depth_estimation import DepthMap

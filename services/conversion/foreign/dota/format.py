@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from services.chassis.errors import FailedPrecondition, Reason
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.file_sink import FileSink
 from services.conversion.foreign.format import (
@@ -28,8 +29,8 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment, Losses
 from services.conversion.foreign.image_names import is_image
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.split import in_split
 from services.conversion.foreign.text_quads import QuadLine, TextQuads, quad_dataset
 from services.conversion.formats.names import RESERVED_NAMES, Names, is_name

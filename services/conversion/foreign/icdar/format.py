@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.document_sink import DocumentSink
 from services.conversion.foreign.file_sink import FileSink
@@ -26,9 +27,9 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment, Losses
 from services.conversion.foreign.icdar.lines import CATEGORY, ILLEGIBLE, read_line, read_word, text_of
 from services.conversion.foreign.image_names import is_image, locate, missing_image_message, native_images
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.split import in_split
 from services.conversion.foreign.text_quads import TextQuads, quad_dataset
 from services.conversion.formats.names import Names

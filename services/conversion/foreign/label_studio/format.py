@@ -12,10 +12,10 @@ from xml.sax.saxutils import quoteattr, unescape
 
 import msgspec
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.document_sink import DocumentSink
 from services.conversion.foreign.format import Files, ForeignDataset, ForeignError, ReadRequest, WriteRequest, Writing
-from services.conversion.foreign.fragment import Fragment, Losses
 from services.conversion.foreign.image_names import is_image
 from services.conversion.foreign.label_studio.document import (
     read_task,
@@ -23,6 +23,7 @@ from services.conversion.foreign.label_studio.document import (
     without_upload_prefix,
     write_regions,
 )
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.shapes.intake import ShapeCodec, ShapedSource, WrittenImage
 from services.conversion.foreign.shapes.shape import ShapesError
 from services.conversion.foreign.shapes.tally import TASKS

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 import msgspec
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.file_sink import FileSink
 from services.conversion.foreign.format import (
@@ -19,9 +20,9 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment, Losses
 from services.conversion.foreign.image_names import is_image
 from services.conversion.foreign.labelme.document import VERSION, labelme_flags, read_labelme, write_labelme_shapes
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.shapes.intake import ShapeCodec, ShapedSource, WrittenImage
 from services.conversion.foreign.shapes.shape import ShapeKind, ShapesError
 from services.conversion.foreign.shapes.tally import TASKS

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.box import check_size
 from services.conversion.foreign.category_colors import category_colors
@@ -28,8 +29,8 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment, Losses
 from services.conversion.foreign.image_names import native_images, report_passed_over
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.masks import labels as lists
 from services.conversion.foreign.masks.labels import VOID_NUMBERS, Label
 from services.conversion.foreign.masks.pairs import is_map, is_picture, map_key, pair

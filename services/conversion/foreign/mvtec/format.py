@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from services.chassis.errors import FailedPrecondition, Reason
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.box import check_size
 from services.conversion.foreign.format import (
@@ -30,8 +31,8 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment, Losses
 from services.conversion.foreign.image_names import is_image, native_images, report_passed_over
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.scaling import scaled
 from services.conversion.foreign.split import wrong_split
 from services.conversion.formats.anomaly_detection import ANOMALOUS, NORMAL, Anomaly, AnomalyMask

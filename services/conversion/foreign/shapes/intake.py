@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.box import check_size
 from services.conversion.foreign.format import ForeignAnnotation, ForeignDataset, ForeignError, ReadRequest, Unannotated
-from services.conversion.foreign.fragment import Fragment
 from services.conversion.foreign.image_names import (
     is_image,
     locate,

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.document_sink import DocumentSink
 from services.conversion.foreign.format import (
@@ -32,7 +33,6 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment, Losses
 from services.conversion.foreign.image_names import (
     is_image,
     locate,
@@ -40,6 +40,7 @@ from services.conversion.foreign.image_names import (
     native_images,
     report_passed_over,
 )
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.split import in_split
 from services.conversion.formats import FORMATS
 from services.conversion.formats.interval import Interval

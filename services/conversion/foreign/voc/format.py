@@ -20,6 +20,7 @@ from pathlib import PurePosixPath
 from xml.sax.saxutils import escape
 
 from services.chassis.errors import InvalidArgument, Violation
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.box import RawThing, check_box, check_size
 from services.conversion.foreign.format import (
@@ -32,7 +33,6 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment
 from services.conversion.foreign.image_names import (
     is_image,
     missing_image_message,

@@ -11,7 +11,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from services.conversion.foreign.format import WriteRequest
-from services.conversion.foreign.fragment import Losses
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.written_images import WrittenImages
 from services.conversion.formats.names import Names
 from services.conversion.index import ImageEntry

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.box import RawThing, check_box
 from services.conversion.foreign.format import (
@@ -17,7 +18,6 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment
 from services.conversion.foreign.yolo.layout import read_layout
 from services.conversion.foreign.yolo.lines import DIGITS, category_of, check_shares, read_lines, share
 from services.conversion.foreign.yolo.sink import YoloSink

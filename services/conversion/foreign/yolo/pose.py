@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.file import document
 from services.conversion.file.document import List, shown
 from services.conversion.finding import Place, Report
@@ -26,7 +27,6 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment
 from services.conversion.foreign.keypoint_names import keypoints_of
 from services.conversion.foreign.yolo.layout import YoloLayout, read_layout
 from services.conversion.foreign.yolo.lines import DIGITS, category_of, check_shares, read_lines, share

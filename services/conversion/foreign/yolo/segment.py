@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.conversion.conveyor.sink import Fragment
 from services.conversion.finding import Place, Report
 from services.conversion.foreign.box import RawThing
 from services.conversion.foreign.category_colors import category_colors
@@ -22,7 +23,6 @@ from services.conversion.foreign.format import (
     WriteRequest,
     Writing,
 )
-from services.conversion.foreign.fragment import Fragment
 from services.conversion.foreign.yolo.layout import read_layout
 from services.conversion.foreign.yolo.lines import category_of, check_shares, pixels, read_lines, share
 from services.conversion.foreign.yolo.sink import YoloSink

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from services.conversion.foreign.format import WriteRequest
-from services.conversion.foreign.fragment import Losses
+from services.conversion.foreign.losses import Losses
 from services.conversion.foreign.written_images import WrittenImages
 from services.conversion.formats import FORMATS
 from services.conversion.index import ImageEntry

@@ -20,9 +20,9 @@ from runner.agent.config import Device
 from runner.agent.files.conversion import Conversion, ConversionLimits
 from runner.agent.files.download import DownloadLimits, Downloads
 from runner.agent.files.provision import OnConverted, Provision, Work, ending_of_provision
-from runner.trainer.split import HeadAnnotations, validation_names
 from services.chassis.errors import FailedPrecondition, Reason
 from services.chassis.rpc import channel
+from services.split.choice import HeadAnnotations, validation_names
 from tests.runner.agent.recording import Recording, until
 from tests.runner.agent.system import System
 
@@ -38,7 +38,7 @@ HEADS = {
     "itself": task_pb2.TASK_AUTOENCODING,
     "views": task_pb2.TASK_VIEW_INVARIANCE_LEARNING,
 }
-STOP_SECONDS_MAX = 5.0
+STOP_SECONDS_MAX = 15.0
 """A worker ends the maps that it has; alone on a machine that is a fraction of a second."""
 MAP_HEADS = ("both", "classes", "masks")
 

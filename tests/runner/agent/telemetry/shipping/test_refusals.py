@@ -30,7 +30,7 @@ from services.chassis.rpc import channel
 from tests.chaos.audit import Stored, lines_of, points_of, stored_writers
 from tests.chaos.stand import Stand, stand
 from tests.chaos.wire_client import SERIES
-from tests.metrics.client import Job, submit
+from tests.metrics.job_book import Job, submit
 from tests.runner.agent.recording import limits, until
 
 LIMITS = ShippingLimits(

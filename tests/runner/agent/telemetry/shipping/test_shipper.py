@@ -174,3 +174,24 @@ def test_what_nobody_wants_is_deleted_but_never_what_is_still_written(system: Sy
 
     ship(system, drop)
     assert written.folder.exists()
+
+
+def test_a_spool_that_was_moved_away_when_it_was_to_be_deleted_is_deleted_when_it_is_back(
+    system: System, tmp_path: Path
+) -> None:
+    spools = tmp_path / "spools"
+    closed = spool_of(spools, lines=1)
+    away = spools.rename(tmp_path / "away")
+
+    async def drop(shipper: Shipper) -> None:
+        shipper.add(closed)
+        shipper.drop(closed.key)
+        for _ in range(2):
+            closed.disk.writing.submit(lambda: None).result(20)
+            shipper.sync()
+        away.rename(spools)
+        assert closed.folder.exists()
+        shipper.sync()
+        await until(lambda: not closed.folder.exists())
+
+    ship(system, drop)

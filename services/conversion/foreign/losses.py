@@ -1,4 +1,4 @@
-"""What a writer of a foreign format makes of one image, and the account of what that format cannot say."""
+"""The account of what a foreign format cannot say."""
 
 from __future__ import annotations
 
@@ -7,14 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.conversion.finding import Action, Place, Report
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fragment:
-    """One image in a foreign format: pieces of text or of a file, and how often it lost something, by kind."""
-
-    pieces: tuple[bytes, ...]
-    lost: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)

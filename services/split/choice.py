@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from runner.trainer.label import CATEGORY, RULES, SEVERAL, Label, LabelRule, labels_of
+from services.split.label import CATEGORY, RULES, SEVERAL, Label, LabelRule, labels_of
 
 HASH_BYTES = 8
 HASH_RANGE = 256**HASH_BYTES
@@ -79,6 +79,16 @@ def validation_names(heads: Sequence[HeadAnnotations], share: float, seed: int) 
     if not taken and len(units) == len(free) > 1:
         taken.add(free[0].order)
     return frozenset(name for unit in units if unit.order in taken or not unit.trains for name in unit.images)
+
+
+def learned_names(heads: Sequence[HeadAnnotations]) -> frozenset[str]:
+    """The names of the images that a head learns from: what is not validated on of them is trained on."""
+    return frozenset(
+        name
+        for head in heads
+        for name, annotation in head.annotations.items()
+        if annotation is not None or RULES[head.task].images_alone
+    )
 
 
 def _units(heads: Sequence[HeadAnnotations], rules: Sequence[LabelRule], seed: int) -> list[_Unit]:

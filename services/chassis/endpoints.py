@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.client.context import LOCAL, CurrentToken, NoContextError, chosen_context
+from services.chassis.context import LOCAL, CurrentToken, NoContextError, chosen_context
+from services.chassis.tls import ClientTls
 
 SERVICES = ("scheduler", "metrics", "conversion")
 """The services that clients talk to, as they are named in flags, variables and endpoints.json."""
 TOKEN_VARIABLE = "SIHLAI_TOKEN"  # noqa: S105  # its name
 LOCK_FILE, ENDPOINTS_FILE, TOKEN_FILE = "up.lock", "endpoints.json", "token"
-CERTIFICATES = "certificates"
+CA_FILE = "ca_file"
 """Among the endpoints: the file with the authority of their certificates, where they speak TLS."""
 
 
@@ -39,8 +40,8 @@ class Endpoints:
     up: Path | None = None
     said_token: str | Callable[[], str] = ""
     """It, or what gives the one of the moment."""
-    certificates: Path | None = None
-    """Of the authorities that the services' certificates are checked with; without them nothing is encrypted."""
+    said_tls: ClientTls | None = None
+    """Whom to believe, and what to show. Without it nothing is encrypted, unless the `up` of this machine says so."""
     known: dict[str, str] = field(default_factory=dict)
 
     def address(self, service: str) -> str | None:
@@ -72,13 +73,13 @@ class Endpoints:
                 )
             self.known[service] = f"{host}{address}" if address.startswith(":") else address
 
-    def authority(self, address: str) -> Path | None:
-        """Whose certificates are believed at the address; None where nothing is encrypted."""
-        if self.certificates is None and self.up is not None:
+    def tls(self, address: str) -> ClientTls | None:
+        """How the address is called; None where nothing is encrypted."""
+        if self.said_tls is None and self.up is not None:
             found = read_endpoints(self.up)
-            if address in found.values() and CERTIFICATES in found:
-                return Path(found[CERTIFICATES])
-        return self.certificates
+            if address in found.values() and CA_FILE in found:
+                return ClientTls(ca_file=Path(found[CA_FILE]))
+        return self.said_tls
 
     def token(self, address: str) -> str:
         """What goes along with calls to the address. The token of this machine's `up` goes nowhere else."""
@@ -96,6 +97,7 @@ def resolve(
     context: str | None = None,
     data: Path | None = None,
     token: str = "",
+    tls: ClientTls | None = None,
 ) -> Endpoints:
     """Look everywhere, in order: what is said, the environment, the context in use, the `up` of this machine."""
     said = {
@@ -108,11 +110,11 @@ def resolve(
     if chosen is None:
         if context not in (None, "", LOCAL):
             raise NoContextError(f"give either the context {context} or an address or data folder")
-        return Endpoints(given=said, up=data or data_folder(environ), said_token=token)
+        return Endpoints(given=said, up=data or data_folder(environ), said_token=token, said_tls=tls)
     return Endpoints(
         given={"scheduler": chosen.address} | said,
         said_token=token or CurrentToken(chosen),
-        certificates=chosen.certificates,
+        said_tls=tls or chosen.tls,
     )
 
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.chassis.errors import ConfigurationError
 from services.chassis.files import replace_file
+from services.chassis.tls import ClientTls
 
 LOCAL = "local"
 """The context that always is there: the `sihlai up` of this machine."""
@@ -40,7 +42,14 @@ class Context:
     token: str = ""
     token_file: Path | None = None
     token_command: str = ""
-    certificates: Path | None = None
+    ca_file: Path | None = None
+    client_certificate_file: Path | None = None
+    client_key_file: Path | None = None
+
+    @property
+    def tls(self) -> ClientTls | None:
+        """How its services are called; None where nothing is encrypted."""
+        return tls_of_caller(self.ca_file, self.client_certificate_file, self.client_key_file)
 
     def current_token(self) -> str:
         """The token as it is now. Raises NoContextError where its file cannot be read, or its command fails."""
@@ -52,6 +61,15 @@ class Context:
             return self.token_file.expanduser().read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise NoContextError(f"the context's token cannot be read: {error}") from error
+
+
+def tls_of_caller(ca_file: Path | None, certificate_file: Path | None, key_file: Path | None) -> ClientTls | None:
+    """How a caller calls who says this; None where nothing is encrypted. ConfigurationError for half of it."""
+    if (certificate_file is None) != (key_file is None):
+        raise ConfigurationError(["a client's certificate and its key go together: give both files, or none"])
+    if ca_file is None and certificate_file is not None:
+        raise ConfigurationError(["a client's certificate is shown over TLS alone: give the authority's file (CA) too"])
+    return ClientTls(ca_file=ca_file, certificate_file=certificate_file, key_file=key_file) if ca_file else None
 
 
 class CurrentToken:
@@ -132,9 +150,7 @@ def _plain(context: Context) -> dict[str, str]:
 
 
 def _with_paths(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: Path(value) if name in ("token_file", "certificates") else str(value) for name, value in fields.items()
-    }
+    return {name: Path(value) if name.endswith("_file") else str(value) for name, value in fields.items()}
 
 
 def _printed(command: str) -> str:

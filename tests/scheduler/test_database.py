@@ -1,0 +1,49 @@
+"""The database's writer and its readers: slow lists delay no runner, and a full queue is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from services.chassis.errors import ResourceExhausted
+from services.scheduler.domain.dispatcher import Dispatcher
+from services.scheduler.store.database import Database
+from services.scheduler.store.gathering import DatabaseLimits
+from services.scheduler.wire.event import fact_to_event
+
+
+def test_slow_lists_delay_nothing_that_runners_ask(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.submit("digits")
+        await stores.report("one")
+        goes_on = threading.Event()
+        lists = [asyncio.ensure_future(stores.database.list(lambda _connection: goes_on.wait(60))) for _ in range(10)]
+        assert (await stores.runners.standing("one")).attempt is not None
+        assert not any(each.done() for each in lists)
+        goes_on.set()
+        await asyncio.gather(*lists)
+
+    with_stores(test)
+
+
+def test_full_queue_of_the_writer_is_refused_with_a_time_to_come_back(sqlite_url):
+    limits, dispatcher = DatabaseLimits(queue_max=2), Dispatcher(overtakes_max=0)
+    database = Database(
+        sqlite_url, encode_fact=fact_to_event, new_id=lambda: "id", dispatcher=dispatcher, limits=limits
+    )
+
+    async def test():
+        waiting = [asyncio.ensure_future(database.write(lambda tx: tx.now_us)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(ResourceExhausted):
+            await database.write(lambda tx: tx.now_us)
+        database.start()
+        assert all(await asyncio.gather(*waiting))
+
+    try:
+        asyncio.run(test())
+    finally:
+        database.close()

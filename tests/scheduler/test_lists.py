@@ -1,0 +1,73 @@
+"""Lists of jobs, and of what changed since a revision, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.scheduler.domain.job import JobState
+from services.scheduler.domain.view import JobFilter
+
+
+def test_jobs_are_listed_newest_first_by_state_label_and_time(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.create_project("letters")
+        for number in range(5):
+            labels = {"parity": "odd" if number % 2 else "even"}
+            await stores.submit("digits", f"job-{number}", labels=labels)
+            stores.clock.pass_seconds(1)
+        await stores.submit("letters", "other")
+        await stores.stop((await stores.jobs.batch([("digits", "job-3")], []))[0].job.uid)
+
+        async def ids(before=None, **conditions):
+            page = await stores.jobs.page(JobFilter(**conditions), before=before, limit=2)
+            return [view.job.job_id for view in page], page[-1].job.sequence if page else None
+
+        assert (await ids())[0] == ["other", "job-4"]
+        first, last = await ids(project_id="digits")
+        assert first == ["job-4", "job-3"]
+        assert (await ids(last, project_id="digits"))[0] == ["job-2", "job-1"]
+        assert (await ids(states=frozenset({JobState.STOPPED})))[0] == ["job-3"]
+        assert (await ids(labels={"parity": "odd"}))[0] == ["job-3", "job-1"]
+        start_us = stores.clock.now_us - 5_000_000
+        assert (await ids(created_after_us=start_us + 1_000_000, created_before_us=start_us + 3_000_000))[0] == [
+            "job-2",
+            "job-1",
+        ]
+
+    with_stores(test)
+
+
+def test_revisions_follow_the_order_of_the_changes(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        uids = await asyncio.gather(*(stores.submit("digits") for _ in range(20)))
+        await stores.stop(uids[3])
+        seen, after = [], 0
+        while True:
+            changes = await stores.jobs.changes(project_uid=None, after=after, limit=7)
+            seen += [item.job for item in changes.items]
+            after = changes.revision
+            if changes.complete:
+                break
+        revisions = [job.revision for job in seen]
+        assert revisions == sorted(set(revisions))
+        assert seen[-1].uid == uids[3]
+        assert len(seen) == 20
+        assert after == await stores.jobs.revision()
+
+    with_stores(test)
+
+
+def test_cursor_is_too_old_once_deletions_after_it_are_forgotten(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        uid = await stores.submit("digits")
+        seen = await stores.jobs.revision()
+        await stores.stop(uid)
+        await stores.delete_project("digits")
+        stores.clock.pass_seconds(7_200)
+        await stores.upkeep.forget()
+        assert (await stores.jobs.changes(project_uid=None, after=seen, limit=10)).oldest > seen
+
+    with_stores(test)
