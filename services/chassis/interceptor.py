@@ -34,6 +34,7 @@ from services.chassis.errors import (
     Violation,
 )
 from services.chassis.ids import new_id
+from services.chassis.serialized import begin_answering
 from services.chassis.share import Spending, Stepped, SteppedItems, set_current_spending
 from services.chassis.status import code_of, status_from_error
 
@@ -141,7 +142,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                             contextlib.aclosing(behavior(request, context)) as items,
                             contextlib.aclosing(guard.lasting(admission, _at_cost_of(spending, items))) as lasting,
                         ):
+                            begun = False
                             async for item in lasting:
+                                if not begun:
+                                    await begin_answering(context)
+                                    begun = True
                                 yield item
                 except Exception as error:  # noqa: BLE001 — _fail logs it
                     await self._fail(error, context)

@@ -24,12 +24,35 @@ async def send(messages: AsyncGenerator[bytes, None], context: grpc.aio.Servicer
 
     CancelledError where the client is gone, also where a write is the first to notice.
     """
+    begun = False
     async with aclosing(messages):
         async for message in messages:
+            if not begun:
+                await begin_answering(context)
+                begun = True
             try:
                 await context.write(message)
             except grpc.aio.InternalError as error:
                 raise asyncio.CancelledError from error
+
+
+async def begin_answering(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Send a stream's metadata ahead of its first message. Whoever cuts the stream off in a write can still say why.
+
+    gRPC sends the two as one and takes neither for sent where that is cut off; the status would carry the metadata a
+    second time, be refused by gRPC's core, and leave the client waiting for ever. Metadata waits for no reader, so it
+    is sent to the end even when the stream is cut off meanwhile. CancelledError where the client is gone.
+    """
+    sending = asyncio.ensure_future(context.send_initial_metadata(()))
+    try:
+        await asyncio.shield(sending)
+    except grpc.aio.InternalError as error:
+        raise asyncio.CancelledError from error
+    except asyncio.CancelledError:
+        await asyncio.wait({sending})
+        if not sending.cancelled():
+            sending.exception()  # of a client that is gone: nobody is left to tell
+        raise
 
 
 class _Registration:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from services.chassis import rpc
+from services.chassis import rpc, serialized
 from services.chassis.auth import guard as guards
 from services.chassis.auth.carrying import TokenFile
 from services.chassis.auth.guard import TokenGuard, token_guard
@@ -223,26 +223,38 @@ def test_all_that_a_key_signed_is_revoked_at_once(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+@pytest.mark.parametrize("revoked_in_the_write", [0, 1, 2])
 def test_a_stream_that_writes_by_itself_ends_when_its_token_is_revoked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revoked_in_the_write: int
 ) -> None:
-    """As those of followers of metrics and logs do."""
-    items = Streaming.follow
+    """As those of followers of metrics and logs do, also in the middle of a write; 0 is after all of them."""
+    revocations: list[Revocations] = []
+    made_messages: list[int] = []
+
+    async def messages() -> AsyncGenerator[Any, None]:
+        for number in (1, 2):
+            made_messages.append(number)
+            if revoked_in_the_write == number:
+                asyncio.get_running_loop().call_soon(revocations[0].add, "one")
+            yield StringValue(value=str(number))
+        if revoked_in_the_write == 0:
+            revocations[0].add("one")
+        await asyncio.Event().wait()
 
     async def write(self: Streaming, request: StringValue, context: Any) -> None:
-        async with contextlib.aclosing(items(self, request, context)) as messages:
-            async for message in messages:
-                await context.write(message)
+        try:
+            await serialized.send(messages(), context)
+        finally:
+            self.left.set()
 
     monkeypatch.setattr(Streaming, "follow", write)
 
     async def test(made: Served) -> None:
+        revocations.append(made.revocations)
         text = token(made.key, token_id="one")
         async with rpc.channel(made.address, token=lambda: text) as channel:
-            call = made.follow(channel)
-            assert (await anext(aiter(call))).value == "first"
-            made.revocations.add("one")
-            assert (await ended(call)).reason is Reason.TOKEN_REVOKED
+            assert (await ended(made.follow(channel))).reason is Reason.TOKEN_REVOKED
+        assert len(made_messages) == (revoked_in_the_write or 2)
         async with asyncio.timeout(SECONDS):
             await made.service.left.wait()
 
