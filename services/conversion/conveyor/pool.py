@@ -5,7 +5,9 @@ bytes and gives bytes. A worker that dies takes the call along that it ran, and 
 
 `concurrent.futures.ProcessPoolExecutor` is not used, as it waits for ever where a worker is killed while it writes an
 answer: the pipe is shared by all and open in the service itself, so its end is never seen. Memory runs out at such
-moments. Here each worker has a pipe of its own, of which it alone holds the other end.
+moments. Here each worker has a pipe of its own, of which it alone holds the other end. Nor is `multiprocessing.Process`:
+it looks at all of its children wherever one is started, and where two threads look at once one of them takes an end for
+none. `subprocess` has a lock there.
 """
 
 from __future__ import annotations
@@ -13,29 +15,19 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import signal
+import subprocess
+import sys
 import threading
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing import Pipe
 from typing import Any, ParamSpec, TypeVar
 
-from services.chassis.leash import hold
-from services.chassis.machine import keep_memory
-
-HEAP_KEPT_BYTES = 256 * 2**20
-"""A worker gives back what it has unused above this."""
-HEAP_ARRAY_BYTES_MAX = 32 * 2**20
-"""Larger arrays are the kernel's at once."""
-
+WORKER = "services.conversion.conveyor.worker"
 END_SECONDS_MAX = 5.0
 """A worker that has nothing to do ends by itself; after so long it is killed."""
-SPAWN = get_context("spawn")
-"""Not forked: gRPC and obstore have threads, and a fork would take their locks along."""
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -97,15 +89,19 @@ class _Worker:
     """One process, for the thread that makes it."""
 
     def __init__(self) -> None:
-        self._connection, its_end = SPAWN.Pipe()
-        self._process = SPAWN.Process(target=_serve, args=(its_end, os.getpid()), daemon=True)
-        self._process.start()
-        its_end.close()  # so that its death is an end of the pipe, wherever in an answer it comes
+        # Not forked: gRPC and obstore have threads, and a fork would take their locks along.
+        self._connection, its_end = Pipe()
+        with its_end:  # ours is closed, so that its death is an end of the pipe, wherever in an answer it comes
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", WORKER, str(its_end.fileno()), str(os.getpid())],
+                pass_fds=(its_end.fileno(),),
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
 
     @property
     def is_alive(self) -> bool:
         """Whether it can be given work."""
-        return self._process.is_alive()
+        return self._process.poll() is None
 
     def run(self, work: Callable[[], Any]) -> Any:
         """The result of the work, or what it raised. BrokenProcessPool where the process dies of it."""
@@ -114,9 +110,7 @@ class _Worker:
             self._connection.send_bytes(sent)
             answer = self._connection.recv_bytes()
         except (EOFError, OSError) as error:
-            self._process.join(END_SECONDS_MAX)
-            code = self._process.exitcode
-            raise BrokenProcessPool(f"a worker ended while it had work (exit code {code})") from error
+            raise BrokenProcessPool(f"a worker ended while it had work (exit code {self._ended()})") from error
         result, raised = pickle.loads(answer)  # noqa: S301  # it comes from our own process
         if raised is not None:
             raise raised
@@ -125,37 +119,16 @@ class _Worker:
     def end(self) -> None:
         """Let it go: it ends when it finds the pipe closed."""
         self._connection.close()
-        self._process.join(END_SECONDS_MAX)
-        if self._process.exitcode is None:
-            self._process.kill()
-            self._process.join()
-        self._process.close()
+        self._ended()
+
+    def _ended(self) -> int:
+        """Its exit code. It is about to end; where it does not, it is killed."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(END_SECONDS_MAX)
+        self._process.kill()
+        return self._process.wait()
 
 
 def one_worker() -> WorkerPool:
     """A pool of one process, for work that nothing else may die with."""
     return WorkerPool(1)
-
-
-def _serve(connection: Connection, starter: int) -> None:
-    """A worker: dies with its starter, and only then. A terminal's Ctrl-C goes to the whole group."""
-    hold(starter)
-    # Every image takes and gives back the same megabytes.
-    keep_memory(kept_bytes=HEAP_KEPT_BYTES, array_bytes_max=HEAP_ARRAY_BYTES_MAX)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            connection.send_bytes(_answer(connection.recv_bytes()))
-
-
-def _answer(sent: bytes) -> bytes:
-    """What the work gives, or what it raised, with where it did as a note."""
-    try:
-        return pickle.dumps((pickle.loads(sent)(), None), pickle.HIGHEST_PROTOCOL)  # noqa: S301  # our own service's
-    except Exception as error:  # noqa: BLE001  # its caller gets it
-        error.add_note(traceback.format_exc())
-        with contextlib.suppress(Exception):
-            return pickle.dumps((None, error), pickle.HIGHEST_PROTOCOL)
-        unsendable = RuntimeError(f"{type(error).__name__}: {error}")
-        unsendable.add_note(traceback.format_exc())
-        return pickle.dumps((None, unsendable), pickle.HIGHEST_PROTOCOL)

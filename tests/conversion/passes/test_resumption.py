@@ -22,6 +22,7 @@ from services.chassis.errors import Reason
 from services.chassis.rpc import channel, error_from_rpc
 from services.conversion.conveyor.conveyor import CHUNK_MAPS
 from services.conversion.conveyor.journal import SUFFIX
+from services.conversion.conveyor.pool import WORKER
 from tests import tokens
 from tests.conversion.map_dataset import files_of, png, write_semantic
 
@@ -192,7 +193,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_conversion_goes_on(run: Any
     async def test(service: Any) -> None:
         following = asyncio.create_task(convert(service.stub, folder))
         await until(lambda: len(chunks(service.store)) >= 3)
-        killed = [child for child in psutil.Process().children() if "--multiprocessing-fork" in child.cmdline()]
+        killed = [child for child in psutil.Process().children() if WORKER in child.cmdline()]
         for child in killed:
             child.kill()
         result = await following
@@ -209,7 +210,7 @@ def test_a_service_that_is_told_to_stop_does_so_soon_and_the_next_one_takes_its_
         async with process(tmp_path, store) as (service, stub):
             following = asyncio.create_task(convert(stub, folder))
             await until(lambda: len(chunks(store)) >= 3)
-            workers = [each for each in psutil.Process(service.pid).children() if "--multiprocessing" in each.cmdline()]
+            workers = [each for each in psutil.Process(service.pid).children() if WORKER in each.cmdline()]
             service.terminate()
             assert await asyncio.wait_for(service.wait(), DRAIN_SECONDS_MAX) == 0
             with pytest.raises(grpc.RpcError) as caught:
