@@ -5,9 +5,9 @@ bytes and gives bytes. A worker that dies takes the call along that it ran, and 
 
 `concurrent.futures.ProcessPoolExecutor` is not used, as it waits for ever where a worker is killed while it writes an
 answer: the pipe is shared by all and open in the service itself, so its end is never seen. Memory runs out at such
-moments. Here each worker has a pipe of its own, of which it alone holds the other end. Nor is `multiprocessing.Process`:
-it looks at all of its children wherever one is started, and where two threads look at once one of them takes an end for
-none. `subprocess` has a lock there.
+moments. Here each worker has a pipe of its own, of which it alone holds the other end. Nor is
+`multiprocessing.Process`: it looks at all of its children wherever one is started, and where two threads look at once
+one of them takes an end for none. `subprocess` has a lock there.
 """
 
 from __future__ import annotations
