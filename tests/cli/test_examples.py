@@ -27,7 +27,7 @@ TOLD = {line.command for chapter in STORY for line in chapter.lines}
 """What tests/cli/test_transcript.py runs, as it stands there."""
 NOT_RUN = {
     "sihlai up": "stays until Ctrl-C: a test of its own below",
-    "sihlai demo --keep": "trains for minutes: `make demo`",
+    "sihlai demo --keep": "takes minutes (`make demo`): its first job is run by a test of its own below",
 }
 """Examples that are not run like the others, and why."""
 ENDLESS = {"sihlai job watch"}
@@ -102,6 +102,17 @@ def test_an_up_at_a_terminal_says_how_to_go_on_and_stops_in_order_with_ctrl_c(tm
     told = plain(shown)
     for words in ("go on in another terminal", "stopping in order", "nats stopped"):
         assert words in told, told
+
+
+def test_a_demo_trains_its_first_job_and_leaves_nothing_behind_after_ctrl_c(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    shown, exit_code = home.on_terminal(
+        "sihlai demo --keep", columns=100, until="A second job with other settings", TMPDIR=str(tmp_path)
+    )
+    told = plain(shown)
+    assert exit_code == 130, told
+    assert "first: validation accuracy of at least" in told, told
+    assert not list(tmp_path.glob("sihlai-demo-*")), "the processes have ended, and their folder is gone"
 
 
 def only_token(home: Home) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from sqlalchemy import text
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Reason
+from services.scheduler.domain.job import ResumeSource
 from services.scheduler.domain.project import CredentialsChange, ProjectChange, SourceChange
 from services.scheduler.domain.request import Request
 from services.scheduler.store import projects
+from services.scheduler.store.credentials import sweep_credentials, unused_credentials
+from services.scheduler.store.transaction import last_revision
 
 NOBODY = Request(request_id="", digest=b"")
 
@@ -97,6 +101,28 @@ def test_credentials_of_a_replaced_source_go_when_no_living_job_needs_them(with_
         assert await stores.count("credentials") == 0
         await change_training(stores, replace(source, sealed=b"again"))
         assert await stores.count("credentials") == 1
+
+    with_stores(test)
+
+
+@pytest.mark.parametrize("taken_up", [True, False])
+def test_credentials_that_a_job_takes_up_while_they_are_swept_stay(with_stores, checkpoint, taken_up):
+    """Which are unused is found out before; whoever goes on from an ended job takes its source along."""
+
+    async def test(stores):
+        await create_with_credentials(stores)
+        uid = await stores.submit("digits", "first")
+        standing = await stores.report("one")
+        await change_training(stores, SourceChange(uri="s3://bucket/elsewhere"))
+        made = checkpoint(uid, 1, 50)
+        await stores.end("one", standing, "COMPLETED", checkpoints=(made,))
+        as_of, unused = await stores.database.list(lambda c: (last_revision(c), unused_credentials(c)))
+        assert len(unused) == 1
+        if taken_up:
+            source = ResumeSource(job_name="projects/digits/jobs/first", checkpoint_name="1-50", key=made.key)
+            await stores.submit("digits", "resumed", source=source)
+        await stores.database.write(partial(sweep_credentials, unused=unused, as_of=as_of))
+        assert await stores.count("credentials") == (1 if taken_up else 0)
 
     with_stores(test)
 

@@ -18,6 +18,7 @@ from services.scheduler.domain.retention import Retention
 from services.scheduler.keyring import Keyring
 from services.scheduler.loop.forgetting import Forgetting, ForgettingLimits, KeyForgetting
 from services.scheduler.objects.checkpoints import MANIFEST, CheckpointStore
+from services.scheduler.store import retention
 from services.scheduler.store.retention import RetentionRows
 from services.scheduler.wire.checkpoint import pinned_checkpoint
 
@@ -79,6 +80,10 @@ def begins_with(name: str) -> bytes:
     return spec.SerializeToString()
 
 
+async def pruned(rows: RetentionRows) -> list[int]:
+    return [each.key.iteration async for part in rows.prune() for each in part]
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_what_other_jobs_begin_with_stays(with_stores, checkpoint, live):
     async def test(stores):
@@ -94,9 +99,35 @@ def test_what_other_jobs_begin_with_stays(with_stores, checkpoint, live):
             await stores.stop(pinning)
         stores.clock.pass_seconds(600)
         rows = RetentionRows(stores.database, RETENTION, pinned_by=pinned_checkpoint)
-        gone = [each.key.iteration for each in await rows.prune()]
+        gone = await pruned(rows)
         assert gone == ([1, 3, 90] if live else [1, 3, 4, 90])
-        assert await rows.prune() == []
+        assert await pruned(rows) == []
+        assert await stores.count("checkpoints") == len(made) - len(gone)
+
+    with_stores(test)
+
+
+@pytest.mark.parametrize("by", ["specification", "resume"])
+def test_what_is_begun_with_while_others_go_stays(with_stores, checkpoint, monkeypatch, by):
+    """Which may go is found out before: what comes after that is looked at with each part."""
+    monkeypatch.setattr(retention, "PRUNED_TOGETHER_MAX", 1)
+
+    async def test(stores):
+        await stores.create_project("digits")
+        uid = await stores.submit("digits", "first")
+        standing = await stores.report("one")
+        made = [checkpoint(uid, 1, n) for n in (1, 2, 3, 4, 5, 30, 60, 90, 99)]
+        await stores.end("one", standing, "COMPLETED", checkpoints=tuple(made))
+        stores.clock.pass_seconds(600)
+        parts = RetentionRows(stores.database, RETENTION, pinned_by=pinned_checkpoint).prune()
+        gone = [each.key.iteration for each in await anext(parts)]
+        if by == "resume":
+            source = ResumeSource(job_name="projects/digits/jobs/first", checkpoint_name="1-3", key=made[2].key)
+            await stores.submit("digits", "resumed", source=source)
+        else:
+            await stores.submit("digits", "begun", spec=begins_with("projects/digits/jobs/first/checkpoints/1-3"))
+        gone += [each.key.iteration async for part in parts for each in part]
+        assert gone == [1, 2, 4, 90]
         assert await stores.count("checkpoints") == len(made) - len(gone)
 
     with_stores(test)

@@ -5,6 +5,7 @@ keys whose tokens have all ended.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from services.chassis.errors import SihlaiError
@@ -50,15 +51,18 @@ class Forgetting:
 
     async def _prune(self) -> None:
         """Take out old checkpoints, then their files. Files that could not be deleted stay, and harm nothing."""
-        pruned = await self._retention.prune()
-        for checkpoint in pruned:
-            try:
-                async with asyncio.timeout(self._limits.deletion_seconds):
-                    await self._checkpoints.delete(checkpoint.uri)
-            except (SihlaiError, TimeoutError) as error:
-                log.error("checkpoint_not_deleted", uri=checkpoint.uri, problem=str(error))
-        if pruned:
-            log.info("checkpoints_pruned", count=len(pruned))
+        count = 0
+        async with contextlib.aclosing(self._retention.prune()) as parts:
+            async for part in parts:
+                count += len(part)
+                for checkpoint in part:
+                    try:
+                        async with asyncio.timeout(self._limits.deletion_seconds):
+                            await self._checkpoints.delete(checkpoint.uri)
+                    except (SihlaiError, TimeoutError) as error:
+                        log.error("checkpoint_not_deleted", uri=checkpoint.uri, problem=str(error))
+        if count:
+            log.info("checkpoints_pruned", count=count)
 
 
 class KeyForgetting:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, exists, func, select, tuple_
+from sqlalchemy import Connection, Row, Select, exists, select, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.errors import FailedPrecondition, NotFound, Reason
@@ -38,7 +38,7 @@ from services.scheduler.store.projects import (
 from services.scheduler.store.queue import SERVED, QueueLimits, queue_standing
 from services.scheduler.store.requests import answered, asked_first, first_answer
 from services.scheduler.store.rows import attempt_from_row, checkpoint_from_row, job_from_row, readable
-from services.scheduler.store.transaction import REVISION, Question, Transaction
+from services.scheduler.store.transaction import Question, Transaction, last_revision
 
 ATTEMPTS_SHOWN_MAX = 20
 """The newest attempts that a job shows."""
@@ -223,7 +223,7 @@ class JobStore:
 
     async def revision(self) -> int:
         """The last revision that is visible."""
-        return await self._database.read(_revision)
+        return await self._database.read(last_revision)
 
 
 def _require_ended(job: Job, purpose: str) -> None:
@@ -238,7 +238,7 @@ def _require_ended(job: Job, purpose: str) -> None:
 def _refuse_successors(connection: Connection, job: Job) -> None:
     """What a job goes on from stays until that one has ended: it may have to begin there again."""
     jobs = tables.jobs
-    query = select(jobs).where(jobs.c.project_uid == job.project_uid)
+    query = select(jobs).where(jobs.c.project_uid == job.project_uid, jobs.c.source.is_not(None))
     query = query.where(jobs.c.state.not_in(sorted(state.value for state in FINAL)))
     query = query.where(jobs.c.source[("key", "job_uid")].as_string() == job.uid).limit(1)
     row = connection.execute(query).one_or_none()
@@ -434,16 +434,12 @@ def _changes(connection: Connection, project_uid: str | None, after: int, limit:
     complete = len(revisions) < limit
     return Changes(
         items=tuple(items[revision] for revision in revisions),
-        revision=_revision(connection) if complete else revisions[-1],
+        revision=last_revision(connection) if complete else revisions[-1],
         complete=complete,
-        oldest=_counter(connection, OLDEST_CURSOR),
+        oldest=_oldest_cursor(connection),
     )
 
 
-def _revision(connection: Connection) -> int:
-    return _counter(connection, REVISION)
-
-
-def _counter(connection: Connection, name: str) -> int:
-    query = select(func.max(tables.counters.c.value)).where(tables.counters.c.name == name)
-    return int(connection.execute(query).scalar_one() or 0)
+def _oldest_cursor(connection: Connection) -> int:
+    counters = tables.counters
+    return int(connection.execute(select(counters.c.value).where(counters.c.name == OLDEST_CURSOR)).scalar() or 0)

@@ -129,10 +129,12 @@ class Leader:
     def connect_args(self, *, lists: bool = False) -> dict[str, Any]:
         """For every other connection to the server: none hangs in a transaction, or on a line that is cut.
 
-        `lists`: each takes one core of the server at most, as what runners and stops ask has to come through.
+        `lists`: each takes one core of the server at most, as what runners and stops ask has to come through. All else
+        is a step into an index, also where PostgreSQL has no statistics of a table yet, or old ones: it would go
+        through a table of a million rows that was small a minute before.
         """
-        alone = " -c max_parallel_workers_per_gather=0" if lists else ""
-        return self._args(f"-c idle_in_transaction_session_timeout={self._silence_ms}{alone}")
+        plans = "-c max_parallel_workers_per_gather=0" if lists else "-c enable_seqscan=off -c jit=off"
+        return self._args(f"-c idle_in_transaction_session_timeout={self._silence_ms} {plans}")
 
     def _lock_args(self) -> dict[str, Any]:
         silence = f"-c idle_session_timeout={self._silence_ms} -c statement_timeout={self._silence_ms}"

@@ -22,6 +22,7 @@ from services.scheduler.domain.project import (
 from services.scheduler.domain.request import Request
 from services.scheduler.domain.view import Damaged
 from services.scheduler.store import tables
+from services.scheduler.store.credentials import forget_credentials
 from services.scheduler.store.database import Database
 from services.scheduler.store.requests import answered, first_answer
 from services.scheduler.store.rows import project_from_row, project_to_row, readable
@@ -30,10 +31,8 @@ from services.scheduler.store.transaction import Committed, Transaction
 
 Encode = Callable[[Project], bytes]
 
-SWEPT_TOGETHER_MAX = 500
 RESEALED_TOGETHER_MAX = 500
 """Credentials that one transaction seals anew: others wait for it."""
-"""Projects whose credentials one statement looks at."""
 
 KNOWN_MAX = 2_000
 """Projects that are kept in memory: by those who answer calls, and by the writer."""
@@ -289,37 +288,6 @@ def _changed(transaction: Transaction, project: Project, change: ProjectChange) 
     if change.drop_validation_dataset:
         project = replace(project, validation_dataset=None)
     return project
-
-
-def forget_credentials(transaction: Transaction, projects: Sequence[Project]) -> None:
-    """Delete the projects' credentials that neither their sources nor a job that has not ended can use any more."""
-    connection, credentials = transaction.connection, tables.credentials
-    query = select(credentials.c.id).where(credentials.c.project_uid.in_([project.uid for project in projects]))
-    sources = (source for project in projects for source in (project.training_dataset, project.validation_dataset))
-    used = {source.credentials_id for source in sources if source is not None}
-    unused = set(connection.execute(query).scalars()) - used
-    if unused:
-        unused -= _credentials_of_living_jobs(connection, [project.uid for project in projects])
-    if unused:
-        connection.execute(delete(credentials).where(credentials.c.id.in_(sorted(unused))))
-
-
-def sweep_credentials(transaction: Transaction) -> None:
-    """Delete what no project needs any more since a job has ended."""
-    query = select(tables.projects).where(tables.projects.c.uid.in_(select(tables.credentials.c.project_uid)))
-    projects = [project_from_row(row) for row in transaction.connection.execute(query).mappings()]
-    for start in range(0, len(projects), SWEPT_TOGETHER_MAX):
-        forget_credentials(transaction, projects[start : start + SWEPT_TOGETHER_MAX])
-
-
-def _credentials_of_living_jobs(connection: Connection, project_uids: Sequence[str]) -> set[str]:
-    jobs = tables.jobs
-    columns = [
-        dataset["credentials_id"].as_string() for dataset in (jobs.c.training_dataset, jobs.c.validation_dataset)
-    ]
-    living = jobs.c.state.not_in(sorted(state.value for state in FINAL))
-    query = select(*columns).where(jobs.c.project_uid.in_(project_uids), living).distinct()
-    return {credentials_id for row in connection.execute(query) for credentials_id in row if credentials_id}
 
 
 def _stored(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, select
 
 from services.chassis.errors import AlreadyExists, Reason
 from services.scheduler.domain.request import Request
@@ -54,9 +54,3 @@ def _same(request: Request, known: Values) -> bytes:
             {"request_id": request.request_id},
         )
     return bytes(known["answer"])
-
-
-def forget_requests(transaction: Transaction, *, before_us: int, limit: int) -> int:
-    """Drop the ids of requests older than that, at most `limit`; return how many."""
-    old = select(request_ids.c.request_id).where(request_ids.c.create_time_us < before_us).limit(limit)
-    return transaction.connection.execute(delete(request_ids).where(request_ids.c.request_id.in_(old))).rowcount

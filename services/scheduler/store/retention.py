@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, select
+from sqlalchemy import Connection, Row, Select, and_, delete, func, select
+from sqlalchemy.sql.elements import ColumnElement
 
 from services.scheduler.domain.job import ACTIVE, Checkpoint, CheckpointKey, JobState
 from services.scheduler.domain.retention import Retention
 from services.scheduler.store import tables
-from services.scheduler.store.attempts import load_job
 from services.scheduler.store.database import Database
 from services.scheduler.store.rows import checkpoint_from_row, checkpoint_key_from_json
-from services.scheduler.store.transaction import Transaction
+from services.scheduler.store.transaction import Transaction, last_revision
 
-PRUNED_MAX = 500
-"""Checkpoints that one transaction takes out; the next call takes the rest."""
+PRUNED_MAX = 5_000
+"""Checkpoints that one look takes out; the next one takes the rest."""
+PRUNED_TOGETHER_MAX = 100
+"""Checkpoints that one transaction takes out: others wait for it."""
+ROWS_TOGETHER = 1_000
+"""Rows that are read at once."""
 
 
 class RetentionRows:
@@ -26,56 +33,88 @@ class RetentionRows:
         self._retention = retention
         self._pinned_by = pinned_by
 
-    async def prune(self) -> list[Checkpoint]:
-        """Take out what need not be kept, at most PRUNED_MAX. What a live or a resumed job begins with stays."""
-        return await self._database.write(self._prune)
+    async def prune(self) -> AsyncGenerator[list[Checkpoint], None]:
+        """Take out what need not be kept, at most PRUNED_MAX, and give it part by part, as it goes.
 
-    def _prune(self, transaction: Transaction) -> list[Checkpoint]:
-        connection, table = transaction.connection, tables.checkpoints
-        crowded = select(table.c.job_uid).group_by(table.c.job_uid).having(func.count() > self._retention.kept)
-        uids = [row.job_uid for row in connection.execute(crowded)]
-        if not uids:
-            return []
-        needed = _needed(connection)
-        pinned = self._pinned(connection)
-        pruned: list[Checkpoint] = []
-        for uid in uids:
-            job = load_job(connection, uid)
-            if job is None:
+        What a live or a resumed job begins with stays. Who needs what, of however many jobs, is found out by a reader;
+        the writer looks at those alone that came or changed meanwhile.
+        """
+        as_of, superfluous = await self._database.list(self._look)
+        for start in range(0, len(superfluous), PRUNED_TOGETHER_MAX):
+            some = superfluous[start : start + PRUNED_TOGETHER_MAX]
+            yield await self._database.write(partial(self._take_out, some=some, as_of=as_of))
+
+    def _look(self, connection: Connection) -> tuple[int, list[tuple[str, Checkpoint]]]:
+        """The revision, and each checkpoint that need not be kept as of it, with its name."""
+        as_of, now_us = last_revision(connection), self._database.now_us(connection)
+        found = list(self._superfluous(connection, now_us))
+        if found:
+            names = self._pinned(connection, _live())
+            keys = _begun_at(connection, tables.jobs.c.source.is_not(None))
+            found = [(name, each) for name, each in found if name not in names and each.key not in keys]
+        return as_of, found[:PRUNED_MAX]
+
+    def _superfluous(self, connection: Connection, now_us: int) -> Iterator[tuple[str, Checkpoint]]:
+        """Checkpoints that their own jobs do not need, by name."""
+        checkpoints, jobs = tables.checkpoints, tables.jobs
+        crowded = select(checkpoints.c.job_uid).group_by(checkpoints.c.job_uid)
+        crowded = crowded.having(func.count() > self._retention.kept)
+        of_job = jobs.c.project_id, jobs.c.job_id, jobs.c.iterations_max, jobs.c.last_checkpoint
+        query = select(checkpoints, *of_job).join(jobs, jobs.c.uid == checkpoints.c.job_uid)
+        query = query.where(checkpoints.c.job_uid.in_(crowded))
+        query = query.order_by(checkpoints.c.job_uid, checkpoints.c.epoch, checkpoints.c.iteration)
+        rows = connection.execute(query.execution_options(yield_per=ROWS_TOGETHER))
+        for _, group in groupby(rows, key=lambda row: row.job_uid):
+            yield from self._superfluous_of_job(list(group), now_us)
+
+    def _superfluous_of_job(self, rows: Sequence[Row[Any]], now_us: int) -> Iterator[tuple[str, Checkpoint]]:
+        job = rows[0]
+        besides = ("project_id", "job_id", "iterations_max", "last_checkpoint")
+        last = checkpoint_key_from_json(job.last_checkpoint)
+        for each in self._retention.superfluous(
+            [checkpoint_from_row(row._mapping, besides=besides) for row in rows],
+            iterations_max=job.iterations_max,
+            needed=frozenset() if last is None else frozenset({last}),
+            now_us=now_us,
+        ):
+            yield f"projects/{job.project_id}/jobs/{job.job_id}/checkpoints/{each.key.epoch}-{each.key.iteration}", each
+
+    def _take_out(
+        self, transaction: Transaction, *, some: Sequence[tuple[str, Checkpoint]], as_of: int
+    ) -> list[Checkpoint]:
+        """Those of the checkpoints that are there and that nothing has needed since."""
+        connection, table, jobs = transaction.connection, tables.checkpoints, tables.jobs
+        since = jobs.c.revision > as_of
+        names, keys = self._pinned(connection, since), _begun_at(connection, since)
+        keys |= _keys(connection, select(jobs.c.last_checkpoint).where(since))
+        gone = []
+        for name, each in some:
+            key = each.key
+            if name in names or key in keys:
                 continue
-            query = select(table).where(table.c.job_uid == uid).order_by(table.c.epoch, table.c.iteration)
-            found = [checkpoint_from_row(row) for row in connection.execute(query).mappings()]
-            own = {each.key for each in found if f"{job.name}/checkpoints/{_id(each.key)}" in pinned}
-            own |= {job.last_checkpoint} if job.last_checkpoint is not None else set()
-            pruned += self._retention.superfluous(
-                found,
-                iterations_max=job.iterations_max,
-                needed=frozenset(needed | own),
-                now_us=transaction.now_us,
-            )
-            if len(pruned) >= PRUNED_MAX:
-                break
-        for checkpoint in pruned[:PRUNED_MAX]:
-            key = checkpoint.key
             is_it = and_(table.c.job_uid == key.job_uid, table.c.epoch == key.epoch, table.c.iteration == key.iteration)
-            connection.execute(delete(table).where(is_it))
-        return pruned[:PRUNED_MAX]
+            if connection.execute(delete(table).where(is_it, ~table.c.best)).rowcount:
+                gone.append(each)
+        return gone
 
-    def _pinned(self, connection: Connection) -> set[str]:
-        """Names of the checkpoints that jobs which have not ended begin with."""
-        live = [JobState.QUEUED.value, *(state.value for state in ACTIVE)]
-        query = select(tables.jobs.c.spec).where(tables.jobs.c.state.in_(live))
+    def _pinned(self, connection: Connection, which: ColumnElement[bool]) -> set[str]:
+        """Names of the checkpoints that these jobs begin with."""
+        query = select(tables.jobs.c.spec).where(which).execution_options(yield_per=ROWS_TOGETHER)
         return {name for row in connection.execute(query) if (name := self._pinned_by(row.spec)) is not None}
 
 
-def _needed(connection: Connection) -> set[CheckpointKey]:
-    """What resumed jobs, and attempts under way, begin at."""
+def _live() -> ColumnElement[bool]:
+    live = [JobState.QUEUED.value, *(state.value for state in ACTIVE)]
+    return tables.jobs.c.state.in_(live)
+
+
+def _begun_at(connection: Connection, which: ColumnElement[bool]) -> set[CheckpointKey]:
+    """What these jobs, where they were resumed, and attempts under way begin at."""
     jobs, attempts = tables.jobs, tables.attempts
-    sources = connection.execute(select(jobs.c.source).where(jobs.c.source.is_not(None)))
-    resumes = connection.execute(select(attempts.c.resume).where(attempts.c.active, attempts.c.resume.is_not(None)))
-    keys = [*(row.source["key"] for row in sources), *(row.resume for row in resumes)]
-    return {key for values in keys if (key := checkpoint_key_from_json(values)) is not None}
+    keys = _keys(connection, select(jobs.c.source["key"]).where(which, jobs.c.source.is_not(None)))
+    return keys | _keys(connection, select(attempts.c.resume).where(attempts.c.active, attempts.c.resume.is_not(None)))
 
 
-def _id(key: CheckpointKey) -> str:
-    return f"{key.epoch}-{key.iteration}"
+def _keys(connection: Connection, query: Select[Any]) -> set[CheckpointKey]:
+    found = connection.execute(query).scalars()
+    return {key for value in found if (key := checkpoint_key_from_json(value)) is not None}

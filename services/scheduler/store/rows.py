@@ -133,9 +133,11 @@ def checkpoint_to_row(checkpoint: Checkpoint) -> Values:
     return values
 
 
-def checkpoint_from_row(row: Record) -> Checkpoint:
-    """The checkpoint of a row."""
+def checkpoint_from_row(row: Record, *, besides: tuple[str, ...] = ()) -> Checkpoint:
+    """The checkpoint of a row, which may have columns besides."""
     values = dict(row)
+    for own in besides:
+        del values[own]
     key = CheckpointKey(**{name: values.pop(name) for name in ("job_uid", "epoch", "iteration")})
     files = tuple(CheckpointFile(**file) for file in values.pop("files"))
     return Checkpoint(key=key, files=files, **values)

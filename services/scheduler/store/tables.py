@@ -101,6 +101,7 @@ _HAS_STOP_DEADLINE = _only_where(sqlite="stop_deadline_us IS NOT NULL", postgres
 _WAITS_TO_RETRY = _only_where(sqlite="retry_time_us IS NOT NULL", postgresql="retry_time_us IS NOT NULL")
 _IS_PUT_ASIDE = _only_where(sqlite="put_aside_until_us IS NOT NULL", postgresql="put_aside_until_us IS NOT NULL")
 _TO_ADOPT = _only_where(sqlite="active = 0 AND adopted = 0", postgresql="NOT active AND NOT adopted")
+_GOES_ON = _only_where(sqlite="source IS NOT NULL", postgresql="source IS NOT NULL")
 _NOT_LOST = _only_where(sqlite="lost = 0", postgresql="NOT lost")
 
 Index("jobs_by_name", jobs.c.project_uid, jobs.c.job_id, unique=True)
@@ -121,6 +122,7 @@ Index(
 )
 Index("jobs_by_stop_deadline", jobs.c.stop_deadline_us, **_HAS_STOP_DEADLINE)
 Index("jobs_by_retry_time", jobs.c.retry_time_us, **_WAITS_TO_RETRY)
+Index("jobs_that_go_on", jobs.c.project_uid, **_GOES_ON)
 
 job_labels = Table(
     "job_labels",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from services.chassis.errors import Unavailable
@@ -372,6 +372,11 @@ class Transaction:
     def _roll_back(self) -> None:
         self._savepoints.execute("ROLLBACK TO SAVEPOINT unit")
         self._savepoints.execute("RELEASE SAVEPOINT unit")
+
+
+def last_revision(connection: Connection) -> int:
+    """The last revision that is visible."""
+    return int(connection.execute(select(counters.c.value).where(counters.c.name == REVISION)).scalar() or 0)
 
 
 def is_trouble(error: DBAPIError | Unavailable) -> bool:

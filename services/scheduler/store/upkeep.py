@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, func, select, update
+from sqlalchemy import Connection, Table, and_, bindparam, case, delete, func, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.log import get_logger
@@ -29,16 +30,15 @@ from services.scheduler.domain.lease import AttemptKey
 from services.scheduler.domain.timekeeping import ClockLimits, Guard, Look, SilenceLimits, outage
 from services.scheduler.store import tables
 from services.scheduler.store.attempts import close_attempt, load_job, record_checkpoints, save_job
+from services.scheduler.store.credentials import sweep_credentials, unused_credentials
 from services.scheduler.store.database import Database
 from services.scheduler.store.jobs import OLDEST_CURSOR
 from services.scheduler.store.placing import Placing
-from services.scheduler.store.projects import sweep_credentials
 from services.scheduler.store.registration import forget_lost_runners, save_runner
-from services.scheduler.store.requests import forget_requests
 from services.scheduler.store.rows import attempt_from_row, job_from_row, progress_to_json, runner_from_row
 from services.scheduler.store.runners import Renewal
 from services.scheduler.store.statement import Statement
-from services.scheduler.store.transaction import Transaction
+from services.scheduler.store.transaction import Transaction, last_revision
 
 log = get_logger(__name__)
 
@@ -156,6 +156,10 @@ class Upkeep:
         """Drop what has been kept long enough, FORGOTTEN_MAX of each kind in a transaction."""
         while max(await self._database.write(self._forget)) >= FORGOTTEN_MAX:
             pass
+        as_of, unused = await self._database.list(lambda c: (last_revision(c), unused_credentials(c)))
+        for start in range(0, len(unused), FORGOTTEN_MAX):
+            some = unused[start : start + FORGOTTEN_MAX]
+            await self._database.write(partial(sweep_credentials, unused=some, as_of=as_of))
 
     @property
     def _lease_us(self) -> int:
@@ -163,14 +167,12 @@ class Upkeep:
 
     def _forget(self, transaction: Transaction) -> tuple[int, int, int]:
         """How many request ids, deletions and events went."""
-        now_us, limits, outbox = transaction.now_us, self._limits, tables.outbox
+        now_us, limits = transaction.now_us, self._limits
         before_us = now_us - round(limits.request_id_hours * HOUR_US)
-        requests = forget_requests(transaction, before_us=before_us, limit=FORGOTTEN_MAX)
+        requests = _forget_before(transaction, tables.request_ids, before_us)
         removed = _forget_removed(transaction, before_us=now_us - round(limits.removed_job_hours * HOUR_US))
         oldest_us = now_us - round(limits.outbox_days_max * 24 * HOUR_US)
-        old = select(outbox.c.position).where(outbox.c.create_time_us < oldest_us).limit(FORGOTTEN_MAX)
-        events = transaction.connection.execute(delete(outbox).where(outbox.c.position.in_(old))).rowcount
-        sweep_credentials(transaction)
+        events = _forget_before(transaction, tables.outbox, oldest_us)
         forget_lost_runners(transaction, before_us=now_us - round(limits.lost_runner_days * 24 * HOUR_US))
         return requests, removed, events
 
@@ -229,7 +231,7 @@ class Upkeep:
         """The pause after a fault is over: the jobs are ready again."""
         jobs = tables.jobs
         query = select(jobs).where(jobs.c.retry_time_us.is_not(None), jobs.c.retry_time_us <= transaction.now_us)
-        for row in transaction.connection.execute(query.limit(EXPIRED_MAX)).all():
+        for row in transaction.connection.execute(query.order_by(jobs.c.retry_time_us).limit(EXPIRED_MAX)).all():
             with transaction.apart("retry_failed", job_uid=row.uid):
                 job = job_from_row(row._mapping)
                 save_job(transaction, job, replace(job, retry_time_us=None))
@@ -238,8 +240,10 @@ class Upkeep:
         """Runners that were put aside for long enough take jobs again; one more failure puts them aside for longer."""
         runners = tables.runners
         over = runners.c.put_aside_until_us <= transaction.now_us
-        query = select(runners).where(runners.c.put_aside_until_us.is_not(None), over).limit(EXPIRED_MAX)
-        for row in transaction.connection.execute(query).all():
+        query = select(runners).where(runners.c.put_aside_until_us.is_not(None), over)
+        for row in transaction.connection.execute(
+            query.order_by(runners.c.put_aside_until_us).limit(EXPIRED_MAX)
+        ).all():
             before = runner_from_row(row._mapping)
             runner = replace(before, put_aside_until_us=None, put_aside_reason="")
             save_runner(transaction, before, runner)
@@ -385,12 +389,22 @@ def _let_go(transaction: Transaction, job: Job, key: AttemptKey) -> None:
         save_job(transaction, job, replace(job, held=False))
 
 
+def _forget_before(transaction: Transaction, table: Table, before_us: int) -> int:
+    """Forget what is older, the oldest FORGOTTEN_MAX rows and what is as old as the last of them; return how many."""
+    connection, created_us = transaction.connection, table.c.create_time_us
+    last = select(created_us).where(created_us < before_us).order_by(created_us).offset(FORGOTTEN_MAX - 1).limit(1)
+    last_us = connection.execute(last).scalar()
+    old = created_us < before_us if last_us is None else created_us <= last_us
+    return connection.execute(delete(table).where(old)).rowcount
+
+
 def _forget_removed(transaction: Transaction, *, before_us: int) -> int:
     """Forget old deletions, and return how many; watches can go on from the newest of them only."""
     removed, counters, connection = tables.removed_jobs, tables.counters, transaction.connection
     old = select(removed.c.revision).where(removed.c.create_time_us < before_us)
-    revisions = list(connection.execute(old.order_by(removed.c.revision).limit(FORGOTTEN_MAX)).scalars())
+    revisions = list(connection.execute(old.order_by(removed.c.create_time_us).limit(FORGOTTEN_MAX)).scalars())
     if revisions:
-        connection.execute(delete(removed).where(removed.c.revision <= revisions[-1]))
-        connection.execute(update(counters).where(counters.c.name == OLDEST_CURSOR).values(value=revisions[-1]))
+        newest = max(revisions)
+        connection.execute(delete(removed).where(removed.c.revision <= newest))
+        connection.execute(update(counters).where(counters.c.name == OLDEST_CURSOR).values(value=newest))
     return len(revisions)
