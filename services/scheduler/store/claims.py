@@ -22,7 +22,8 @@ _INSERT_ATTEMPT = Statement(
     insert(tables.attempts), columns=[column.key for column in tables.attempts.c if column.key != "adopt_time_us"]
 )
 _SERVE = Statement(
-    update(tables.projects).where(tables.projects.c.uid == bindparam("id")).values(served=bindparam("at"))
+    update(tables.projects).where(tables.projects.c.uid == bindparam("id")).values(served=bindparam("at")),
+    guarded=True,
 )
 _OVERTAKE = Statement(
     update(tables.jobs)

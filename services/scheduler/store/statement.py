@@ -47,6 +47,7 @@ KEY = "id"
 _KEYS = "ids"
 _OWN_KEY = "key of the row"
 _ROWS = "rows"
+_NUMBER = "number"
 _PARAMETER = re.compile(r"%\((\w+)\)s(::[A-Z]+(\([0-9]+\))?)?")
 """As psycopg's are written, with the type that they are cast to."""
 
@@ -100,10 +101,10 @@ class Statement:
         if connection.dialect.driver != PSYCOPG:
             return [self.all(connection, values) for values in many]
         compiled = self._for(connection.dialect)
-        driver: Any = connection.connection.driver_connection
-        with _errors_of(connection, compiled.sql), driver.pipeline():
-            cursors = [driver.execute(compiled.sql, compiled.bound(values)) for values in many]
-            return [compiled.rows(cursor) for cursor in cursors]
+        with _cursor(connection, compiled.of_document) as cursor:
+            numbered = [{**values, _NUMBER: number} for number, values in enumerate(many)]
+            cursor.execute(compiled.of_document, compiled.document(numbered))
+            return compiled.rows_of_each(cursor, len(many))
 
     def run(self, connection: Connection, values: Mapping[str, Any]) -> None:
         """Change rows."""
@@ -181,9 +182,9 @@ class _Compiled:
         types = {name: bind.type for name, bind in binds.items() if bind.required}
         self._binary = [name for name, kind in types.items() if isinstance(kind, LargeBinary)]
         self.of_document = ""
-        if dialect.driver == PSYCOPG and (isinstance(clause, Insert) or guarded):
-            typed = ", ".join(f"{name} {kind.compile(dialect=dialect)}" for name, kind in types.items())
-            self.of_document = _of_document(self.sql, f"json_to_recordset(%({_ROWS})s::json) AS given({typed})")
+        if dialect.driver == PSYCOPG and (isinstance(clause, (Insert, Select)) or guarded):
+            typed = {name: kind.compile(dialect=dialect) for name, kind in types.items()}
+            self.of_document = _of_document(self.sql, typed)
         self._is_positional = compiled.positiontup is not None
         self._binds: list[str] = compiled.positiontup if self._is_positional else list(binds)
         self._taken = _taker(self._binds)
@@ -211,9 +212,21 @@ class _Compiled:
 
     def rows(self, cursor: Any) -> list[Values]:
         """The rows that the driver found."""
-        rows = [dict(zip(self._names, row, strict=True)) for row in cursor.fetchall()]
+        return self._made(cursor.fetchall(), cursor.description)
+
+    def rows_of_each(self, cursor: Any, number: int) -> list[list[Values]]:
+        """Those that it found for each row of a document, by the row's number."""
+        found: list[list[Values]] = [[] for _ in range(number)]
+        rows = cursor.fetchall()
+        made = self._made([row[:-1] for row in rows], cursor.description[:-1])
+        for row, values in zip(rows, made, strict=True):
+            found[row[-1]].append(values)
+        return found
+
+    def _made(self, found: Sequence[Sequence[Any]], description: Sequence[Any]) -> list[Values]:
+        rows = [dict(zip(self._names, row, strict=True)) for row in found]
         if self._processed is None:
-            self._processed = list(self._processors(cursor.description))
+            self._processed = list(self._processors(description))
         for name, process in self._processed:
             for row in rows:
                 row[name] = process(row[name])
@@ -233,9 +246,14 @@ def _taker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]
     return lambda values: [values[name] for name in names]
 
 
-def _of_document(sql: str, rows: str) -> str:
-    """PostgreSQL's statement with the columns of `rows` where one with values has its parameters."""
-    of_rows = _PARAMETER.sub(r"given.\1", sql)
+def _of_document(sql: str, types: Mapping[str, str]) -> str:
+    """PostgreSQL's statement for many rows, whose columns stand where the one for a single row has its parameters."""
+    of_rows = _PARAMETER.sub(lambda found: f"given.{found[1]}" if found[1] in types else found[0], sql)
+    numbered = {**types, _NUMBER: "INTEGER"} if sql.startswith("SELECT") else types
+    typed = ", ".join(f"{name} {kind}" for name, kind in numbered.items())
+    rows = f"json_to_recordset(%({_ROWS})s::json) AS given({typed})"
+    if sql.startswith("SELECT"):
+        return f"SELECT found.*, given.{_NUMBER} FROM {rows} CROSS JOIN LATERAL ({of_rows}) AS found"  # noqa: S608
     if of_rows.startswith("INSERT"):
         head, _, values = of_rows.partition(" VALUES ")
         return f"{head} SELECT {values.strip('()')} FROM {rows}"  # noqa: S608  # our own names
