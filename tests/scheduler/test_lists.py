@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from services.chassis.aside import AT_ONCE_MAX
 from services.scheduler.domain.job import JobState
 from services.scheduler.domain.view import JobFilter
+from services.scheduler.wire.page import page_of
 
 
 def test_jobs_are_listed_newest_first_by_state_label_and_time(with_stores):
@@ -71,3 +77,17 @@ def test_cursor_is_too_old_once_deletions_after_it_are_forgotten(with_stores):
         assert (await stores.jobs.changes(project_uid=None, after=seen, limit=10)).oldest > seen
 
     with_stores(test)
+
+
+@pytest.mark.parametrize(("number", "beside"), [(AT_ONCE_MAX, False), (AT_ONCE_MAX + 1, True)])
+def test_a_long_page_is_made_beside_the_event_loop(number: int, beside: bool):
+    """A thousand jobs take a tenth of a second, in which nobody could stop one."""
+    threads = set()
+
+    def to_proto(item: int) -> StringValue:
+        threads.add(threading.get_ident())
+        return StringValue(value=str(item))
+
+    page = asyncio.run(page_of(range(number), to_proto, limit=number, place=str))
+    assert [item.value for item in page.items] == [str(item) for item in range(number)]
+    assert (threads == {threading.get_ident()}) is not beside

@@ -43,7 +43,7 @@ class CheckpointServicer(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
         epoch, _, iteration = after.partition("-")
         before = (int(epoch), int(iteration)) if after else None
         found = await self._rows.page(*job_ids_of(request.parent, "parent"), before=before, limit=limit + 1)
-        page = page_of(
+        page = await page_of(
             found,
             lambda checkpoint: checkpoint_to_proto(checkpoint, request.parent),
             limit=limit,

@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from sihlai.scheduler.v1 import job_service_pb2 as messages
 from sihlai.scheduler.v1 import job_service_pb2_grpc
 
+from services.chassis.aside import aside
 from services.chassis.auth.principal import current_principal
 from services.chassis.errors import InvalidArgument, Reason, SihlaiError, Violation
 from services.chassis.log import get_logger
@@ -97,17 +99,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         # A uid says no project: what the caller may not see is not there.
         sees = current_principal().sees
         found = [item for item in found if isinstance(item, Damaged) or sees(f"projects/{item.job.project_id}")]
-        by_name = {view.job.name: view for view in found if not isinstance(view, Damaged)}
-        by_uid = {view.job.uid: view for view in found if not isinstance(view, Damaged)}
-        damaged = {word for item in found if isinstance(item, Damaged) for word in item.place.split()}
-        asked = [(name, by_name.get(name)) for name in request.names] + [(uid, by_uid.get(uid)) for uid in request.uids]
-        response = messages.BatchGetJobsResponse()
-        for key, view in asked:
-            proto = whole(view, job_to_proto, lambda view: view.job.name) if view is not None else None
-            if proto is not None:
-                response.jobs.append(proto)
-            elif view is None and key not in damaged:
-                response.missing.append(key)
+        response = await aside(partial(_batch, request, found), parts=wanted)
         if response.ByteSize() > BATCH_BYTES_MAX:
             raise _too_large(wanted)
         return response
@@ -118,7 +110,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         scope = f"{request.parent} {request.filter.SerializeToString(deterministic=True).hex()}"
         after = page_token_after(request.page_token, scope, form="[0-9]{1,18}")
         found = await self._jobs.page(job_filter, before=int(after) if after else None, limit=limit + 1)
-        page = page_of(found, job_to_proto, limit=limit, place=lambda view: str(view.job.sequence))
+        page = await page_of(found, job_to_proto, limit=limit, place=lambda view: str(view.job.sequence))
         return messages.ListJobsResponse(
             jobs=page.items, next_page_token=page_token(page.last, scope) if page.last else ""
         )
@@ -192,6 +184,22 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             return response(job=job_to_proto(view), **warnings).SerializeToString()
 
         return response.FromString(await self._jobs.submit(request_of(method, request), encode, made.submission))
+
+
+def _batch(request: messages.BatchGetJobsRequest, found: Sequence[JobView | Damaged]) -> messages.BatchGetJobsResponse:
+    """Those of the jobs that were asked for, in that order, and the names and uids of which there is none."""
+    views = [item for item in found if not isinstance(item, Damaged)]
+    by_name, by_uid = {view.job.name: view for view in views}, {view.job.uid: view for view in views}
+    damaged = {word for item in found if isinstance(item, Damaged) for word in item.place.split()}
+    asked = [(name, by_name.get(name)) for name in request.names] + [(uid, by_uid.get(uid)) for uid in request.uids]
+    response = messages.BatchGetJobsResponse()
+    for key, view in asked:
+        proto = whole(view, job_to_proto, lambda view: view.job.name) if view is not None else None
+        if proto is not None:
+            response.jobs.append(proto)
+        elif view is None and key not in damaged:
+            response.missing.append(key)
+    return response
 
 
 def _too_large(wanted: int) -> InvalidArgument:

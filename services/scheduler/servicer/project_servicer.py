@@ -95,7 +95,7 @@ class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
         limit = page_size_of(request.page_size)
         after = page_token_after(request.page_token, LIST_SCOPE)
         found = await self._projects.page(after=after, limit=limit + 1, among=_visible_ids(current_principal()))
-        page = page_of(found, project_to_proto, limit=limit, place=lambda project: project.project_id)
+        page = await page_of(found, project_to_proto, limit=limit, place=lambda project: project.project_id)
         return messages.ListProjectsResponse(
             projects=page.items, next_page_token=page_token(page.last, LIST_SCOPE) if page.last else ""
         )

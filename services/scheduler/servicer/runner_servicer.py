@@ -181,7 +181,7 @@ class RunnerAdminServicer(runner_admin_service_pb2_grpc.RunnerAdminServiceServic
         limit = page_size_of(request.page_size)
         after = page_token_after(request.page_token, LIST_SCOPE)
         found = await self._runners.page(after=after, limit=limit + 1)
-        page = page_of(found, _as_visible, limit=limit, place=lambda view: view.runner.runner_id)
+        page = await page_of(found, _as_visible, limit=limit, place=lambda view: view.runner.runner_id)
         return runner_admin_service_pb2.ListRunnersResponse(
             runners=page.items, next_page_token=page_token(page.last, LIST_SCOPE) if page.last else ""
         )

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import itertools
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -259,19 +259,17 @@ def _check_cursor(revision: int, found: Changes) -> None:
 
 def _responses(
     changes: Iterable[_Change], job_filter: JobFilter, project_uid: str | None, *, is_new: bool
-) -> list[messages.WatchJobsResponse]:
+) -> Iterator[messages.WatchJobsResponse]:
     """A message for each change that the filter lets through. Who `is_new` has nothing that could be removed."""
-    responses = []
     for change in changes:
         item = change.item
         if project_uid is not None and change.project_uid != project_uid:
             continue
         if isinstance(item, Removal):
             if not job_filter.uids or change.uid in job_filter.uids:
-                responses.append(change.as_removed)
+                yield change.as_removed
         elif job_filter.matches(item.job):
             if change.as_job is not None:
-                responses.append(change.as_job)
+                yield change.as_job
         elif job_filter.could_match(item.job) and not is_new:
-            responses.append(change.as_removed)
-    return responses
+            yield change.as_removed

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from services.chassis.aside import aside
 from services.chassis.log import get_logger
 from services.scheduler.domain.view import DAMAGE, Damaged
 
@@ -28,13 +30,19 @@ class Page(Generic[Proto]):
     last: str
 
 
-def page_of(
+async def page_of(
     found: Sequence[Item | Damaged], to_proto: Callable[[Item], Proto], *, limit: int, place: Callable[[Item], str]
 ) -> Page[Proto]:
     """The first of `found` that fit, at least one; `found` has one more than `limit` where the list goes on.
 
     What is damaged is left out, with a line in the log: one bad record must not hide all the others.
     """
+    return await aside(partial(_page_of, found, to_proto, limit=limit, place=place), parts=len(found))
+
+
+def _page_of(
+    found: Sequence[Item | Damaged], to_proto: Callable[[Item], Proto], *, limit: int, place: Callable[[Item], str]
+) -> Page[Proto]:
     items: list[Proto] = []
     bytes_left = PAGE_BYTES_MAX
     last = ""
