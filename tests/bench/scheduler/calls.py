@@ -101,7 +101,7 @@ async def burst_and_stops(place: Place) -> AsyncIterator[Result]:
         await asyncio.gather(*waiting)
         value = time.perf_counter() - began
         empty_seconds = RUNNERS / before + RUNNERS / await rate(client.empty_call, number=2 * RUNNERS)
-        name = f"{place.kind}: burst, {RUNNERS} waiting runners, as many submits: all have a job, of as many empty calls"
+        name = f"{place.kind}: burst, {RUNNERS} waiting runners, as many submits: all at work, of as many empty calls"
         yield Result(name=name, value=value, unit="s", bar="<= 2", ratio=value / empty_seconds)
         working = {runner.runner_id: asyncio.ensure_future(runner.until_stopped()) for runner in runners}
         await asyncio.sleep(10)
