@@ -9,6 +9,8 @@ from typing import Any, cast
 
 import grpc
 
+METADATA_SECONDS_MAX = 5.0
+
 
 def serialized_streams(server: grpc.aio.Server, methods: Collection[str]) -> grpc.aio.Server:
     """What a service is added to whose messages of these methods are bytes: they go out as they are.
@@ -41,7 +43,8 @@ async def begin_answering(context: grpc.aio.ServicerContext[Any, Any]) -> None:
 
     gRPC sends the two as one and takes neither for sent where that is cut off; the status would carry the metadata a
     second time, be refused by gRPC's core, and leave the client waiting for ever. Metadata waits for no reader, so it
-    is sent to the end even when the stream is cut off meanwhile. CancelledError where the client is gone.
+    is sent to the end even when the stream is cut off meanwhile, but for METADATA_SECONDS_MAX at most: a peer may hang.
+    CancelledError where the client is gone.
     """
     sending = asyncio.ensure_future(context.send_initial_metadata(()))
     try:
@@ -49,8 +52,8 @@ async def begin_answering(context: grpc.aio.ServicerContext[Any, Any]) -> None:
     except grpc.aio.InternalError as error:
         raise asyncio.CancelledError from error
     except asyncio.CancelledError:
-        await asyncio.wait({sending})
-        if not sending.cancelled():
+        done, _ = await asyncio.wait({sending}, timeout=METADATA_SECONDS_MAX)
+        if done and not sending.cancelled():
             sending.exception()  # of a client that is gone: nobody is left to tell
         raise
 

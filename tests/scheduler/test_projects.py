@@ -127,6 +127,21 @@ def test_credentials_that_a_job_takes_up_while_they_are_swept_stay(with_stores, 
     with_stores(test)
 
 
+def test_credentials_of_a_project_that_cannot_be_read_stay_and_all_else_is_forgotten(with_stores):
+    async def test(stores):
+        await create_with_credentials(stores)
+        await stores.create_project("sound")
+        await stores.submit("sound", request_id="a")
+        damage = text("UPDATE projects SET training_dataset = '{\"nonsense\": 1}' WHERE project_id = 'digits'")
+        await stores.database.write(lambda transaction: transaction.connection.execute(damage).rowcount)
+        stores.clock.pass_seconds(7_200)
+        await stores.upkeep.forget()
+        assert await stores.count("credentials") == 1
+        assert await stores.count("request_ids") == 0
+
+    with_stores(test)
+
+
 def test_credentials_go_with_the_last_source_that_uses_them(with_stores):
     async def test(stores):
         source = SourceChange(uri="s3://bucket/digits", sealed=b"of training")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
+from sqlalchemy import text
 
 from services.chassis.auth.keys import TokenSigner, TokenVerifier, public_key_files
 from services.chassis.loop import keep_turning
@@ -129,6 +130,28 @@ def test_what_is_begun_with_while_others_go_stays(with_stores, checkpoint, monke
         gone += [each.key.iteration async for part in parts for each in part]
         assert gone == [1, 2, 4, 90]
         assert await stores.count("checkpoints") == len(made) - len(gone)
+
+    with_stores(test)
+
+
+def test_what_cannot_be_read_keeps_its_own_checkpoints_and_no_others(with_stores, checkpoint):
+    async def test(stores):
+        await stores.create_project("digits")
+        for job_id in ("damaged", "sound"):
+            uid = await stores.submit("digits", job_id)
+            standing = await stores.report("one")
+            made = [checkpoint(uid, 1, n) for n in (1, 2, 3, 4, 5, 30, 60, 90, 99)]
+            await stores.end("one", standing, "COMPLETED", checkpoints=tuple(made))
+        await stores.submit("digits", "unreadable", spec=b"no specification")
+        damage = text(
+            "UPDATE checkpoints SET files = '[{\"nonsense\": 1}]'"
+            " WHERE iteration = 5 AND job_uid IN (SELECT uid FROM jobs WHERE job_id = 'damaged')"
+        )
+        await stores.database.write(lambda transaction: transaction.connection.execute(damage).rowcount)
+        stores.clock.pass_seconds(600)
+        rows = RetentionRows(stores.database, RETENTION, pinned_by=pinned_checkpoint)
+        assert await pruned(rows) == [1, 2, 3, 4, 90]
+        assert await stores.count("checkpoints", f"job_uid = '{uid}'") == 4
 
     with_stores(test)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Connection, and_, delete, select
+from sqlalchemy import Connection, Select, and_, delete, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.scheduler.domain.job import FINAL
 from services.scheduler.domain.project import Project
+from services.scheduler.domain.view import Damaged
 from services.scheduler.store import tables
-from services.scheduler.store.rows import project_from_row
+from services.scheduler.store.rows import project_from_row, readable
 from services.scheduler.store.transaction import Transaction
 
 PROJECTS_TOGETHER_MAX = 500
@@ -35,7 +37,7 @@ def unused_credentials(connection: Connection) -> list[str]:
     """
     projects, credentials = tables.projects, tables.credentials
     query = select(projects).where(projects.c.uid.in_(select(credentials.c.project_uid)))
-    used = _of_sources([project_from_row(row) for row in connection.execute(query).mappings()])
+    used = _of_projects(connection, query)
     stored = {
         row.id: row.project_uid for row in connection.execute(select(credentials.c.id, credentials.c.project_uid))
     }
@@ -51,10 +53,19 @@ def sweep_credentials(transaction: Transaction, unused: Sequence[str], *, as_of:
     connection, credentials, projects, jobs = transaction.connection, tables.credentials, tables.projects, tables.jobs
     its_project = select(credentials.c.project_uid).where(credentials.c.id.in_(unused))
     query = select(projects).where(projects.c.uid.in_(its_project))
-    used = _of_sources([project_from_row(row) for row in connection.execute(query).mappings()])
+    used = _of_projects(connection, query)
     used |= _of_jobs(connection, jobs.c.revision > as_of)
     if gone := sorted(set(unused) - used):
         connection.execute(delete(credentials).where(credentials.c.id.in_(gone)))
+
+
+def _of_projects(connection: Connection, query: Select[Any]) -> set[str]:
+    """What the projects' sources name; of a project that cannot be read all that is stored for it."""
+    found = readable(connection.execute(query).all(), project_from_row, place=lambda row: str(row.uid))
+    damaged = [each.place for each in found if isinstance(each, Damaged)]
+    kept = select(tables.credentials.c.id).where(tables.credentials.c.project_uid.in_(damaged))
+    used = set(connection.execute(kept).scalars()) if damaged else set()
+    return used | _of_sources([each for each in found if not isinstance(each, Damaged)])
 
 
 def _of_sources(projects: Sequence[Project]) -> set[str]:

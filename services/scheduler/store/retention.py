@@ -10,12 +10,16 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, delete, func, select
 from sqlalchemy.sql.elements import ColumnElement
 
+from services.chassis.log import get_logger
 from services.scheduler.domain.job import ACTIVE, Checkpoint, CheckpointKey, JobState
 from services.scheduler.domain.retention import Retention
+from services.scheduler.domain.view import DAMAGE
 from services.scheduler.store import tables
 from services.scheduler.store.database import Database
 from services.scheduler.store.rows import checkpoint_from_row, checkpoint_key_from_json
 from services.scheduler.store.transaction import Transaction, last_revision
+
+log = get_logger(__name__)
 
 PRUNED_MAX = 5_000
 """Checkpoints that one look takes out; the next one takes the rest."""
@@ -59,13 +63,19 @@ class RetentionRows:
         checkpoints, jobs = tables.checkpoints, tables.jobs
         crowded = select(checkpoints.c.job_uid).group_by(checkpoints.c.job_uid)
         crowded = crowded.having(func.count() > self._retention.kept)
-        of_job = jobs.c.project_id, jobs.c.job_id, jobs.c.iterations_max, jobs.c.last_checkpoint
-        query = select(checkpoints, *of_job).join(jobs, jobs.c.uid == checkpoints.c.job_uid)
+        its_job = jobs.c.project_id, jobs.c.job_id, jobs.c.iterations_max, jobs.c.last_checkpoint
+        query = select(checkpoints, *its_job).join(jobs, jobs.c.uid == checkpoints.c.job_uid)
         query = query.where(checkpoints.c.job_uid.in_(crowded))
         query = query.order_by(checkpoints.c.job_uid, checkpoints.c.epoch, checkpoints.c.iteration)
         rows = connection.execute(query.execution_options(yield_per=ROWS_TOGETHER))
-        for _, group in groupby(rows, key=lambda row: row.job_uid):
-            yield from self._superfluous_of_job(list(group), now_us)
+        for job_uid, group in groupby(rows, key=lambda row: row.job_uid):
+            of_job = list(group)
+            try:
+                found = list(self._superfluous_of_job(of_job, now_us))
+            except DAMAGE as error:  # the checkpoints of other jobs must not stay for ever with these
+                log.error("record_damaged", record=job_uid, kind="checkpoint", problem=f"{error!r}")
+                continue
+            yield from found
 
     def _superfluous_of_job(self, rows: Sequence[Row[Any]], now_us: int) -> Iterator[tuple[str, Checkpoint]]:
         job = rows[0]

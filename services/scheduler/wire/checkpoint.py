@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from google.protobuf.message import DecodeError
 from sihlai.scheduler.v1 import job_pb2
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
@@ -33,8 +34,13 @@ def checkpoint_name(job_name: str, key: CheckpointKey) -> str:
 
 
 def pinned_checkpoint(spec: bytes) -> str | None:
-    """The name of the checkpoint that a job with this specification begins with; None where it begins with none."""
-    source = JobSpec.FromString(spec).model.initialization
+    """The name of the checkpoint that a job with this specification begins with; None where it begins with none, or
+    cannot be read, as then it never begins.
+    """
+    try:
+        source = JobSpec.FromString(spec).model.initialization
+    except DecodeError:
+        return None
     return source.checkpoint.checkpoint if source.WhichOneof("source") == "checkpoint" else None
 
 
