@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +21,7 @@ from services.scheduler.domain.job import SECOND_US, Progress
 from services.scheduler.domain.lease import AttemptKey, Desired, Report, desired, does, key_of
 from services.scheduler.store.placing import WaitingCall
 from services.scheduler.store.runners import Renewal, RunnerStore, Standing
-from services.scheduler.store.transaction import Committed, Given
+from services.scheduler.store.transaction import Committed, Given, Stopping
 
 PLACE_SECONDS_MAX = 60.0
 """An idle runner's place is taken anew after so long."""
@@ -93,9 +94,20 @@ class _Presence:
         """Whether `standing` shows all that concerned the runner."""
         return self.standing is not None and self.standing.as_of >= self.version
 
-    def hear(self, session: str, number: int, given: Given | None) -> None:
-        """A transaction concerned the runner; where it gave the session a job, nobody needs to read how it stands."""
+    def hear(self, session: str, number: int, given: Given | None, stopping: Stopping | None) -> None:
+        """A transaction concerned the runner. Where it gave the session a job, or only asked for its stop, nobody needs
+        to read how it stands.
+        """
+        before = self.standing if self.is_fresh else None
         self.version = number
+        held = before.attempt if before is not None else None
+        if (
+            before is not None
+            and held is not None
+            and stopping is not None
+            and key_of(held) == key_of(stopping.attempt)
+        ):
+            self.standing = replace(before, job=stopping.job, as_of=number)
         if given is not None and given.attempt.session == session and given.attempt.resume is None:
             self.standing = Standing(runner=given.runner, attempt=given.attempt, job=given.job, as_of=number)
 
@@ -160,9 +172,11 @@ class RunnerDesk:
     def on_committed(self, committed: Committed) -> None:
         """Wake the calls of the runners that a transaction concerned."""
         given = {each.runner.runner_id: each for each in committed.given}
-        for runner_id in committed.runners:
+        stopping = {each.attempt.runner_id: each for each in committed.stopping}
+        for runner_id, times in Counter(committed.runners).items():
+            asked = stopping.get(runner_id) if times == 1 else None
             for session, presence in self._presences.get(runner_id, {}).items():
-                presence.hear(session, committed.number, given.get(runner_id))
+                presence.hear(session, committed.number, given.get(runner_id), asked)
                 if presence.call is not None:
                     presence.call.changed.set()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 MIB = 2**20
 GIB = 2**30
+KINDS_REMEMBERED = 1_024
+"""Of needs, as they are read again and again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ class Needs:
         return f"{self.gpus}/{self.gpu_memory_bytes // MIB}/{','.join(sorted(self.tasks))}{extras}{avoided}"
 
 
+@lru_cache(maxsize=KINDS_REMEMBERED)
 def needs_from_key(key: str) -> Needs:
     """The needs that have this key; memory comes back in whole MiB."""
     asked, _, avoided = key.partition("!")

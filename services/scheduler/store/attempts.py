@@ -5,7 +5,7 @@ Each save is guarded by what was read; nothing here decides what happens, that i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -42,6 +42,7 @@ from services.scheduler.store.rows import (
     job_to_row,
 )
 from services.scheduler.store.statement import Statement, Values
+from services.scheduler.store.together import Step
 from services.scheduler.store.transaction import Transaction
 
 log = get_logger(__name__)
@@ -55,6 +56,11 @@ JOB_OF_RUNNER = Statement(
     .join(tables.attempts, tables.attempts.c.job_uid == tables.jobs.c.uid)
     .where(tables.attempts.c.active),
     key=tables.attempts.c.runner_id,
+)
+JOB_BY_NAME = Statement(
+    select(tables.jobs)
+    .join(tables.projects, tables.projects.c.uid == tables.jobs.c.project_uid)
+    .where(tables.projects.c.project_id == bindparam("in_project"), tables.jobs.c.job_id == bindparam("named"))
 )
 JOB_BY_UID = Statement(select(tables.jobs), key=tables.jobs.c.uid)
 ACTIVE_OF_RUNNER = Statement(select(tables.attempts).where(tables.attempts.c.active), key=tables.attempts.c.runner_id)
@@ -74,16 +80,15 @@ _CHECKPOINT = Statement(
 
 def find_job(connection: Connection, project_id: str, job_id: str) -> Job:
     """The job of this name, or NotFound."""
-    jobs = tables.jobs
-    row = connection.execute(
-        select(jobs)
-        .join(tables.projects, tables.projects.c.uid == jobs.c.project_uid)
-        .where(tables.projects.c.project_id == project_id, jobs.c.job_id == job_id)
-    ).one_or_none()
+    return known_job(JOB_BY_NAME.one(connection, {"in_project": project_id, "named": job_id}), project_id, job_id)
+
+
+def known_job(row: Values | None, project_id: str, job_id: str) -> Job:
+    """The job of this name, whose row was asked for, or NotFound."""
     if row is None:
         name = f"projects/{project_id}/jobs/{job_id}"
         raise NotFound(Reason.JOB_NOT_FOUND, f"{name} does not exist", {"name": name})
-    return job_from_row(row._mapping)
+    return job_from_row(row)
 
 
 def load_job(connection: Connection, uid: str) -> Job | None:
@@ -123,14 +128,14 @@ def save_job(transaction: Transaction, before: Job, after: Job) -> Job:
     return after
 
 
-def update_jobs(connection: Connection, changed: Sequence[tuple[Job, Job]]) -> None:
-    """Write what changed in each of the jobs, those in which the same has changed together."""
+def changing_jobs(transaction: Transaction, changed: Sequence[tuple[Job, Job]]) -> Iterator[Step[None]]:
+    """The steps that write what changed in each of the jobs, those in which the same has changed together."""
     alike: dict[Statement, list[Values]] = {}
     for before, after in changed:
         statement, values = _job_update(before, after)
         alike.setdefault(statement, []).append(values)
     for statement, rows in alike.items():
-        statement.run_each(connection, rows)
+        yield transaction.changing(statement, rows)
 
 
 def find_attempt(connection: Connection, key: AttemptKey) -> Attempt | None:

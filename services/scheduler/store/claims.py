@@ -12,7 +12,7 @@ from services.scheduler.domain.dispatcher import ReadyJob
 from services.scheduler.domain.fact import JobStarted
 from services.scheduler.domain.lease import Runner
 from services.scheduler.store import tables
-from services.scheduler.store.attempts import JOB_BY_UID, update_jobs
+from services.scheduler.store.attempts import JOB_BY_UID, changing_jobs
 from services.scheduler.store.queue import advance
 from services.scheduler.store.rows import attempt_to_row, job_from_row
 from services.scheduler.store.statement import Statement
@@ -47,12 +47,13 @@ def claim_jobs(transaction: Transaction, claims: Sequence[Claim], *, lease_secon
 
     Raises IntegrityError where a slot is taken, FailedPrecondition where a job is not ready, and then none is given.
     """
-    connection = transaction.connection
     overtaken = [{"id": claim.overtaken, "times": 1} for claim in claims if claim.overtaken]
     if overtaken:
-        _OVERTAKE.run_each(connection, overtaken)
+        transaction.together([transaction.changing(_OVERTAKE, overtaken)])
     changed, given, rows = [], [], []
-    for claim, found in zip(claims, JOB_BY_UID.each(connection, [{"id": c.job.uid} for c in claims]), strict=True):
+    for claim, found in zip(
+        claims, transaction.each(JOB_BY_UID, [{"id": claim.job.uid} for claim in claims]), strict=True
+    ):
         job, runner = job_from_row(found[0]), claim.runner
         claimed, attempt = domain.claim(
             job,
@@ -66,10 +67,16 @@ def claim_jobs(transaction: Transaction, claims: Sequence[Claim], *, lease_secon
         changed.append((job, claimed))
         given.append(Given(runner=runner, job=claimed, attempt=attempt))
         rows.append({**attempt_to_row(attempt), "project_uid": job.project_uid, "adopted": False})
-    _INSERT_ATTEMPT.run_each(connection, rows)
-    update_jobs(connection, changed)
-    _SERVE.run_each(connection, [{"id": each.job.project_uid, "at": each.job.revision} for each in given])
-    advance(transaction, [job for job, _ in changed])
+    served = [{"id": each.job.project_uid, "at": each.job.revision} for each in given]
+    advance(
+        transaction,
+        [job for job, _ in changed],
+        after=[
+            transaction.changing(_INSERT_ATTEMPT, rows),
+            *changing_jobs(transaction, changed),
+            transaction.changing(_SERVE, served),
+        ],
+    )
     for each in given:
         transaction.give(each)
         transaction.emit(

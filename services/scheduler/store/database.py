@@ -23,7 +23,8 @@ from services.chassis.log import get_contextvars, get_logger
 from services.chassis.share import charged, current_spending
 from services.scheduler.domain.dispatcher import Dispatcher
 from services.scheduler.domain.project import Project
-from services.scheduler.store.engine import Clock, clock_of, make_engine
+from services.scheduler.store.clock import Clock, clock_of
+from services.scheduler.store.engine import make_engine
 from services.scheduler.store.gathering import Ahead, DatabaseLimits, Gathering, Unit, Waiting
 from services.scheduler.store.leader import Leader, LeaderLimits, checked_url
 from services.scheduler.store.transaction import (
@@ -57,7 +58,8 @@ class Database:
     ) -> None:
         self._limits = limits or DatabaseLimits()
         self._url = checked_url(url)
-        self._clock = clock or clock_of(self._url)
+        self._clock = clock
+        self._clock_of_readers = clock or clock_of(self._url)
         self._encode_fact = encode_fact
         self._new_id = new_id
         self._dispatcher = dispatcher
@@ -156,7 +158,7 @@ class Database:
 
     def now_us(self, connection: Connection) -> int:
         """The time."""
-        return self._clock(connection)
+        return self._clock_of_readers(connection)
 
     def _write_for_ever(self) -> None:
         while any(queues := self._waiting.take()):
@@ -170,22 +172,16 @@ class Database:
         """One transaction. Where it fails as a whole, every unit gets that error and there is nothing to tell."""
         commits = False
         try:
-            with self.writing.connect() as connection, connection.begin():
-                transaction = self._begin(connection)
-                for queue in queues:
-                    transaction.read_ahead(question for unit in queue for question in unit.ahead(transaction))
-                    for unit in queue:
-                        self._run(unit, transaction, unit.work)
-                transaction.settle()
-                for hook in self.before_commit:
-                    self._run_hook(hook, transaction)
-                transaction.settle()
-                for unit in units:
-                    unit.error = unit.error or unit.part.error
-                    if unit.then is not None and unit.error is None:
-                        self._run(unit, transaction, partial(_then, unit))
-                transaction.flush()
-                commits = True
+            with self.writing.connect() as connection:
+                root = connection.begin()
+                try:
+                    transaction = self._begin(connection)
+                    self._serve(units, queues, transaction)
+                    commits = True
+                    transaction.end(root.commit)
+                except BaseException:
+                    root.rollback()
+                    raise
             self._dispatcher.keep()
             self._unsure = None
             return transaction.committed
@@ -195,22 +191,39 @@ class Database:
             if commits:  # it may be on disk all the same
                 self._is_told, self._unsure = False, transaction.committed
                 self._unsure.given.clear()
+                self._unsure.stopping.clear()
             for unit in units:
                 unit.error = _away(error) if isinstance(error, (SQLAlchemyError, self._driver_error)) else error
             return None
 
+    def _serve(self, units: Sequence[Unit], queues: Sequence[Sequence[Unit]], transaction: Transaction) -> None:
+        """Everything but the commit."""
+        for queue in queues:
+            transaction.read_ahead(question for unit in queue for question in unit.ahead(transaction))
+            for unit in queue:
+                self._run(unit, transaction, unit.work)
+        transaction.settle()
+        for hook in self.before_commit:
+            self._run_hook(hook, transaction)
+        transaction.settle()
+        for unit in units:
+            unit.error = unit.error or unit.part.error
+            if unit.then is not None and unit.error is None:
+                self._run(unit, transaction, partial(_then, unit))
+        transaction.settle()
+
     def _begin(self, connection: Connection) -> Transaction:
         self._transactions += 1
-        revision = self.leader.fence(connection)
+        fence = self.leader.fence(connection)
         transaction = Transaction(
             connection,
-            self._clock(connection),
+            fence.now_us if self._clock is None else self._clock(connection),
             dispatcher=self._dispatcher,
             projects=self._projects,
             encode_fact=self._encode_fact,
             new_id=self._new_id,
             renew_sealed=self.renew_sealed,
-            revision=revision,
+            revision=fence.revision,
             unsure=self._unsure,
             number=self._transactions,
         )

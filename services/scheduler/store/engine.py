@@ -1,48 +1,38 @@
-"""The engines of a database, and its clock: here and in `leader` alone SQLite is known from PostgreSQL."""
+"""The engines of a database. SQLite is known from PostgreSQL in few places: here, and where a docstring says so."""
 
 from __future__ import annotations
 
 import select
-import time
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DisconnectionError
 
 from services.scheduler.store.leader import Leader
-from services.scheduler.store.statement import to_json
-
-Clock: TypeAlias = Callable[[Connection], int]
-"""Microseconds since 1970. On PostgreSQL the database's own clock, on SQLite the machine's, which is the same."""
+from services.scheduler.store.statement import from_json, to_json
 
 READ_CACHE_KIB = 16 * 1024
 WRITE_CACHE_KIB = 64 * 1024
+_JSON = {"json_serializer": to_json, "json_deserializer": from_json}
 
 
 def make_engine(url: URL, leader: Leader, *, readers: int | None, lists: bool = False, busy_seconds: float) -> Engine:
     """The writer's engine (`readers` is None), that of so many readers, or of those of `lists`."""
     if url.get_backend_name() != "sqlite":
-        size: dict[str, Any] = {"pool_size": readers or 1, "max_overflow": 1, "pool_pre_ping": readers is not None}
         level = "READ COMMITTED" if readers is None else "REPEATABLE READ"
+        options: dict[str, Any] = {"pool_size": readers or 1, "max_overflow": 1, "isolation_level": level}
         arguments = leader.connect_args(lists=lists)
-        engine = create_engine(url, isolation_level=level, connect_args=arguments, json_serializer=to_json, **size)
-        if readers is None:
-            event.listen(engine, "checkout", _refuse_cut)
+        engine = create_engine(url, connect_args=arguments, **options, **_JSON)
+        event.listen(engine, "checkout", _refuse_cut)
         return engine
-    options: dict[str, Any] = {"connect_args": {"timeout": busy_seconds, "check_same_thread": False}}
+    options = {"connect_args": {"timeout": busy_seconds, "check_same_thread": False}}
     if readers is not None:
         options |= {"pool_size": readers, "max_overflow": 0}
-    engine = create_engine(url, json_serializer=to_json, **options)
+    engine = create_engine(url, **options, **_JSON)
     begin = "BEGIN IMMEDIATE" if readers is None else "BEGIN"
     _prepare_sqlite(engine, begin=begin, cache_kib=WRITE_CACHE_KIB if readers is None else READ_CACHE_KIB)
     return engine
-
-
-def clock_of(url: URL) -> Clock:
-    """The clock that all who use the database go by."""
-    return _machine_clock if url.get_backend_name() == "sqlite" else _postgresql_clock
 
 
 def _prepare_sqlite(engine: Engine, *, begin: str, cache_kib: int) -> None:
@@ -70,12 +60,3 @@ def _refuse_cut(connection: Any, _record: Any, _proxy: Any) -> None:
         poll.register(connection.fileno(), select.POLLRDHUP)
     if connection.closed or poll.poll(0):
         raise DisconnectionError
-
-
-def _machine_clock(_connection: Connection) -> int:
-    return time.time_ns() // 1000
-
-
-def _postgresql_clock(connection: Connection) -> int:
-    row = connection.execute(text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"))
-    return int(row.scalar_one())

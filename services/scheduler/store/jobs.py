@@ -25,7 +25,7 @@ from services.scheduler.domain.job import (
 from services.scheduler.domain.request import Request
 from services.scheduler.domain.view import Damaged, JobFilter, JobView, QueueStanding, Submission
 from services.scheduler.store import tables
-from services.scheduler.store.attempts import find_checkpoint, find_job, insert_job, save_job
+from services.scheduler.store.attempts import JOB_BY_NAME, find_checkpoint, find_job, insert_job, known_job, save_job
 from services.scheduler.store.database import Database
 from services.scheduler.store.projects import (
     PROJECT_BY_ID,
@@ -38,7 +38,7 @@ from services.scheduler.store.projects import (
 from services.scheduler.store.queue import SERVED, QueueLimits, queue_standing
 from services.scheduler.store.requests import answered, asked_first, first_answer
 from services.scheduler.store.rows import attempt_from_row, checkpoint_from_row, job_from_row, readable
-from services.scheduler.store.transaction import Question, Transaction, last_revision
+from services.scheduler.store.transaction import Question, Stopping, Transaction, last_revision
 
 ATTEMPTS_SHOWN_MAX = 20
 """The newest attempts that a job shows."""
@@ -152,7 +152,8 @@ class JobStore:
         """Ask for a stop; the runner is told at once."""
 
         def stop(transaction: Transaction) -> JobView:
-            job = find_job(transaction.connection, project_id, job_id)
+            row = transaction.ask(JOB_BY_NAME, in_project=project_id, named=job_id)
+            job = known_job(row, project_id, job_id)
             asked = domain.ask_stop(
                 job,
                 mode=mode,
@@ -167,10 +168,14 @@ class JobStore:
             if saved is not job:
                 for attempt in view.attempts:
                     if attempt.active:
-                        transaction.wake_runner(attempt.runner_id)
+                        transaction.stop(Stopping(job=saved, attempt=attempt))
             return view
 
-        return await self._database.write(lambda tx: answered(tx, request, lambda: stop(tx), encode), control=True)
+        return await self._database.write(
+            lambda tx: answered(tx, request, lambda: stop(tx), encode),
+            ahead=lambda _: asked_first(request),
+            control=True,
+        )
 
     async def delete(self, request: Request, encode: Callable[[Job], bytes], *, project_id: str, job_id: str) -> bytes:
         """Delete an ended job. It is gone at once, and its name is free; what is left is taken out later.

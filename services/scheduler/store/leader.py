@@ -24,6 +24,7 @@ from services.chassis.config import ServerConfig
 from services.chassis.errors import ConfigurationError, Reason, Unavailable
 from services.chassis.log import get_logger
 from services.chassis.tls import require_encrypted
+from services.scheduler.store.clock import SERVER_TIME_US, machine_time_us
 from services.scheduler.store.statement import Statement
 from services.scheduler.store.tables import counters
 from services.scheduler.store.transaction import REVISION
@@ -37,7 +38,9 @@ SCHEDULER_LOCK = 0x5149_4841  # any number that no other program of this databas
 LEADER = "leader"
 PROBLEM_CHARACTERS_MAX = 500
 _IS_ONE = (counters.c.name == LEADER) | (counters.c.name == REVISION)
-_ROWS = Statement(select(counters.c.name, counters.c.value).where(_IS_ONE).with_for_update())
+_ROWS = select(counters.c.name, counters.c.value).where(_IS_ONE)
+_NUMBERS = Statement(_ROWS)
+_NUMBERS_AND_TIME = Statement(_ROWS.add_columns(SERVER_TIME_US).with_for_update())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,14 @@ class LeaderLimits:
     """The server ends a connection of a leader that has said nothing for so long, and a transaction that hangs."""
     connect_seconds: int = 2
     """How long a connection to the server may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fence:
+    """How a transaction begins: with the last revision, and at this time by the database's clock."""
+
+    revision: int
+    now_us: int
 
 
 class Leader:
@@ -95,15 +106,17 @@ class Leader:
             self._term = int(self._connection.execute(raised.returning(counters.c.value)).scalar_one())
         log.info("leads", term=self._term)
 
-    def fence(self, connection: Connection) -> int:
-        """Begin a transaction: the last revision, whose row is locked, so that revisions become visible in their order.
+    def fence(self, connection: Connection) -> Fence:
+        """Begin a transaction: the row of the last revision is locked, so that revisions become visible in their order.
 
         Unavailable where another scheduler leads now.
         """
-        found = {row["name"]: row["value"] for row in _ROWS.all(connection, {})}
+        rows = (_NUMBERS if self._is_sqlite else _NUMBERS_AND_TIME).all(connection, {})
+        found = {row["name"]: int(row["value"]) for row in rows}
         if self._term is not None and found[LEADER] != self._term:
             raise lost()
-        return int(found[REVISION])
+        now_us = machine_time_us() if self._is_sqlite else int(rows[0]["now_us"])
+        return Fence(revision=found[REVISION], now_us=now_us)
 
     def look(self) -> None:
         """Raise Unavailable where the lead is lost. Blocks for a moment; to be called every `look_seconds`."""

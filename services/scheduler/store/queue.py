@@ -20,6 +20,7 @@ from services.scheduler.domain.view import QueueStanding
 from services.scheduler.store.rows import capabilities_from_json, runner_from_row
 from services.scheduler.store.statement import Statement, Values
 from services.scheduler.store.tables import attempts, jobs, projects, runners
+from services.scheduler.store.together import Step
 from services.scheduler.store.transaction import Transaction
 
 _PROJECT = bindparam("project", type_=Text)
@@ -91,10 +92,13 @@ def leave_queue(transaction: Transaction, job: Job) -> None:
         advance(transaction, [job])
 
 
-def advance(transaction: Transaction, gone: Sequence[Job]) -> None:
-    """The jobs, which were the first of their kinds, are not ready any more: tell which ones are first now."""
+def advance(transaction: Transaction, gone: Sequence[Job], *, after: Sequence[Step[None]] = ()) -> None:
+    """The jobs, which were the first of their kinds, are not ready any more `after` these steps: tell which ones are
+    first now.
+    """
     places = [{"project": job.project_uid, "needs": job.needs.key} for job in gone]
-    for place, rows in zip(places, _FIRST_OF_KIND.each(transaction.connection, places), strict=True):
+    *_, found = transaction.together([*after, transaction.asking(_FIRST_OF_KIND, places)])
+    for place, rows in zip(places, found, strict=True):
         first = _ready_job_from_row(rows[0]) if rows else None
         transaction.dispatcher.advance(place["project"], place["needs"], first)
 

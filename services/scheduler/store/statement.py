@@ -1,7 +1,7 @@
 """Statements of the busiest calls: compiled once by SQLAlchemy, then run through the database's driver.
 
 SQLAlchemy takes several times as long to run a statement as SQLite does. What it knows is used all the same: the SQL of
-each dialect, and how a value goes into it and comes out. Errors are SQLAlchemy's.
+each dialect, and how a value goes into it and comes out.
 
 Many of the same are one statement where that is to be had: rows that have one of many keys, and on PostgreSQL new and
 changed rows, which go there as one JSON document: psycopg takes longer for the values of a row than PostgreSQL does for
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import operator
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, cast
 
 import msgspec
 from sqlalchemy import (
@@ -35,13 +36,12 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import DBAPIError
 
 from services.chassis.errors import Reason, Unavailable
+from services.scheduler.store.together import PSYCOPG, Step, together
 
 Values: TypeAlias = dict[str, Any]
 Clause: TypeAlias = Select[Any] | Insert | Update | Delete
-PSYCOPG = "psycopg"
 KEY = "id"
 """The parameter of a statement that finds rows by a key."""
 _KEYS = "ids"
@@ -55,6 +55,11 @@ _PARAMETER = re.compile(r"%\((\w+)\)s(::[A-Z]+(\([0-9]+\))?)?")
 def to_json(value: Any) -> str:
     """What is stored in a column of JSON; a tenth of what the standard library takes."""
     return msgspec.json.encode(value).decode()
+
+
+def from_json(text: str | bytes) -> Any:
+    """What is stored in such a column. ValueError where it holds no JSON."""
+    return msgspec.json.decode(text)
 
 
 class Statement:
@@ -81,10 +86,7 @@ class Statement:
 
     def all(self, connection: Connection, values: Mapping[str, Any]) -> list[Values]:
         """The rows."""
-        compiled = self._for(connection.dialect)
-        with _cursor(connection, compiled.sql) as cursor:
-            cursor.execute(compiled.sql, compiled.bound(values))
-            return compiled.rows(cursor)
+        return self.each(connection, [values])[0]
 
     def one(self, connection: Connection, values: Mapping[str, Any]) -> Values | None:
         """The only row; None where there is none."""
@@ -94,50 +96,69 @@ class Statement:
 
     def each(self, connection: Connection, many: Sequence[Mapping[str, Any]]) -> list[list[Values]]:
         """The rows for each of the values, in their order; the database is asked for all of them at once."""
-        if len(many) <= 1:
-            return [self.all(connection, values) for values in many]
-        if self._key is not None:
-            return self._of_keys(connection, [values[KEY] for values in many])
-        if connection.dialect.driver != PSYCOPG:
-            return [self.all(connection, values) for values in many]
-        compiled = self._for(connection.dialect)
-        with _cursor(connection, compiled.of_document) as cursor:
-            numbered = [{**values, _NUMBER: number} for number, values in enumerate(many)]
-            cursor.execute(compiled.of_document, compiled.document(numbered))
-            return compiled.rows_of_each(cursor, len(many))
+        if not many:
+            return []
+        (found,) = together(connection, [self.asking(connection, many)])
+        return cast(list[list[Values]], found)
 
     def run(self, connection: Connection, values: Mapping[str, Any]) -> None:
         """Change rows."""
-        compiled = self._for(connection.dialect)
-        with _cursor(connection, compiled.sql) as cursor:
-            cursor.execute(compiled.sql, compiled.bound(values))
-            self._check(cursor, 1)
+        together(connection, [self.changing(connection, [values])])
 
-    def run_each(self, connection: Connection, many: Sequence[Mapping[str, Any]]) -> None:
-        """Change rows by the statement with each of the values; a server gets all of them at once."""
+    def asking(self, connection: Connection, many: Sequence[Mapping[str, Any]]) -> Step[list[list[Values]]]:
+        """The step of `each`."""
+        compiled = self._for(connection.dialect)
         if len(many) == 1:
-            self.run(connection, many[0])
-            return
-        compiled = self._for(connection.dialect)
-        with _cursor(connection, compiled.sql) as cursor:
-            if compiled.of_document:
-                cursor.execute(compiled.of_document, compiled.document(many))
-            else:
-                cursor.executemany(compiled.sql, [compiled.bound(values) for values in many])
-            self._check(cursor, len(many))
+            bound = compiled.bound(many[0])
+            return Step(
+                sql=compiled.sql,
+                say=lambda cursor: cursor.execute(compiled.sql, bound),
+                hear=lambda cursor: [compiled.rows(cursor)],
+            )
+        if self._key is not None:
+            return self._asking_keys(connection.dialect, [values[KEY] for values in many])
+        if connection.dialect.driver == PSYCOPG:
+            numbered = [{**values, _NUMBER: number} for number, values in enumerate(many)]
+            document = compiled.document(numbered)
+            return Step(
+                sql=compiled.of_document,
+                say=lambda cursor: cursor.execute(compiled.of_document, document),
+                hear=lambda cursor: compiled.rows_of_each(cursor, len(many)),
+            )
+        return Step(sql=compiled.sql, say=_nothing, hear=partial(_one_after_the_other, compiled, many))
 
-    def _of_keys(self, connection: Connection, keys: Sequence[str]) -> list[list[Values]]:
-        dialect = connection.dialect
+    def changing(self, connection: Connection, many: Sequence[Mapping[str, Any]]) -> Step[None]:
+        """The step that changes rows by the statement with each of the values; a server gets all of them at once."""
+        compiled = self._for(connection.dialect)
+        hear = partial(self._check, len(many))
+        if len(many) == 1:
+            bound = compiled.bound(many[0])
+            return Step(sql=compiled.sql, say=lambda cursor: cursor.execute(compiled.sql, bound), hear=hear)
+        if compiled.of_document:
+            document = compiled.document(many)
+            return Step(
+                sql=compiled.of_document,
+                say=lambda cursor: cursor.execute(compiled.of_document, document),
+                hear=hear,
+            )
+        each = [compiled.bound(values) for values in many]
+        return Step(sql=compiled.sql, say=lambda cursor: cursor.executemany(compiled.sql, each), hear=hear)
+
+    def _asking_keys(self, dialect: Dialect, keys: Sequence[str]) -> Step[list[list[Values]]]:
         compiled = self._compiled_for_many.get(dialect.driver)
         if compiled is None:
             compiled = _Compiled(self._clause_for_many(dialect), None, dialect)
             self._compiled_for_many[dialect.driver] = compiled
-        found: dict[str, list[Values]] = {}
-        with _cursor(connection, compiled.sql) as cursor:
-            cursor.execute(compiled.sql, compiled.bound({_KEYS: keys if dialect.driver == PSYCOPG else to_json(keys)}))
-            for row in compiled.rows(cursor):
+        sql, made = compiled.sql, compiled.rows
+        bound = compiled.bound({_KEYS: keys if dialect.driver == PSYCOPG else to_json(keys)})
+
+        def hear(cursor: Any) -> list[list[Values]]:
+            found: dict[str, list[Values]] = {}
+            for row in made(cursor):
                 found.setdefault(row.pop(_OWN_KEY), []).append(row)
-        return [found.get(key, []) for key in keys]
+            return [found.get(key, []) for key in keys]
+
+        return Step(sql=sql, say=lambda cursor: cursor.execute(sql, bound), hear=hear)
 
     def _clause_for_many(self, dialect: Dialect) -> Clause:
         clause, key = self._clause, self._key
@@ -149,7 +170,7 @@ class Statement:
             is_one = key.in_(select(column("value")).select_from(func.json_each(bindparam(_KEYS, type_=Text))))
         return clause.add_columns(key.label(_OWN_KEY)).where(is_one)
 
-    def _check(self, cursor: Any, rows: int) -> None:
+    def _check(self, rows: int, cursor: Any) -> None:
         if self._guarded and cursor.rowcount != rows:
             message = "what this call is about was changed by another: send it again"
             raise Unavailable(Reason.DATABASE_UNAVAILABLE, message)
@@ -192,7 +213,8 @@ class _Compiled:
         self._bind_processors = [(index, each) for index, each in enumerate(processors) if each is not None]
         self._dialect = dialect
         self._columns = list(clause.selected_columns) if isinstance(clause, Select) else []
-        self._names = [str(column.key) for column in self._columns]
+        self._names = [sys.intern(str(column.key)) for column in self._columns]
+        """As Python has the names of fields: SQLAlchemy's own are slow to be told from one another."""
         self._processed: list[tuple[str, Callable[[Any], Any]]] | None = None
         """What makes values of what the driver finds, where the two differ; known with the first rows."""
 
@@ -261,28 +283,13 @@ def _of_document(sql: str, types: Mapping[str, str]) -> str:
     return f"{head} FROM {rows} WHERE {condition}"
 
 
-@contextmanager
-def _cursor(connection: Connection, sql: str) -> Iterator[Any]:
-    with _errors_of(connection, sql):
-        cursor = connection.connection.cursor()
-        try:
-            yield cursor
-        finally:
-            cursor.close()
+def _nothing(_cursor: Any) -> None:
+    return None
 
 
-@contextmanager
-def _errors_of(connection: Connection, sql: str) -> Iterator[None]:
-    """The driver's errors as SQLAlchemy's; a connection that is gone is not used again."""
-    dialect = connection.dialect
-    assert dialect.loaded_dbapi is not None, "it is connected"
-    try:
-        yield
-    except dialect.loaded_dbapi.Error as error:
-        is_gone = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)
-        wrapped = DBAPIError.instance(
-            sql, None, error, dialect.loaded_dbapi.Error, hide_parameters=True, connection_invalidated=is_gone
-        )
-        if is_gone:
-            connection.invalidate(error)
-        raise wrapped from error
+def _one_after_the_other(compiled: _Compiled, many: Sequence[Mapping[str, Any]], cursor: Any) -> list[list[Values]]:
+    found = []
+    for values in many:
+        cursor.execute(compiled.sql, compiled.bound(values))
+        found.append(compiled.rows(cursor))
+    return found

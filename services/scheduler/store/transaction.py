@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import DBAPIError
@@ -25,6 +25,7 @@ from services.scheduler.domain.lease import AttemptKey, Runner
 from services.scheduler.domain.project import Project
 from services.scheduler.store.statement import Statement, Values
 from services.scheduler.store.tables import counters, outbox, request_ids
+from services.scheduler.store.together import Step, together, words
 
 log = get_logger(__name__)
 
@@ -32,7 +33,9 @@ REVISION = "revision"
 _EMIT = Statement(insert(outbox), columns=("event_id", "subject", "payload", "create_time_us"))
 _REMEMBER = Statement(insert(request_ids))
 _COUNT = Statement(update(counters).where(counters.c.name == REVISION).values(value=bindparam("last")))
-
+_SAVE_ROWS, _BACK_TO_ROWS = words("SAVEPOINT rows"), words("ROLLBACK TO SAVEPOINT rows")
+_SAVE_UNIT, _BACK_TO_UNIT = words("SAVEPOINT unit"), words("ROLLBACK TO SAVEPOINT unit")
+_RELEASE_ROWS, _RELEASE_UNIT = words("RELEASE SAVEPOINT rows"), words("RELEASE SAVEPOINT unit")
 
 EncodeFact = Callable[..., EncodedFact]
 """encode(fact, event_id=…, time_us=…, trace_parent=…)."""
@@ -50,6 +53,14 @@ class Given:
     attempt: Attempt
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stopping:
+    """An attempt that goes on, and its job, which was asked to stop."""
+
+    job: Job
+    attempt: Attempt
+
+
 @dataclass(kw_only=True)
 class Committed:
     """What a transaction changed, for those who wait. `adoptions`: attempts whose checkpoints are to be looked for."""
@@ -61,6 +72,7 @@ class Committed:
     events: int = 0
     adoptions: list[AttemptKey] = field(default_factory=list)
     given: list[Given] = field(default_factory=list)
+    stopping: list[Stopping] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     """Uids of jobs that are further than before, and have no new revision for it."""
     projects: set[str] = field(default_factory=set)
@@ -78,6 +90,7 @@ class Part:
     runners: list[str] = field(default_factory=list)
     adoptions: list[AttemptKey] = field(default_factory=list)
     given: list[Given] = field(default_factory=list)
+    stopping: list[Stopping] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     writes_at_once: bool = False
     """It has a savepoint of its own."""
@@ -86,7 +99,8 @@ class Part:
     @property
     def lists(self) -> tuple[list[Any], ...]:
         """All that is collected."""
-        return self.rows, self.events, self.answers, self.runners, self.adoptions, self.given, self.moved
+        collected = self.runners, self.adoptions, self.given, self.stopping, self.moved
+        return self.rows, self.events, self.answers, *collected
 
     def fail(self, error: BaseException) -> None:
         """Nothing of it holds."""
@@ -139,19 +153,33 @@ class Transaction:
         self._answered: dict[str, tuple[Part, Values]] = {}
         self._ahead: dict[tuple[Statement, tuple[Any, ...]], Values | None] = {}
         self._is_ahead_old = False
-        # Savepoints go past SQLAlchemy, which would take longer for them than the database.
-        self._savepoints = connection.connection.cursor()
+        self._unsaid: list[Step[None]] = []
+        """Savepoints begun and ended, which nobody waits for: they are said with what comes next."""
 
     @property
     def connection(self) -> Connection:
         """For any statement. What was added before is written; from here on the unit has a savepoint."""
-        self._is_ahead_old = True
-        if not self._part.writes_at_once:
-            self.settle()
-            self._savepoints.execute("SAVEPOINT unit")
-            self._part.writes_at_once = True
-            self._write([self._part])
+        self._write_from_here()
+        self._together([])
         return self._connection
+
+    def together(self, steps: Sequence[Step[Any]]) -> list[Any]:
+        """What comes of the steps, said in one go. As for `connection`, the unit has a savepoint from here on."""
+        self._write_from_here()
+        return self._together(steps)
+
+    def each(self, statement: Statement, many: Sequence[Values]) -> list[list[Values]]:
+        """The rows for each of the values; see `together`."""
+        (found,) = self.together([statement.asking(self._connection, many)])
+        return cast(list[list[Values]], found)
+
+    def changing(self, statement: Statement, many: Sequence[Values]) -> Step[None]:
+        """The step that changes rows by the statement with each of the values."""
+        return statement.changing(self._connection, many)
+
+    def asking(self, statement: Statement, many: Sequence[Values]) -> Step[list[list[Values]]]:
+        """The step that finds the rows for each of the values."""
+        return statement.asking(self._connection, many)
 
     def read_ahead(self, questions: Iterable[Question]) -> None:
         """Ask for what units will `ask` first, all at once."""
@@ -160,8 +188,10 @@ class Transaction:
         by_statement: dict[Statement, dict[tuple[Any, ...], Values]] = {}
         for statement, values in questions:
             by_statement.setdefault(statement, {})[tuple(values.values())] = values
-        for statement, asked in by_statement.items():
-            found = statement.each(self._connection, list(asked.values()))
+        if not by_statement:
+            return
+        asking = [self.asking(statement, list(asked.values())) for statement, asked in by_statement.items()]
+        for (statement, asked), found in zip(by_statement.items(), self._together(asking), strict=True):
             self._ahead |= {(statement, key): rows[0] if rows else None for key, rows in zip(asked, found, strict=True)}
 
     def ask(self, statement: Statement, **values: Any) -> Values | None:
@@ -170,14 +200,15 @@ class Transaction:
         if key in self._ahead and not self._is_ahead_old:
             return self._ahead.pop(key)
         if self._part.rows:
-            return statement.one(self.connection, values)
-        self.settle()
-        return statement.one(self._connection, values)
+            self._write_from_here()
+        else:
+            self.settle()
+        return self._one(statement, values)
 
     def look_up(self, statement: Statement, **values: Any) -> Values | None:
         """The only row, or None, of a table that no unit adds to by `write`; read ahead, of one that none changes."""
         key = statement, tuple(values.values())
-        return self._ahead[key] if key in self._ahead else statement.one(self._connection, values)
+        return self._ahead[key] if key in self._ahead else self._one(statement, values)
 
     def write(self, statement: Statement, values: Values, refused: Refused | None = None) -> None:
         """Write a row, with those of the other units or at once. No two units may write the same unless they ask.
@@ -188,7 +219,7 @@ class Transaction:
             self._part.rows.append((statement, values, refused))
             return
         try:
-            statement.run(self._connection, values)
+            self._together([self.changing(statement, [values])])
         except (DBAPIError, Unavailable) as error:
             if refused is None or is_trouble(error):
                 raise
@@ -234,6 +265,11 @@ class Transaction:
         self._part.given.append(given)
         self._part.runners.append(given.runner.runner_id)
 
+    def stop(self, stopping: Stopping) -> None:
+        """The runner is to stop."""
+        self._part.stopping.append(stopping)
+        self._part.runners.append(stopping.attempt.runner_id)
+
     def move_on(self, job_uid: str) -> None:
         """The job's attempt is further than before."""
         self._part.moved.append(job_uid)
@@ -266,16 +302,16 @@ class Transaction:
         finally:
             self._part = outer
         if part.writes_at_once:
-            self._savepoints.execute("RELEASE SAVEPOINT unit")
+            self._unsaid.append(_RELEASE_UNIT)
         self._parts.append(part)
 
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[None]:
         """All or nothing of what is done inside. Revisions that were given in it are lost, which harms nobody."""
-        assert self.connection is not None, "the unit's own savepoint comes first"
+        self._write_from_here()  # the unit's own savepoint comes first
         lists = self._part.lists
         mark, lengths = self.dispatcher.mark(), [len(each) for each in lists]
-        self._savepoints.execute("SAVEPOINT unit")
+        self._unsaid.append(_SAVE_UNIT)
         try:
             yield
         except BaseException:
@@ -285,7 +321,7 @@ class Transaction:
             self.projects.clear()
             self._roll_back()
             raise
-        self._savepoints.execute("RELEASE SAVEPOINT unit")
+        self._unsaid.append(_RELEASE_UNIT)
 
     @contextlib.contextmanager
     def apart(self, event: str, **ids: object) -> Iterator[None]:
@@ -311,25 +347,26 @@ class Transaction:
         for part in parts:
             self._settled([part])
 
-    def flush(self) -> None:
-        """Write what was collected; the last thing before the commit."""
-        self.settle()
+    def end(self, commit: Callable[[], None]) -> None:
+        """Write what was collected, and commit. All rows have settled."""
+        steps: list[Step[None]] = []
         if self._revision != self._stored_revision:
-            _COUNT.run(self._connection, {"last": self._revision})
+            steps.append(self.changing(_COUNT, [{"last": self._revision}]))
             self.committed.revision = self._revision
-        self._savepoints.close()
         answers = [row for part in self._parts for row in part.answers]
         if answers:
-            _REMEMBER.run_each(self._connection, answers)
+            steps.append(self.changing(_REMEMBER, answers))
         events = [row for part in self._parts for row in part.events]
         if events:
-            _EMIT.run_each(self._connection, events)
+            steps.append(self.changing(_EMIT, events))
         self.committed.events += len(events)
         for part in self._parts:
             self.committed.runners += part.runners
             self.committed.adoptions += part.adoptions
             self.committed.given += part.given
+            self.committed.stopping += part.stopping
             self.committed.moved += part.moved
+        together(self._connection, [*self._unsaid, *steps], commit=commit)
 
     @cached_property
     def given(self) -> dict[str, Given]:
@@ -343,35 +380,56 @@ class Transaction:
 
     def _settled(self, parts: Sequence[Part]) -> bool:
         """Whether the rows of the parts are written; a part that fails alone has the error."""
-        self._savepoints.execute("SAVEPOINT rows")
         try:
-            self._write(parts)
+            self._together([_SAVE_ROWS, *self._writing(parts)])
         except (DBAPIError, Unavailable) as error:
             if is_trouble(error):
                 raise
-            self._savepoints.execute("ROLLBACK TO SAVEPOINT rows")
-            self._savepoints.execute("RELEASE SAVEPOINT rows")
+            self._together([_BACK_TO_ROWS, _RELEASE_ROWS])
             if len(parts) == 1:
                 refusals = [refused for _, _, refused in parts[0].rows if refused is not None]
                 parts[0].fail(refusals[0](error) if refusals else error)
             return False
-        self._savepoints.execute("RELEASE SAVEPOINT rows")
+        self._unsaid.append(_RELEASE_ROWS)
+        for part in parts:
+            part.rows.clear()
         return True
 
-    def _write(self, parts: Sequence[Part]) -> None:
+    def _write_from_here(self) -> None:
+        """The unit has a savepoint of its own, and what it has added is written."""
+        self._is_ahead_old = True
+        if self._part.writes_at_once:
+            return
+        self.settle()
+        self._unsaid.append(_SAVE_UNIT)
+        self._part.writes_at_once = True
+        if self._part.rows:
+            self._together(list(self._writing([self._part])))
+            self._part.rows.clear()
+
+    def _writing(self, parts: Sequence[Part]) -> Iterator[Step[None]]:
         """The rows in each part's order, those of parts that write by the same statements together."""
         alike: dict[tuple[Statement, ...], list[Part]] = {}
         for part in parts:
             alike.setdefault(tuple(statement for statement, _, _ in part.rows), []).append(part)
         for statements, group in alike.items():
             for index, statement in enumerate(statements):
-                statement.run_each(self._connection, [part.rows[index][1] for part in group])
-        for part in parts:
-            part.rows.clear()
+                yield self.changing(statement, [part.rows[index][1] for part in group])
 
     def _roll_back(self) -> None:
-        self._savepoints.execute("ROLLBACK TO SAVEPOINT unit")
-        self._savepoints.execute("RELEASE SAVEPOINT unit")
+        self._together([_BACK_TO_UNIT, _RELEASE_UNIT])
+
+    def _one(self, statement: Statement, values: Values) -> Values | None:
+        ((rows,),) = self._together([self.asking(statement, [values])])
+        assert len(rows) <= 1, "there is a key"
+        return rows[0] if rows else None
+
+    def _together(self, steps: Sequence[Step[Any]]) -> list[Any]:
+        """What comes of the steps, behind all that was not said yet."""
+        unsaid, self._unsaid = self._unsaid, []
+        if not unsaid and not steps:
+            return []
+        return together(self._connection, [*unsaid, *steps])[len(unsaid) :]
 
 
 def last_revision(connection: Connection) -> int:

@@ -290,7 +290,7 @@ class Upkeep:
             if renewal.key is not None and renewal.progress is not None
         ]
         if moved:
-            _SET_PROGRESS.run_each(transaction.connection, moved)
+            transaction.together([transaction.changing(_SET_PROGRESS, moved)])
             for row in moved:
                 transaction.move_on(str(row["of_uid"]))
 

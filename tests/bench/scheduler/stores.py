@@ -194,13 +194,17 @@ def _replay(place: Place, groups: list[list[Executed]], before: int) -> float:
 def _play(engine: Engine, groups: list[list[Executed]]) -> None:
     with engine.connect() as connection:
         for group in groups:
-            with connection.begin():
-                driver: Any = connection.connection.driver_connection
-                for waits, statements in itertools.groupby(group, key=lambda each: each.waits):
-                    with contextlib.nullcontext() if waits else driver.pipeline():
-                        cursors = [_execute(driver.cursor(), each) for each in statements]
-                        for cursor in () if waits else cursors:
-                            cursor.fetchall()
+            root = connection.begin()
+            driver: Any = connection.connection.driver_connection
+            runs = [(waits, list(run)) for waits, run in itertools.groupby(group, key=lambda each: each.waits)]
+            for index, (waits, run) in enumerate(runs):
+                with contextlib.nullcontext() if waits else driver.pipeline():
+                    cursors = [_execute(driver.cursor(), each) for each in run]
+                    if index + 1 == len(runs):
+                        root.commit()
+                for cursor in () if waits else cursors:
+                    if cursor.description is not None:
+                        cursor.fetchall()
 
 
 def _execute(cursor: Any, executed: Executed) -> Any:
