@@ -110,7 +110,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 has_one_answer=not handler.response_streaming,
             ),
             request_deserializer=handler.request_deserializer if handler.request_streaming else None,
-            response_serializer=handler.response_serializer,
+            response_serializer=_writer(handler.response_serializer),
         )
 
     def _wrapped(
@@ -263,6 +263,13 @@ def _reader(deserialize: Callable[[bytes], Any] | None, bytes_max: int) -> Calla
             raise _malformed(error) from error
 
     return read
+
+
+def _writer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
+    """Serialises an answer, where it is not bytes already: what is long is made beside the event loop (`aside`)."""
+    if serialize is None:
+        return None
+    return lambda answer: answer if isinstance(answer, bytes) else serialize(answer)
 
 
 async def _each_read(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 
 import pytest
+from google.protobuf.struct_pb2 import ListValue, Value
 from google.protobuf.wrappers_pb2 import StringValue
 
 from services.chassis.aside import AT_ONCE_MAX
@@ -88,6 +89,9 @@ def test_a_long_page_is_made_beside_the_event_loop(number: int, beside: bool):
         threads.add(threading.get_ident())
         return StringValue(value=str(item))
 
-    page = asyncio.run(page_of(range(number), to_proto, limit=number, place=str))
-    assert [item.value for item in page.items] == [str(item) for item in range(number)]
+    def answer(items, token: str) -> ListValue:
+        return ListValue(values=[Value(string_value=item.value) for item in items])
+
+    page = asyncio.run(page_of(range(number), to_proto, limit=number, place=str, scope="", answer=answer))
+    assert [item.string_value for item in ListValue.FromString(page).values] == [str(item) for item in range(number)]
     assert (threads == {threading.get_ident()}) is not beside

@@ -19,10 +19,9 @@ from services.scheduler.wire.names import (
     checkpoint_ids_of,
     job_ids_of,
     page_size_of,
-    page_token,
     page_token_after,
 )
-from services.scheduler.wire.page import page_of
+from services.scheduler.wire.page import Serialized, page_of
 
 MODEL_FILE = "model.safetensors"
 CHUNK_BYTES_MAX = 2**20
@@ -35,22 +34,19 @@ class CheckpointServicer(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
         self._rows = rows
         self._store = store
 
-    async def ListCheckpoints(
-        self, request: messages.ListCheckpointsRequest, context: Any
-    ) -> messages.ListCheckpointsResponse:
+    async def ListCheckpoints(self, request: messages.ListCheckpointsRequest, context: Any) -> Serialized:
         limit = page_size_of(request.page_size)
         after = page_token_after(request.page_token, request.parent, form="[0-9]{1,18}-[0-9]{1,18}")
         epoch, _, iteration = after.partition("-")
         before = (int(epoch), int(iteration)) if after else None
         found = await self._rows.page(*job_ids_of(request.parent, "parent"), before=before, limit=limit + 1)
-        page = await page_of(
+        return await page_of(
             found,
             lambda checkpoint: checkpoint_to_proto(checkpoint, request.parent),
             limit=limit,
             place=lambda checkpoint: f"{checkpoint.key.epoch}-{checkpoint.key.iteration}",
-        )
-        return messages.ListCheckpointsResponse(
-            checkpoints=page.items, next_page_token=page_token(page.last, request.parent) if page.last else ""
+            scope=request.parent,
+            answer=lambda items, token: messages.ListCheckpointsResponse(checkpoints=items, next_page_token=token),
         )
 
     async def GetCheckpoint(

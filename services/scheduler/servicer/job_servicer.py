@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sihlai.scheduler.v1 import job_service_pb2 as messages
 from sihlai.scheduler.v1 import job_service_pb2_grpc
 
-from services.chassis.aside import aside
+from services.chassis.aside import aside, in_turns
 from services.chassis.auth.principal import current_principal
 from services.chassis.errors import InvalidArgument, Reason, SihlaiError, Violation
 from services.chassis.log import get_logger
@@ -34,13 +34,12 @@ from services.scheduler.wire.names import (
     is_uid,
     job_ids_of,
     page_size_of,
-    page_token,
     page_token_after,
     refuse,
     request_id_violations,
     request_of,
 )
-from services.scheduler.wire.page import page_of, whole
+from services.scheduler.wire.page import Serialized, page_of, whole
 
 log = get_logger(__name__)
 
@@ -104,15 +103,19 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             raise _too_large(wanted)
         return response
 
-    async def ListJobs(self, request: messages.ListJobsRequest, context: Any) -> messages.ListJobsResponse:
+    async def ListJobs(self, request: messages.ListJobsRequest, context: Any) -> Serialized:
         limit = page_size_of(request.page_size)
         job_filter = job_filter_from_proto(request.parent, request.filter)
         scope = f"{request.parent} {request.filter.SerializeToString(deterministic=True).hex()}"
         after = page_token_after(request.page_token, scope, form="[0-9]{1,18}")
         found = await self._jobs.page(job_filter, before=int(after) if after else None, limit=limit + 1)
-        page = await page_of(found, job_to_proto, limit=limit, place=lambda view: str(view.job.sequence))
-        return messages.ListJobsResponse(
-            jobs=page.items, next_page_token=page_token(page.last, scope) if page.last else ""
+        return await page_of(
+            found,
+            job_to_proto,
+            limit=limit,
+            place=lambda view: str(view.job.sequence),
+            scope=scope,
+            answer=lambda jobs, token: messages.ListJobsResponse(jobs=jobs, next_page_token=token),
         )
 
     async def DeleteJob(self, request: messages.DeleteJobRequest, context: Any) -> messages.DeleteJobResponse:
@@ -193,12 +196,17 @@ def _batch(request: messages.BatchGetJobsRequest, found: Sequence[JobView | Dama
     damaged = {word for item in found if isinstance(item, Damaged) for word in item.place.split()}
     asked = [(name, by_name.get(name)) for name in request.names] + [(uid, by_uid.get(uid)) for uid in request.uids]
     response = messages.BatchGetJobsResponse()
-    for key, view in asked:
-        proto = whole(view, job_to_proto, lambda view: view.job.name) if view is not None else None
-        if proto is not None:
-            response.jobs.append(proto)
-        elif view is None and key not in damaged:
-            response.missing.append(key)
+
+    def add(some: Sequence[tuple[str, JobView | None]]) -> None:
+        for key, view in some:
+            proto = whole(view, job_to_proto, lambda view: view.job.name) if view is not None else None
+            if proto is not None:
+                response.jobs.append(proto)
+            elif view is None and key not in damaged:
+                response.missing.append(key)
+
+    for _ in in_turns(asked, add):
+        pass
     return response
 
 

@@ -20,14 +20,13 @@ from services.scheduler.store.projects import ProjectStore
 from services.scheduler.wire.names import (
     id_violations,
     page_size_of,
-    page_token,
     page_token_after,
     project_id_of,
     refuse,
     request_id_violations,
     request_of,
 )
-from services.scheduler.wire.page import page_of
+from services.scheduler.wire.page import Serialized, page_of
 from services.scheduler.wire.project import (
     SourceBounds,
     new_source_from_proto,
@@ -91,13 +90,17 @@ class ProjectServicer(project_service_pb2_grpc.ProjectServiceServicer):
         project = await self._projects.get(project_id_of(request.name))
         return messages.GetProjectResponse(project=project_to_proto(project))
 
-    async def ListProjects(self, request: messages.ListProjectsRequest, context: Any) -> messages.ListProjectsResponse:
+    async def ListProjects(self, request: messages.ListProjectsRequest, context: Any) -> Serialized:
         limit = page_size_of(request.page_size)
         after = page_token_after(request.page_token, LIST_SCOPE)
         found = await self._projects.page(after=after, limit=limit + 1, among=_visible_ids(current_principal()))
-        page = await page_of(found, project_to_proto, limit=limit, place=lambda project: project.project_id)
-        return messages.ListProjectsResponse(
-            projects=page.items, next_page_token=page_token(page.last, LIST_SCOPE) if page.last else ""
+        return await page_of(
+            found,
+            project_to_proto,
+            limit=limit,
+            place=lambda project: project.project_id,
+            scope=LIST_SCOPE,
+            answer=lambda projects, token: messages.ListProjectsResponse(projects=projects, next_page_token=token),
         )
 
     async def UpdateProject(

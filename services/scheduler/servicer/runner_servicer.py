@@ -29,12 +29,11 @@ from services.scheduler.store.runners import RunnerStore, Standing
 from services.scheduler.tokens import SignedToken, TokenMint
 from services.scheduler.wire.names import (
     page_size_of,
-    page_token,
     page_token_after,
     request_of,
     runner_id_of,
 )
-from services.scheduler.wire.page import page_of
+from services.scheduler.wire.page import Serialized, page_of
 from services.scheduler.wire.runner import key_to_proto, report_from_proto, runner_to_proto, set_desired
 from services.scheduler.wire.times import duration, timestamp
 
@@ -175,15 +174,19 @@ class RunnerAdminServicer(runner_admin_service_pb2_grpc.RunnerAdminServiceServic
     def __init__(self, runners: RunnerStore) -> None:
         self._runners = runners
 
-    async def ListRunners(
-        self, request: runner_admin_service_pb2.ListRunnersRequest, context: Any
-    ) -> runner_admin_service_pb2.ListRunnersResponse:
+    async def ListRunners(self, request: runner_admin_service_pb2.ListRunnersRequest, context: Any) -> Serialized:
         limit = page_size_of(request.page_size)
         after = page_token_after(request.page_token, LIST_SCOPE)
         found = await self._runners.page(after=after, limit=limit + 1)
-        page = await page_of(found, _as_visible, limit=limit, place=lambda view: view.runner.runner_id)
-        return runner_admin_service_pb2.ListRunnersResponse(
-            runners=page.items, next_page_token=page_token(page.last, LIST_SCOPE) if page.last else ""
+        return await page_of(
+            found,
+            _as_visible,
+            limit=limit,
+            place=lambda view: view.runner.runner_id,
+            scope=LIST_SCOPE,
+            answer=lambda runners, token: runner_admin_service_pb2.ListRunnersResponse(
+                runners=runners, next_page_token=token
+            ),
         )
 
     async def GetRunner(

@@ -14,7 +14,6 @@ from services.scheduler.domain import job as domain
 from services.scheduler.domain.fact import JobSubmitted
 from services.scheduler.domain.job import (
     FINAL,
-    Attempt,
     Checkpoint,
     CheckpointKey,
     Job,
@@ -37,11 +36,10 @@ from services.scheduler.store.projects import (
 )
 from services.scheduler.store.queue import SERVED, QueueLimits, queue_standing
 from services.scheduler.store.requests import answered, asked_first, first_answer
-from services.scheduler.store.rows import attempt_from_row, checkpoint_from_row, job_from_row, readable
+from services.scheduler.store.rows import checkpoint_from_row, job_from_row
 from services.scheduler.store.transaction import Question, Stopping, Transaction, last_revision
+from services.scheduler.store.views import few_at_a_time, readable_views, views
 
-ATTEMPTS_SHOWN_MAX = 20
-"""The newest attempts that a job shows."""
 OLDEST_CURSOR = "oldest_cursor"
 REMOVAL_COLUMNS = ("revision", "uid", "name", "project_uid")
 
@@ -96,7 +94,7 @@ class JobStore:
             job = find_job(connection, project_id, job_id)
             waits = job.state is JobState.QUEUED
             standing = queue_standing(connection, job, self._queue_limits) if waits else None
-            return _views(connection, [job])[0], standing
+            return views(connection, [job])[0], standing
 
         return await self._database.list(read)
 
@@ -115,7 +113,7 @@ class JobStore:
                 query = select(jobs).join(projects, projects.c.uid == jobs.c.project_uid)
                 query = query.where(tuple_(projects.c.project_id, jobs.c.job_id).in_(names))
                 found |= {row.uid: row for row in connection.execute(query)}
-            return _readable_views(
+            return readable_views(
                 connection,
                 list(found.values()),
                 place=lambda row: f"{row.uid} projects/{row.project_id}/jobs/{row.job_id}",
@@ -131,8 +129,8 @@ class JobStore:
             query = _filtered(select(jobs), connection, job_filter).order_by(jobs.c.sequence.desc()).limit(limit)
             if before is not None:
                 query = query.where(jobs.c.sequence < before)
-            rows = connection.execute(query).all()
-            return _readable_views(connection, rows, place=lambda row: str(row.sequence))
+            rows = few_at_a_time(connection.execute(query))
+            return readable_views(connection, rows, place=lambda row: str(row.sequence))
 
         return await self._database.list(read)
 
@@ -164,7 +162,7 @@ class JobStore:
                 now_us=transaction.now_us,
             )
             saved = save_job(transaction, job, asked)
-            view = _views(transaction.connection, [saved])[0]
+            view = views(transaction.connection, [saved])[0]
             if saved is not job:
                 for attempt in view.attempts:
                     if attempt.active:
@@ -340,48 +338,6 @@ def _source_job(connection: Connection, source: ResumeSource) -> Job:
     return job_from_row(row._mapping)
 
 
-def _readable_views(
-    connection: Connection, rows: Sequence[Row[Any]], *, place: Callable[[Row[Any]], str]
-) -> list[JobView | Damaged]:
-    """The jobs of the rows in their order, with what is shown beside them."""
-    jobs = readable(rows, job_from_row, place=place)
-    views = iter(_views(connection, [job for job in jobs if not isinstance(job, Damaged)]))
-    return [job if isinstance(job, Damaged) else next(views) for job in jobs]
-
-
-def _views(connection: Connection, jobs: Sequence[Job]) -> list[JobView]:
-    """The jobs with their newest attempts and last checkpoints, in the same order: two queries, however many."""
-    tried = [job.uid for job in jobs if job.attempts]
-    attempts: dict[str, list[Attempt]] = {uid: [] for uid in tried}
-    if tried:
-        table = tables.attempts
-        query = select(table).join(tables.jobs, tables.jobs.c.uid == table.c.job_uid)
-        query = query.where(table.c.job_uid.in_(tried), table.c.number > tables.jobs.c.attempts - ATTEMPTS_SHOWN_MAX)
-        rows = connection.execute(query.order_by(table.c.number))
-        for attempt in readable(rows, attempt_from_row, place=lambda row: f"{row.job_uid}/{row.number}"):
-            if not isinstance(attempt, Damaged):
-                attempts[attempt.job_uid].append(attempt)
-    checkpoints = _checkpoints(connection, [job.last_checkpoint for job in jobs if job.last_checkpoint is not None])
-    return [
-        JobView(
-            job=job,
-            attempts=tuple(attempts.get(job.uid, ())),
-            last_checkpoint=checkpoints.get(job.last_checkpoint) if job.last_checkpoint is not None else None,
-        )
-        for job in jobs
-    ]
-
-
-def _checkpoints(connection: Connection, keys: Sequence[CheckpointKey]) -> dict[CheckpointKey, Checkpoint]:
-    if not keys:
-        return {}
-    table = tables.checkpoints
-    columns = tuple_(table.c.job_uid, table.c.epoch, table.c.iteration)
-    query = select(table).where(columns.in_([(key.job_uid, key.epoch, key.iteration) for key in keys]))
-    found = readable(connection.execute(query), checkpoint_from_row, place=lambda row: f"{row.job_uid}/{row.epoch}")
-    return {checkpoint.key: checkpoint for checkpoint in found if not isinstance(checkpoint, Damaged)}
-
-
 def _filtered(query: Select[Any], connection: Connection, job_filter: JobFilter) -> Select[Any]:
     jobs = tables.jobs
     if job_filter.project_id is not None:
@@ -423,8 +379,8 @@ def _changes(connection: Connection, project_uid: str | None, after: int, limit:
         gone = gone.where(removed.c.project_uid == project_uid)
     if job_filter.uids:
         gone = gone.where(removed.c.uid.in_(sorted(job_filter.uids)))
-    rows = connection.execute(changed).all()
-    found_jobs = _readable_views(connection, rows, place=lambda row: str(row.revision))
+    rows = list(few_at_a_time(connection.execute(changed)))
+    found_jobs = readable_views(connection, rows, place=lambda row: str(row.revision))
     # Who starts from nothing has nothing that could be removed.
     found_gone = (
         [Removal(**{name: getattr(row, name) for name in REMOVAL_COLUMNS}) for row in connection.execute(gone)]

@@ -3,58 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from services.chassis.aside import aside
+from services.chassis.aside import aside, in_turns
 from services.chassis.log import get_logger
 from services.scheduler.domain.view import DAMAGE, Damaged
+from services.scheduler.wire.names import page_token
 
 log = get_logger(__name__)
 
 PAGE_BYTES_MAX = 3 * 2**20
 """A client in any language takes messages of 4 MiB when nobody tells it otherwise."""
 
+Serialized: TypeAlias = Any
+"""The bytes of an answer: generated classes know messages alone, gRPC takes both (`services.chassis.interceptor`)."""
 Item = TypeVar("Item")
 Proto = TypeVar("Proto", bound=Message)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Page(Generic[Proto]):
-    """What one answer holds. `last` is the place of the last item that was looked at; empty at the end of the list."""
-
-    items: list[Proto]
-    last: str
-
-
 async def page_of(
-    found: Sequence[Item | Damaged], to_proto: Callable[[Item], Proto], *, limit: int, place: Callable[[Item], str]
-) -> Page[Proto]:
-    """The first of `found` that fit, at least one; `found` has one more than `limit` where the list goes on.
+    found: Sequence[Item | Damaged],
+    to_proto: Callable[[Item], Proto],
+    *,
+    limit: int,
+    place: Callable[[Item], str],
+    scope: str,
+    answer: Callable[[Sequence[Proto], str], Message],
+) -> Serialized:
+    """The answer, serialised, with the first of `found` that fit, at least one; `found` has one more than `limit` where
+    the list goes on.
 
-    What is damaged is left out, with a line in the log: one bad record must not hide all the others.
+    `answer` makes one of some items and the token of the next page in the list of this `scope`. What is damaged is left
+    out, with a line in the log: one bad record must not hide all the others.
     """
-    return await aside(partial(_page_of, found, to_proto, limit=limit, place=place), parts=len(found))
+    page = _Page(to_proto, place, answer)
+
+    def work() -> bytes:
+        items = b"".join(in_turns(found[:limit], page.written))
+        goes_on = page.is_full or len(found) > limit
+        return items + answer([], page_token(page.last, scope) if goes_on else "").SerializeToString()
+
+    return await aside(work, parts=len(found))
 
 
-def _page_of(
-    found: Sequence[Item | Damaged], to_proto: Callable[[Item], Proto], *, limit: int, place: Callable[[Item], str]
-) -> Page[Proto]:
-    items: list[Proto] = []
-    bytes_left = PAGE_BYTES_MAX
-    last = ""
-    for item in found[:limit]:
-        proto = None if isinstance(item, Damaged) else whole(item, to_proto, place)
-        if proto is not None:
-            bytes_left -= proto.ByteSize()
-            if bytes_left < 0 and items:
-                return Page(items=items, last=last)
-            items.append(proto)
-        last = item.place if isinstance(item, Damaged) else place(item)
-    return Page(items=items, last=last if len(found) > limit else "")
+class _Page(Generic[Item, Proto]):
+    """What fits, serialised. Messages of one kind, one behind the other, are one of all their items.
+
+    `last` is the place of the last item that was looked at.
+    """
+
+    def __init__(
+        self,
+        to_proto: Callable[[Item], Proto],
+        place: Callable[[Item], str],
+        answer: Callable[[Sequence[Proto], str], Message],
+    ) -> None:
+        self._to_proto = to_proto
+        self._place = place
+        self._answer = answer
+        self._number = 0
+        self._bytes_left = PAGE_BYTES_MAX
+        self.is_full = False
+        self.last = ""
+
+    def written(self, some: Sequence[Item | Damaged]) -> bytes:
+        """Those of the items that fit."""
+        items: list[Proto] = []
+        for item in some:
+            proto = None if isinstance(item, Damaged) else whole(item, self._to_proto, self._place)
+            self._bytes_left -= proto.ByteSize() if proto is not None else 0
+            self.is_full = self.is_full or (self._bytes_left < 0 and self._number > 0)
+            if self.is_full:
+                break
+            if proto is not None:
+                items.append(proto)
+                self._number += 1
+            self.last = item.place if isinstance(item, Damaged) else self._place(item)
+        return self._answer(items, "").SerializeToString()
 
 
 def whole(item: Item, to_proto: Callable[[Item], Proto], place: Callable[[Item], Any]) -> Proto | None:
