@@ -108,6 +108,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 read,
                 service=service,
                 has_one_answer=not handler.response_streaming,
+                has_one_request=not handler.request_streaming,
             ),
             request_deserializer=handler.request_deserializer if handler.request_streaming else None,
             response_serializer=_writer(handler.response_serializer),
@@ -121,6 +122,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         *,
         service: str,
         has_one_answer: bool = True,
+        has_one_request: bool = False,
     ) -> Behavior:
         """The behavior between `_begin` and `_fail`. Only `Exception` is caught.
 
@@ -136,7 +138,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     counted = self._counts.counted(service, admission.principal, method=kind, has_one_answer=False)
                     async with counted as spending:
                         request = read(given)
-                        if not isinstance(request, AsyncIterator):
+                        if has_one_request:
                             admission.check(request)
                         async with (
                             contextlib.aclosing(behavior(request, context)) as items,
@@ -159,7 +161,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 counted = self._counts.counted(service, admission.principal, method=kind, has_one_answer=True)
                 async with counted as spending:
                     request = read(given)
-                    if not isinstance(request, AsyncIterator):
+                    if has_one_request:
                         admission.check(request)
                     return await _charged(spending, behavior(request, context))
             except Exception as error:  # noqa: BLE001 — _fail logs it
@@ -172,7 +174,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 counted = self._counts.counted(service, admission.principal, method=kind, has_one_answer=False)
                 async with counted as spending:
                     request = read(given)
-                    if not isinstance(request, AsyncIterator):
+                    if has_one_request:
                         admission.check(request)
                     writing = _without_items(_charged(spending, behavior(request, context)))
                     async with (

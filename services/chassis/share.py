@@ -94,9 +94,9 @@ class Shares:
         self._in_threads: deque[tuple[Spending, float]] = deque()
         """What threads took, until somebody asks: to wake the event loop for it would cost as much again."""
 
-    async def begin(self, subject: str, method: str) -> Spending:
+    async def begin(self, subject: str, method: str, *, lasts: bool = True) -> Spending:
         """Wait for this user's turn, unless he is alone. The call is taken to cost what such calls usually do, until it
-        is known.
+        is known: at its end, or where it `lasts` after SAMPLE_SECONDS.
         """
         expected = 0.0
 
@@ -116,6 +116,7 @@ class Shares:
             charge=lambda seconds: self._charge(subject, seconds),
             sample=lambda spending: self._learn(method, spending),
             in_threads=self._in_threads,
+            lasts=lasts,
         )
 
     def end(self, spending: Spending) -> None:
@@ -160,13 +161,13 @@ class Spending:
         charge: Callable[[float], float],
         sample: Callable[[Spending], None],
         in_threads: deque[tuple[Spending, float]],
+        lasts: bool,
     ) -> None:
         self._charged, self._paid = expected, paid
         self._charge, self._sample, self._in_threads = charge, sample, in_threads
         self.taken = 0.0
-        self._sampling: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
-            SAMPLE_SECONDS, self._end_sample
-        )
+        self._is_sampled = False
+        self._sampling = asyncio.get_running_loop().call_later(SAMPLE_SECONDS, self._end_sample) if lasts else None
 
     def add(self, seconds: float) -> None:
         """So many seconds of processor more."""
@@ -189,7 +190,8 @@ class Spending:
     def _end_sample(self) -> None:
         if self._sampling is not None:
             self._sampling.cancel()
-            self._sampling = None
+        if not self._is_sampled:
+            self._is_sampled = True
             self._sample(self)
 
 

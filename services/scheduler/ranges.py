@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -43,14 +44,16 @@ def _fill_below(message: Message) -> None:
             fill(each)
 
 
-def out_of_range(message: Message) -> list[Violation]:
-    """The numbers in a message, and in all below it, that are not what FIELDS says they may be."""
+def out_of_range(message: Message, *, without: Set[str] = frozenset()) -> list[Violation]:
+    """The numbers in a message, and in all below it, that are not what FIELDS says they may be; but for some of the
+    messages in it.
+    """
     found: list[Violation] = []
-    _look(message, "", found)
+    _look(message, "", found, without)
     return found
 
 
-def _look(message: Message, path: str, found: list[Violation]) -> None:
+def _look(message: Message, path: str, found: list[Violation], without: Set[str] = frozenset()) -> None:
     if message == _defaults(message.DESCRIPTOR):
         return  # as most of a specification is
     parts = _parts(message.DESCRIPTOR)
@@ -59,7 +62,7 @@ def _look(message: Message, path: str, found: list[Violation]) -> None:
         if not interval.holds(value) and (message.HasField(name) if has_presence else value):
             found.append(Violation(field=f"{path}{name}", description=f"is {value:.15g}, but must be {interval}"))
     for name in parts.single:
-        if message.HasField(name):
+        if name not in without and message.HasField(name):
             _look(getattr(message, name), f"{path}{name}.", found)
     for oneof in parts.oneofs:
         name = message.WhichOneof(oneof)

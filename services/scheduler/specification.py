@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, TypeAlias
 
 from sihlai.conversion.v1 import task_pb2
 from sihlai.scheduler.v1 import job_spec_pb2
-from sihlai.scheduler.v1.job_spec_pb2 import Head, JobSpec, Model, Resources, Trainer
+from sihlai.scheduler.v1.job_spec_pb2 import Data, Head, JobSpec, Model, Resources, Trainer
 
 from services.chassis.errors import Violation
 from services.chassis.text import text_violations
@@ -37,6 +37,9 @@ GPUS_USED_MAX = 1
 NAME_CHARACTERS_MAX = 200
 """Of annotation sets, categories and metrics."""
 WEIGHTS_MAX = 2_000
+MODELS_REMEMBERED = 256
+"""With their data: what is wrong with them was looked at before. Each is as large as a specification may be at most."""
+MODEL_AND_DATA = frozenset({"model", "data"})
 SPEC_BYTES_MAX = 64 * 1024
 """Of a complete specification: lists send it with each job."""
 
@@ -108,16 +111,28 @@ def violations_in(spec: JobSpec) -> list[Violation]:
     if spec.ByteSize() > SPEC_BYTES_MAX:
         description = f"has {spec.ByteSize()} bytes once it is complete, but at most {SPEC_BYTES_MAX} may be"
         return [Violation(field="", description=description)]
+    model = spec.model.SerializeToString(deterministic=True)
+    data = spec.data.SerializeToString(deterministic=True)
     return [
         *_in_identity(spec),
         *_in_resources(spec.resources),
+        *out_of_range(spec, without=MODEL_AND_DATA),
+        *_in_model_and_data(model, data),
+        *_in_trainer(spec.trainer, spec.model),
+    ]
+
+
+@lru_cache(maxsize=MODELS_REMEMBERED)
+def _in_model_and_data(model: bytes, data: bytes) -> tuple[Violation, ...]:
+    """The longest part of it. The jobs of a sweep, or of every night, differ elsewhere."""
+    spec = JobSpec(model=Model.FromString(model), data=Data.FromString(data))
+    return (
         *out_of_range(spec),
         *_in_initialization(spec.model),
         *_in_features(spec),
         *_in_heads(spec.model),
-        *_in_choices(spec),
-        *_in_trainer(spec.trainer, spec.model),
-    ]
+        *_in_choice("data.bad_data", spec.data.bad_data, job_spec_pb2.BadData),
+    )
 
 
 def merge_trainer(old: Trainer, changes: Trainer) -> Trainer:
@@ -133,6 +148,7 @@ def merge_trainer(old: Trainer, changes: Trainer) -> Trainer:
     return merged
 
 
+@cache
 def task_name(task: int) -> str:
     """The task as metadata.yaml writes it."""
     words = task_pb2.Task.Name(task_pb2.Task.ValueType(task)).removeprefix("TASK_").lower().replace("_", " ")
@@ -287,7 +303,7 @@ def _in_heads(model: Model) -> Iterator[Violation]:
         description = f"has {len(model.heads)} heads, but at most {HEADS_MAX} may be"
         yield Violation(field="model.heads", description=description)
         return
-    uses = Counter(head.id for head in model.heads)
+    uses = Counter([head.id for head in model.heads])
     for index, head in enumerate(model.heads):
         path = f"model.heads[{index}]"
         if uses[head.id] > 1 and head.id:
@@ -365,16 +381,13 @@ def _in_conversion_options(head: Head, path: str) -> Iterator[Violation]:
                 yield Violation(field=field, description="is empty: give a name, or leave it out")
 
 
-def _in_choices(spec: JobSpec) -> Iterator[Violation]:
-    for field, value, kind in (
-        ("data.bad_data", spec.data.bad_data, job_spec_pb2.BadData),
-        ("trainer.precision", spec.trainer.precision, job_spec_pb2.Precision),
-    ):
-        if value not in kind.values():
-            yield Violation(field=field, description=f"is {value}, but must be one of {', '.join(kind.keys()[1:])}")
+def _in_choice(field: str, value: int, kind: Any) -> Iterator[Violation]:
+    if value not in kind.DESCRIPTOR.values_by_number:
+        yield Violation(field=field, description=f"is {value}, but must be one of {', '.join(kind.keys()[1:])}")
 
 
 def _in_trainer(trainer: Trainer, model: Model) -> Iterator[Violation]:
+    yield from _in_choice("trainer.precision", trainer.precision, job_spec_pb2.Precision)
     if trainer.sgd.nesterov and trainer.sgd.momentum == 0:
         yield Violation(field="trainer.sgd.nesterov", description="is true, but needs a momentum above 0")
     if FIELDS["Trainer.batch_size"].holds(trainer.batch_size) and trainer.micro_batches > trainer.batch_size:

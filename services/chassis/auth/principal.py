@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -55,7 +56,7 @@ class Principal:
     is_admin: bool = False
     roles: Mapping[str, Role] = field(default_factory=lambda: MappingProxyType({}))
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
         """What it is."""
         return Kind(self.subject.partition("/")[0])

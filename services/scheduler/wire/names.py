@@ -9,8 +9,6 @@ import json
 import re
 from typing import Any
 
-from google.protobuf.message import Message
-
 from services.chassis.errors import InvalidArgument, OutOfRange, Reason, Violation
 from services.scheduler.domain.request import Request
 from services.scheduler.specification import CHECKPOINT_ID
@@ -92,11 +90,11 @@ def refuse(violations: list[Violation]) -> None:
 def request_of(method: str, message: Any) -> Request:
     """What makes the request the same when it is sent again: everything but its id. InvalidArgument for a wrong id."""
     refuse(request_id_violations(message.request_id))
-    body: Message = type(message)()
-    body.CopyFrom(message)
-    body.ClearField("request_id")
-    digest = hashlib.sha256(method.encode() + b"\0" + body.SerializeToString(deterministic=True)).digest()
-    return Request(request_id=message.request_id.lower(), digest=digest)
+    request_id = message.request_id
+    message.ClearField("request_id")
+    body = message.SerializeToString(deterministic=True)
+    message.request_id = request_id
+    return Request(request_id=request_id.lower(), digest=hashlib.sha256(method.encode() + b"\0" + body).digest())
 
 
 def page_size_of(size: int) -> int:
