@@ -71,8 +71,11 @@ class Turns:
 
     def _account(self, subject: str) -> _Account:
         rested_at = self._clock() - BURST_SECONDS
-        account = self._accounts.setdefault(subject, _Account(free_at=rested_at))
-        self._accounts.move_to_end(subject)
+        account = self._accounts.get(subject)
+        if account is None:
+            account = self._accounts[subject] = _Account(free_at=rested_at)
+        else:
+            self._accounts.move_to_end(subject)
         oldest = next(iter(self._accounts))
         rests = self._accounts[oldest].free_at < rested_at and not self._accounts[oldest].door.locked()
         if rests and oldest != subject:

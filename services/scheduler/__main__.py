@@ -84,7 +84,7 @@ from services.scheduler.wire.project import SourceBounds
 log = logs.get_logger(__name__)
 
 PROG = "python -m services.scheduler"
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.001
 """How long the database's threads may keep the event loop from running; at Python's default of 5 ms each hand-over of a
 busy moment costs that much, and a runner waits for several."""
 IDLE_WAIT_OF_LEASE = 0.7

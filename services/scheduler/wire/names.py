@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import json
 import re
+from functools import cache
 from typing import Any
 
 from services.chassis.errors import InvalidArgument, OutOfRange, Reason, Violation
@@ -155,12 +156,16 @@ def cursor_too_old(oldest_revision: int) -> OutOfRange:
 
 def _parts(name: str, pattern: str, field: str) -> list[str]:
     """The ids in `name` where `pattern` has its braces."""
-    words, wanted = name.split("/", PARTS_MAX), pattern.split("/")
-    ids = [word for word, want in zip(words, wanted, strict=False) if want.startswith("{")]
-    fixed_match = all(word == want for word, want in zip(words, wanted, strict=False) if not want.startswith("{"))
-    if len(words) != len(wanted) or not fixed_match or not all(_ID.fullmatch(each) for each in ids):
+    found = _form_of(pattern).fullmatch(name)
+    if found is None:
         raise wrong_name(name, pattern, field)
-    return ids
+    return list(found.groups())
+
+
+@cache
+def _form_of(pattern: str) -> re.Pattern[str]:
+    an_id = ID_PATTERN.replace("(", "(?:")
+    return re.compile("/".join(f"({an_id})" if word.startswith("{") else word for word in pattern.split("/")))
 
 
 def wrong_name(name: str, pattern: str, field: str) -> InvalidArgument:
