@@ -69,12 +69,14 @@ def postgresql_server() -> Iterator[str]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request) -> str:
     """A new database, of each kind."""
-    if request.param == "sqlite":
-        return request.getfixturevalue("sqlite_url")
-    address = request.getfixturevalue("postgresql_server")
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server) -> str:
     name = f"test_{uuid.uuid4().hex}"
-    run_on_postgresql(address, f"CREATE DATABASE {name} TEMPLATE template")
-    return address.replace("/postgres?", f"/{name}?")
+    run_on_postgresql(postgresql_server, f"CREATE DATABASE {name} TEMPLATE template")
+    return postgresql_server.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def make_engine(url: URL, leader: Leader, *, readers: int | None, lists: bool = 
     if url.get_backend_name() != "sqlite":
         level = "READ COMMITTED" if readers is None else "REPEATABLE READ"
         options: dict[str, Any] = {"pool_size": readers or 1, "max_overflow": 1, "isolation_level": level}
-        arguments = leader.connect_args(lists=lists)
+        arguments = leader.connect_args(writes=readers is None, lists=lists)
         engine = create_engine(url, connect_args=arguments, **options, **_JSON)
         event.listen(engine, "checkout", _refuse_cut)
         return engine

@@ -4,6 +4,9 @@ The server's lock lives as long as the connection that took it: a scheduler that
 within `silence_seconds`, and one that stands by takes it. So that the former one, which may not know yet, can write no
 more, each leader raises the number `leader`, and each transaction begins with the row of that number, locked: a
 transaction of a former leader either ended before the number was raised or finds another one and is refused.
+
+A leader that hangs in the middle of what it says in one go (see `together`) is waited for by the server without end: no
+timeout holds there, and the row stays locked. So who takes the lead first ends the former one's connection.
 """
 
 from __future__ import annotations
@@ -36,6 +39,12 @@ ENCRYPTED = ("require", "verify-ca", "verify-full")
 
 SCHEDULER_LOCK = 0x5149_4841  # any number that no other program of this database uses
 LEADER = "leader"
+WRITER = "sihlai scheduler, writing"
+"""What the server knows the writer's connection by."""
+_END_FORMER = text(
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = :writer"
+    " AND datname = current_database() AND usename = current_user"
+)
 PROBLEM_CHARACTERS_MAX = 500
 _IS_ONE = (counters.c.name == LEADER) | (counters.c.name == REVISION)
 _ROWS = select(counters.c.name, counters.c.value).where(_IS_ONE)
@@ -91,7 +100,11 @@ class Leader:
                 if self._connection is None:
                     self._connection = self._engine.connect()
                 lock = text("SELECT pg_try_advisory_lock(:key)")
-                return bool(self._connection.execute(lock, {"key": SCHEDULER_LOCK}).scalar())
+                if not self._connection.execute(lock, {"key": SCHEDULER_LOCK}).scalar():
+                    return False
+                if ended := self._connection.execute(_END_FORMER, {"writer": WRITER}).scalar():
+                    log.info("former_leader_ended", connections=ended)
+                return True
             except SQLAlchemyError as error:
                 self._drop_connection()
                 raise _unreachable(error) from error
@@ -139,15 +152,18 @@ class Leader:
         with self._using:
             self._drop_connection()
 
-    def connect_args(self, *, lists: bool = False) -> dict[str, Any]:
+    def connect_args(self, *, writes: bool = False, lists: bool = False) -> dict[str, Any]:
         """For every other connection to the server: none hangs in a transaction, or on a line that is cut.
+
+        `writes`: the writer's.
 
         `lists`: each takes one core of the server at most, as what runners and stops ask has to come through. All else
         is a step into an index, also where PostgreSQL has no statistics of a table yet, or old ones: it would go
         through a table of a million rows that was small a minute before.
         """
         plans = "-c max_parallel_workers_per_gather=0" if lists else "-c enable_seqscan=off -c jit=off"
-        return self._args(f"-c idle_in_transaction_session_timeout={self._silence_ms} {plans}")
+        arguments = self._args(f"-c idle_in_transaction_session_timeout={self._silence_ms} {plans}")
+        return {**arguments, "application_name": WRITER} if writes else arguments
 
     def _lock_args(self) -> dict[str, Any]:
         silence = f"-c idle_session_timeout={self._silence_ms} -c statement_timeout={self._silence_ms}"
