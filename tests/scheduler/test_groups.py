@@ -88,6 +88,24 @@ def test_name_that_is_taken_is_refused_to_its_own_caller_alone(with_stores):
     with_stores(test)
 
 
+def test_row_that_holds_no_json_fails_the_call_that_is_about_it_alone(with_stores):
+    """All rows of runners that call at once are asked for by one statement."""
+
+    async def test(stores):
+        damage = "{" if stores.database.writing.dialect.name == "sqlite" else "[]"
+        for runner_id in ("damaged", "sound"):
+            await stores.report(runner_id)
+        spoil = text(f"UPDATE runners SET capabilities = '{damage}' WHERE runner_id = 'damaged'")
+        await stores.database.write(lambda transaction: transaction.connection.execute(spoil).rowcount)
+        await stores.create_project("digits")
+        calls = [stores.report("damaged"), stores.report("sound"), stores.submit("digits", request_id="r")]
+        damaged, sound, submitted = await together(stores, *calls)
+        assert isinstance(damaged, Exception)
+        assert sound.attempt.job_uid == submitted
+
+    with_stores(test)
+
+
 def test_request_that_comes_twice_at_once_and_is_refused_has_no_effect(with_stores):
     async def test(stores):
         await stores.create_project("digits")

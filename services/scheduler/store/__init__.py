@@ -1,6 +1,7 @@
-"""The scheduler's rows: `database` (one writer, readers), `engine` (SQLite and PostgreSQL), `leader` (which process may
-write), `transaction`, `tables`, `rows` (rows ↔ values), `placing` (carries out what the dispatcher proposes), a file a
-noun.
+"""The scheduler's rows: `database` (one writer, readers), `gathering` (when it begins), `engine` and `clock` (SQLite
+and PostgreSQL), `leader` (which process may write), `transaction`, `statement` and `together` (what is said to the
+database, and in one go), `tables`, `rows` (rows ↔ values), `views` (jobs as they are shown), `placing` (carries out
+what the dispatcher proposes), a file a noun.
 
 Rows stop here, and no proto comes in.
 """

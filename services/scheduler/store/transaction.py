@@ -23,6 +23,7 @@ from services.scheduler.domain.fact import EncodedFact, Fact
 from services.scheduler.domain.job import Attempt, Job
 from services.scheduler.domain.lease import AttemptKey, Runner
 from services.scheduler.domain.project import Project
+from services.scheduler.domain.view import DAMAGE
 from services.scheduler.store.statement import Statement, Values
 from services.scheduler.store.tables import counters, outbox, request_ids
 from services.scheduler.store.together import Step, together, words
@@ -182,7 +183,7 @@ class Transaction:
         return statement.asking(self._connection, many)
 
     def read_ahead(self, questions: Iterable[Question]) -> None:
-        """Ask for what units will `ask` first, all at once."""
+        """Ask for what units will `ask` first, all at once; nothing where a row cannot be read: each bears its own."""
         self._ahead.clear()
         self._is_ahead_old = False
         by_statement: dict[Statement, dict[tuple[Any, ...], Values]] = {}
@@ -191,7 +192,11 @@ class Transaction:
         if not by_statement:
             return
         asking = [self.asking(statement, list(asked.values())) for statement, asked in by_statement.items()]
-        for (statement, asked), found in zip(by_statement.items(), self._together(asking), strict=True):
+        try:
+            each_found = self._together(asking)
+        except DAMAGE:
+            return
+        for (statement, asked), found in zip(by_statement.items(), each_found, strict=True):
             self._ahead |= {(statement, key): rows[0] if rows else None for key, rows in zip(asked, found, strict=True)}
 
     def ask(self, statement: Statement, **values: Any) -> Values | None:
