@@ -15,6 +15,8 @@ from services.scheduler.domain.job import AttemptOutcome, AttemptPhase, JobReaso
 from services.scheduler.domain.lease import AttemptKey
 from services.scheduler.domain.request import Request
 from services.scheduler.domain.timekeeping import ClockLimits, Look, outage
+from services.scheduler.store import placing
+from services.scheduler.store.placing import WaitingCall
 from services.scheduler.store.runners import Renewal
 
 NOBODY = Request(request_id="", digest=b"")
@@ -146,6 +148,26 @@ def test_many_silent_runners_are_lost_after_the_limit(with_stores):
         await at_work(stores, 5)
         assert await expire(stores, 30) == []
         assert len(await expire(stores, 601)) == 5
+
+    with_stores(test)
+
+
+def test_runners_that_are_gone_take_no_memory_for_ever(with_stores, monkeypatch):
+    """Machines of a cloud come and go, each with a name of its own."""
+    monkeypatch.setattr(placing, "REMEMBERED", 5)
+
+    async def test(stores):
+        waiting = WaitingCall()
+        await stores.report("waits", call=waiting)
+        for generation in range(4):
+            for number in range(5):
+                await stores.report(f"machine-{generation}-{number}")
+            await expire(stores, 30)
+            await expire(stores, 601)
+        assert stores.placing.remembered <= 12
+        await stores.create_project("digits")
+        uid = await stores.submit("digits")
+        assert (await stores.report("waits")).job.uid == uid
 
     with_stores(test)
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from services.chassis.errors import FailedPrecondition
 from services.chassis.log import get_logger
-from services.scheduler.domain.dispatcher import Proposal
+from services.scheduler.domain.dispatcher import Dispatcher, Proposal
 from services.scheduler.domain.lease import Runner
 from services.scheduler.store.attempts import active_attempt
 from services.scheduler.store.claims import Claim, claim_jobs
@@ -23,6 +23,9 @@ from services.scheduler.store.tables import jobs
 from services.scheduler.store.transaction import Transaction, is_trouble
 
 log = get_logger(__name__)
+
+REMEMBERED = 1_000
+"""Runners that are remembered without a look at which of them are gone."""
 
 
 class WaitingCall:
@@ -47,6 +50,7 @@ class Placing:
         """Of each runner the last call in which it was idle; which of them are idle now the dispatcher says."""
         self._given: dict[str, int] = {}
         """Of each runner the last transaction that gave it a job."""
+        self._look_beyond = REMEMBERED
 
     def wait(self, transaction: Transaction, runner: Runner, call: WaitingCall | None) -> None:
         """The runner is idle for as long as its call waits, or (None) in this transaction alone."""
@@ -85,6 +89,22 @@ class Placing:
                 self._carry_out(transaction, proposal)
         for runner_id in transaction.idle_for_now:
             dispatcher.leave(runner_id)
+        if self.remembered > self._look_beyond:
+            self._forget(dispatcher)
+
+    @property
+    def remembered(self) -> int:
+        """Runners of which something is known here; those that are gone are forgotten where there are very many."""
+        return len(self._idle)
+
+    def _forget(self, dispatcher: Dispatcher) -> None:
+        """Machines come and go, each with a name of its own."""
+        for runner_id, idle in list(self._idle.items()):
+            waits = idle.call is not None and not idle.call.over
+            if not waits and not dispatcher.is_registered(runner_id):
+                del self._idle[runner_id]
+                self._given.pop(runner_id, None)
+        self._look_beyond = max(REMEMBERED, 2 * self.remembered)
 
     def reload(self, transaction: Transaction) -> None:
         """Tell the dispatcher all that the rows say. Who waited still waits."""
