@@ -185,7 +185,7 @@ def assert_steps_whole(client: Client, name: str, first: int, last: int) -> None
 
 
 def local_datasets(stack: Stack) -> list[Path]:
-    return list(Path(stack.config.data).glob("**/attempts/*/dataset"))
+    return list(Path(stack.config.data).glob("runners/**/attempts/*/dataset"))
 
 
 def download(client: Client, name: str, file: str = "") -> bytes:

@@ -71,6 +71,7 @@ def test_a_stopped_job_makes_way_for_the_next_and_leaves_a_checkpoint_that_anoth
     first = client.submit(project, iterations_max=LONG, validations=1)
     second = client.submit(project, iterations_max=10, validations=1)
     client.wait_for(first.name, lambda job: job.progress.iteration > 20)
+    assert len(local_datasets(client.stack)) == 1
     waiting = client.job(second.name)
     assert waiting.state == job_pb2.JOB_STATE_QUEUED
     assert waiting.why_not_running

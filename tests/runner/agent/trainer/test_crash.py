@@ -1,6 +1,7 @@
 """The real trainer, killed by the signals of a crash: its stack stands in the job's log, as an error."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -14,14 +15,6 @@ from runner.__main__ import TRAINER_COMMAND
 from runner.agent.ledger import Ledger
 from runner.agent.trainer.supervision import Supervision
 from tests.runner.agent.recording import Recording, limits, until
-
-
-def reader_is_there(path: Path) -> bool:
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-    except OSError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
@@ -38,15 +31,24 @@ def test_a_trainer_that_crashes_leaves_its_stack_in_the_log(tmp_path: Path, numb
         on_report=lambda report: None,
     )
 
+    writers: list[int] = []
+
+    def is_read() -> bool:
+        """Whether the trainer reads the file. It is kept open: else what it reads would have ended."""
+        with contextlib.suppress(OSError):
+            writers.append(os.open(attempt_file, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
     async def crash() -> job_pb2.AttemptOutcome.ValueType:
         environ = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
         command = [*TRAINER_COMMAND, "--attempt-file", str(attempt_file)]
         running = asyncio.create_task(supervision.run(command, folder=tmp_path, environ=environ))
-        await until(lambda: reader_is_there(attempt_file), seconds=60)
+        await until(is_read, seconds=60)
         process_id = supervision.process_id
         assert process_id is not None
         os.kill(process_id, number)
         ending = await running
+        os.close(writers[0])
         recording.recorder.flush()
         assert ending.message.startswith(f"the trainer crashed with {number.name}")
         assert "read_attempt" in ending.message
