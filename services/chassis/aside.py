@@ -19,24 +19,28 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AT_ONCE_MAX = 20
-"""So few parts are done by the event loop itself: another thread costs as much."""
-TOGETHER = 50
-"""Parts that one turn takes, some milliseconds."""
+"""So few items are done by the event loop itself: another thread costs as much."""
+ITEMS_A_TURN = 50
+"""Some milliseconds."""
 _THREAD = ThreadPoolExecutor(1, thread_name_prefix="aside")
 _TURN = threading.Lock()
 
 
-async def aside(work: Callable[[], Result], *, parts: int) -> Result:
-    """What the work of so many parts gives, or what it raises. It takes its turns by `in_turns`."""
-    if parts <= AT_ONCE_MAX:
-        return work()
-    return await asyncio.get_running_loop().run_in_executor(_THREAD, charged(work))
+async def aside(items: Sequence[Item], work: Callable[[Sequence[Item]], Result]) -> list[Result]:
+    """What the work makes of the items, some at a time, or what it raises.
+
+    Few are done by the event loop at once, which waits for no turn.
+    """
+    if len(items) <= AT_ONCE_MAX:
+        return [work(items)]
+    done = charged(lambda: list(in_turns(items, work)))
+    return await asyncio.get_running_loop().run_in_executor(_THREAD, done)
 
 
 def in_turns(items: Iterable[Item], work: Callable[[Sequence[Item]], Result]) -> Iterator[Result]:
-    """What the work makes of the items, some at a time; of other threads that call this none works meanwhile."""
+    """The same in a thread that is there already. Of all threads that call this one works at a time."""
     left = iter(items)
-    while some := list(itertools.islice(left, TOGETHER)):
+    while some := list(itertools.islice(left, ITEMS_A_TURN)):
         with _TURN:
             result = work(some)
         yield result

@@ -7,10 +7,10 @@ hold up the process as answers do.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import AsyncIterator, Container, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from services.chassis.auth.access import OPEN_SERVICE
 from services.chassis.auth.principal import Kind, Principal
@@ -50,10 +50,6 @@ def call_limits(config: ServerConfig) -> CallLimits:
     )
 
 
-Keys: TypeAlias = Sequence[tuple[str, str, str]]
-"""Of counts: which limit, whose service, whose calls."""
-
-
 class CallCounts:
     """The calls of one server that run now. Health always answers."""
 
@@ -62,19 +58,21 @@ class CallCounts:
         self._limits = limits
         self._for_runners = for_runners
         self._running: Counter[tuple[str, str, str]] = Counter()
-        self.shares = Shares(limits.principal_processor_share)
+        self._shares = Shares(limits.principal_processor_share)
         self._refusals = Turns()
         self._refused = 0
         """Calls that wait to be refused."""
 
-    def counted(self, service: str, principal: Principal, *, method: str, has_one_answer: bool) -> Counted:
+    @contextlib.asynccontextmanager
+    async def counted(
+        self, service: str, principal: Principal, *, method: str, has_one_answer: bool
+    ) -> AsyncIterator[Spending | None]:
         """One more call while it runs, once its turn has come, and what it is to be charged to. ResourceExhausted where
         there are enough, of the narrowest limit first.
         """
-        return Counted(self, service, principal, method=method, has_one_answer=has_one_answer)
-
-    async def begin(self, service: str, principal: Principal, *, has_one_answer: bool) -> Keys:
-        """For Counted: one more runs, in each of these counts."""
+        if service == OPEN_SERVICE:
+            yield None
+            return
         keys = []
         for what, limit, subject in self._limits_of(service, principal, has_one_answer=has_one_answer):
             key = (what, service, subject)
@@ -83,16 +81,21 @@ class CallCounts:
                     await self.until_refused(subject)
                 raise _too_many(what, limit, service, subject)
             keys.append(key)
-        for key in keys:
-            self._running[key] += 1
-        return keys
-
-    def end(self, keys: Keys) -> None:
-        """For Counted: it runs no more."""
-        for key in keys:
-            self._running[key] -= 1
-            if not self._running[key]:
-                del self._running[key]  # subjects come and go
+        self._running.update(keys)
+        try:
+            if principal.kind is not Kind.USER:
+                yield None
+                return
+            spending = await self._shares.begin(principal.subject, method, lasts=not has_one_answer)
+            try:
+                yield spending
+            finally:
+                self._shares.end(spending)
+        finally:
+            for key in keys:
+                self._running[key] -= 1
+                if not self._running[key]:
+                    del self._running[key]  # subjects come and go
 
     async def until_refused(self, subject: str) -> None:
         """Wait for this user's, or host's, turn to be refused. It takes memory: beyond as many calls as may run, nobody
@@ -117,42 +120,6 @@ class CallCounts:
         if has_one_answer and service not in self._for_runners:
             yield "user_calls_max", limits.user_calls_max, ""
         yield "concurrent_calls_max", limits.calls_max, ""
-
-
-class Counted:
-    """One call: see `CallCounts.counted`. A class, as a generator takes three times as long, around every call."""
-
-    def __init__(
-        self, counts: CallCounts, service: str, principal: Principal, *, method: str, has_one_answer: bool
-    ) -> None:
-        self._counts = counts
-        self._service = service
-        self._principal = principal
-        self._method = method
-        self._has_one_answer = has_one_answer
-        self._keys: Keys = ()
-        self._spending: Spending | None = None
-
-    async def __aenter__(self) -> Spending | None:
-        if self._service == OPEN_SERVICE:
-            return None
-        counts, principal, has_one_answer = self._counts, self._principal, self._has_one_answer
-        self._keys = await counts.begin(self._service, principal, has_one_answer=has_one_answer)
-        if principal.kind is not Kind.USER:
-            return None
-        try:
-            self._spending = await counts.shares.begin(principal.subject, self._method, lasts=not has_one_answer)
-        except BaseException:
-            counts.end(self._keys)
-            raise
-        return self._spending
-
-    async def __aexit__(self, *_: object) -> None:
-        try:
-            if self._spending is not None:
-                self._counts.shares.end(self._spending)
-        finally:
-            self._counts.end(self._keys)
 
 
 def _too_many(what: str, limit: int, service: str, subject: str) -> ResourceExhausted:

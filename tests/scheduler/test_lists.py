@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.struct_pb2 import ListValue, Value
 from google.protobuf.wrappers_pb2 import StringValue
 
-from services.chassis.aside import AT_ONCE_MAX
+from services.chassis.aside import AT_ONCE_MAX, aside, in_turns
 from services.scheduler.domain.job import JobState
 from services.scheduler.domain.view import JobFilter
 from services.scheduler.wire.page import page_of
@@ -78,6 +78,27 @@ def test_cursor_is_too_old_once_deletions_after_it_are_forgotten(with_stores):
         assert (await stores.jobs.changes(project_uid=None, after=seen, limit=10)).oldest > seen
 
     with_stores(test)
+
+
+def test_a_short_page_waits_for_no_turn_of_a_long_list():
+    """The event loop makes it: whatever it waited for, everybody would."""
+    entered, goes_on = threading.Event(), threading.Event()
+
+    def hold(_items) -> None:
+        entered.set()
+        goes_on.wait(60)
+
+    long = threading.Thread(target=lambda: list(in_turns([1], hold)))
+    long.start()
+    try:
+        assert entered.wait(60)
+        made = threading.Thread(target=lambda: asyncio.run(aside(range(AT_ONCE_MAX), len)), daemon=True)
+        made.start()
+        made.join(20)
+        assert not made.is_alive()
+    finally:
+        goes_on.set()
+        long.join()
 
 
 @pytest.mark.parametrize(("number", "beside"), [(AT_ONCE_MAX, False), (AT_ONCE_MAX + 1, True)])

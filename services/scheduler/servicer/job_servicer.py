@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 from sihlai.scheduler.v1 import job_service_pb2 as messages
 from sihlai.scheduler.v1 import job_service_pb2_grpc
 
-from services.chassis.aside import aside, in_turns
+from services.chassis.aside import aside
 from services.chassis.auth.principal import current_principal
 from services.chassis.errors import InvalidArgument, Reason, SihlaiError, Violation
 from services.chassis.log import get_logger
@@ -98,7 +97,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         # A uid says no project: what the caller may not see is not there.
         sees = current_principal().sees
         found = [item for item in found if isinstance(item, Damaged) or sees(f"projects/{item.job.project_id}")]
-        response = await aside(partial(_batch, request, found), parts=wanted)
+        response = await _batch(request, found)
         if response.ByteSize() > BATCH_BYTES_MAX:
             raise _too_large(wanted)
         return response
@@ -189,7 +188,9 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         return response.FromString(await self._jobs.submit(request_of(method, request), encode, made.submission))
 
 
-def _batch(request: messages.BatchGetJobsRequest, found: Sequence[JobView | Damaged]) -> messages.BatchGetJobsResponse:
+async def _batch(
+    request: messages.BatchGetJobsRequest, found: Sequence[JobView | Damaged]
+) -> messages.BatchGetJobsResponse:
     """Those of the jobs that were asked for, in that order, and the names and uids of which there is none."""
     views = [item for item in found if not isinstance(item, Damaged)]
     by_name, by_uid = {view.job.name: view for view in views}, {view.job.uid: view for view in views}
@@ -205,8 +206,7 @@ def _batch(request: messages.BatchGetJobsRequest, found: Sequence[JobView | Dama
             elif view is None and key not in damaged:
                 response.missing.append(key)
 
-    for _ in in_turns(asked, add):
-        pass
+    await aside(asked, add)
     return response
 
 

@@ -38,7 +38,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 
 from services.chassis.errors import Reason, Unavailable
-from services.scheduler.store.together import PSYCOPG, Step, together
+from services.scheduler.store.together import PSYCOPG, Step, nothing, together
 
 Values: TypeAlias = dict[str, Any]
 Clause: TypeAlias = Select[Any] | Insert | Update | Delete
@@ -101,10 +101,6 @@ class Statement:
         (found,) = together(connection, [self.asking(connection, many)])
         return cast(list[list[Values]], found)
 
-    def run(self, connection: Connection, values: Mapping[str, Any]) -> None:
-        """Change rows."""
-        together(connection, [self.changing(connection, [values])])
-
     def asking(self, connection: Connection, many: Sequence[Mapping[str, Any]]) -> Step[list[list[Values]]]:
         """The step of `each`."""
         compiled = self._for(connection.dialect)
@@ -125,7 +121,7 @@ class Statement:
                 say=lambda cursor: cursor.execute(compiled.of_document, document),
                 hear=lambda cursor: compiled.rows_of_each(cursor, len(many)),
             )
-        return Step(sql=compiled.sql, say=_nothing, hear=partial(_one_after_the_other, compiled, many))
+        return Step(sql=compiled.sql, say=nothing, hear=partial(_one_after_the_other, compiled, many))
 
     def changing(self, connection: Connection, many: Sequence[Mapping[str, Any]]) -> Step[None]:
         """The step that changes rows by the statement with each of the values; a server gets all of them at once."""
@@ -281,10 +277,6 @@ def _of_document(sql: str, types: Mapping[str, str]) -> str:
         return f"{head} SELECT {values.strip('()')} FROM {rows}"  # noqa: S608  # our own names
     head, _, condition = of_rows.partition(" WHERE ")
     return f"{head} FROM {rows} WHERE {condition}"
-
-
-def _nothing(_cursor: Any) -> None:
-    return None
 
 
 def _one_after_the_other(compiled: _Compiled, many: Sequence[Mapping[str, Any]], cursor: Any) -> list[list[Values]]:

@@ -22,8 +22,8 @@ logging.getLogger(PSYCOPG).setLevel(logging.ERROR)
 """It warns of each error behind the one that it raises: what was said after that is not done."""
 
 
-def _nothing(_cursor: Any) -> None:
-    return None
+def nothing(_cursor: Any) -> None:
+    """Is to be said or heard."""
 
 
 def _commit_nothing() -> None:
@@ -41,7 +41,7 @@ class Step(Generic[Result]):
 
 def words(sql: str) -> Step[None]:
     """A statement without values or rows."""
-    return Step(sql=sql, say=lambda cursor: cursor.execute(sql), hear=_nothing)
+    return Step(sql=sql, say=lambda cursor: cursor.execute(sql), hear=nothing)
 
 
 def together(

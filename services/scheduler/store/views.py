@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, CursorResult, Row, select, tuple_
 
-from services.chassis.aside import TOGETHER, in_turns
+from services.chassis.aside import ITEMS_A_TURN, in_turns
 from services.scheduler.domain.job import Attempt, Checkpoint, CheckpointKey, Job
 from services.scheduler.domain.view import Damaged, JobView
 from services.scheduler.store import tables
@@ -25,7 +25,7 @@ Read: TypeAlias = Callable[[Iterable[Row[Any]], Convert, Place], list[Any]]
 
 def few_at_a_time(result: CursorResult[Any]) -> Iterator[Row[Any]]:
     """The rows, of which the driver makes some at a time: it lets no other thread run meanwhile."""
-    return itertools.chain.from_iterable(result.partitions(TOGETHER))
+    return itertools.chain.from_iterable(result.partitions(ITEMS_A_TURN))
 
 
 def _at_once(rows: Iterable[Row[Any]], convert: Convert, place: Place) -> list[Any]:

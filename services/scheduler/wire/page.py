@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from services.chassis.aside import aside, in_turns
+from services.chassis.aside import aside
 from services.chassis.log import get_logger
 from services.scheduler.domain.view import DAMAGE, Damaged
 from services.scheduler.wire.names import page_token
@@ -39,13 +39,10 @@ async def page_of(
     out, with a line in the log: one bad record must not hide all the others.
     """
     page = _Page(to_proto, place, answer)
-
-    def work() -> bytes:
-        items = b"".join(in_turns(found[:limit], page.written))
-        goes_on = page.is_full or len(found) > limit
-        return items + answer([], page_token(page.last, scope) if goes_on else "").SerializeToString()
-
-    return await aside(work, parts=len(found))
+    items = await aside(found[:limit], page.written)
+    goes_on = page.is_full or len(found) > limit
+    end = answer([], page_token(page.last, scope) if goes_on else "")
+    return b"".join([*items, end.SerializeToString()])
 
 
 class _Page(Generic[Item, Proto]):
