@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import pytest
 
 from services.chassis.errors import Unavailable
 from services.scheduler.desk import DeskLimits, RunnerDesk
-from services.scheduler.domain.lease import BeIdle, Report, RunAttempt
+from services.scheduler.domain.job import AttemptPhase, StopMode
+from services.scheduler.domain.lease import ActiveReport, BeIdle, Report, RunAttempt, key_of
 from services.scheduler.domain.request import Request
 from tests.scheduler.stores import CLASSIFIER, one_commit_without_an_answer
 
@@ -51,6 +53,37 @@ def test_idle_runner_keeps_its_place_between_calls_which_cost_no_transaction(wit
         answer = await desk.synchronize(again(6))
         assert isinstance(answer.desired, RunAttempt)
         assert answer.standing.job.uid == uid
+
+    with_stores(test)
+
+
+def test_runner_is_told_to_stop_while_every_reader_hangs(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        desk, goes_on = desk_of(stores), threading.Event()
+        uid = await stores.submit("digits")
+        given = (await desk.synchronize(again(1))).standing.attempt
+        active = ActiveReport(key=key_of(given), number=given.number, phase=AttemptPhase.TRAINING)
+        assert isinstance((await desk.synchronize(replace(again(2), active=active))).desired, RunAttempt)
+        readers = [asyncio.ensure_future(stores.database.read(lambda _: goes_on.wait(60))) for _ in range(4)]
+        try:
+            job_id = f"job-{uid[-12:]}"
+            await stores.jobs.stop(
+                NOBODY,
+                lambda _: b"",
+                project_id="digits",
+                job_id=job_id,
+                mode=StopMode.CHECKPOINT,
+                grace_seconds=60.0,
+                margin_seconds=10.0,
+                reason="enough",
+            )
+            told = await asyncio.wait_for(desk.synchronize(replace(again(3), active=active)), 20)
+            assert told.desired.key == key_of(given)
+            assert told.desired.mode is StopMode.CHECKPOINT
+        finally:
+            goes_on.set()
+            await asyncio.gather(*readers)
 
     with_stores(test)
 
