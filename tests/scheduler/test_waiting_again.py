@@ -23,10 +23,10 @@ def again(sequence: int) -> Report:
     return Report(runner_id="one", session="one-first", sequence=sequence, capabilities=CLASSIFIER, wait_seconds=8.0)
 
 
-def desk_of(stores, *, idle_calls_per_second: float = 500.0) -> RunnerDesk:
+def desk_of(stores, *, idle_calls_per_second: float = 500.0, wait_seconds_max: float = 0.05) -> RunnerDesk:
     """With waits of a moment, and a gap that a test's steps fit into."""
     limits = DeskLimits(
-        wait_seconds_max=0.05,
+        wait_seconds_max=wait_seconds_max,
         idle_wait_seconds_max=0.5,
         idle_calls_per_second=idle_calls_per_second,
         resend_seconds=1.0,
@@ -60,11 +60,12 @@ def test_idle_runner_keeps_its_place_between_calls_which_cost_no_transaction(wit
 def test_runner_is_told_to_stop_while_every_reader_hangs(with_stores):
     async def test(stores):
         await stores.create_project("digits")
-        desk, goes_on = desk_of(stores), threading.Event()
+        desk, goes_on = desk_of(stores, wait_seconds_max=30.0), threading.Event()
         uid = await stores.submit("digits")
         given = (await desk.synchronize(again(1))).standing.attempt
         active = ActiveReport(key=key_of(given), number=given.number, phase=AttemptPhase.TRAINING)
-        assert isinstance((await desk.synchronize(replace(again(2), active=active))).desired, RunAttempt)
+        await desk.synchronize(replace(again(2), active=active, wait_seconds=0.0))
+        waiting = asyncio.ensure_future(desk.synchronize(replace(again(3), active=active)))
         readers = [asyncio.ensure_future(stores.database.read(lambda _: goes_on.wait(60))) for _ in range(4)]
         try:
             job_id = f"job-{uid[-12:]}"
@@ -78,7 +79,7 @@ def test_runner_is_told_to_stop_while_every_reader_hangs(with_stores):
                 margin_seconds=10.0,
                 reason="enough",
             )
-            told = await asyncio.wait_for(desk.synchronize(replace(again(3), active=active)), 20)
+            told = await asyncio.wait_for(waiting, 5)
             assert told.desired.key == key_of(given)
             assert told.desired.mode is StopMode.CHECKPOINT
         finally:
