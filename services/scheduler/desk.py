@@ -12,8 +12,11 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.chassis.errors import Aborted, Reason
 from services.chassis.rpc import server_stopping
@@ -47,8 +50,7 @@ class DeskLimits:
     """So long after its call was answered an idle runner keeps its place: it calls again at once."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """What a call is answered with. What the report carried may be acknowledged if it was applied (`standing`)."""
 
     desired: Desired

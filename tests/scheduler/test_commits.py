@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from dataclasses import replace
 
 import psutil
+from msgspec.structs import replace
 from sihlai.scheduler.v1 import job_pb2
 from sqlalchemy import create_engine, text
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from services.scheduler.domain.dispatcher import Dispatcher, ReadyJob
 from services.scheduler.domain.placement import GIB, Capabilities, Gpu, Needs, fits, needs_from_key, size
@@ -96,7 +97,7 @@ class World:
                 assert proposal.overtaken == head.uid
                 self.jobs[project].remove(head)
                 self.jobs[project].append(
-                    ReadyJob(**{**head.__dict__, "overtaken": head.overtaken + 1}),
+                    replace(head, overtaken=head.overtaken + 1),
                 )
                 self.dispatcher.overtake(project)
             self.remove(project, next(each for each in self.jobs[project] if each.uid == job.uid))

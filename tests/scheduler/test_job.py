@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from services.chassis.errors import FailedPrecondition, Reason
 from services.scheduler.domain import ending

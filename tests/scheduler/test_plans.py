@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy import Engine, Index
 
 from services.scheduler.domain.job import JobReason, ResumeSource

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import text
 
 from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Reason

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from services.chassis.errors import Unavailable
 from services.scheduler.desk import DeskLimits, RunnerDesk

@@ -1,4 +1,4 @@
-"""What may happen, in values and pure functions: the standard library and `chassis.errors` alone.
+"""What may happen, in values (msgspec Structs) and pure functions, with `chassis.errors` alone.
 
 Time, ids and randomness are arguments. In reading order: `job` (states and what changes them), `ending` (whose fault,
 and what then), `lease` (who holds what), `timekeeping` (when a lease may run out), `placement` (what fits where),

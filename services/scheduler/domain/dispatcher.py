@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from services.scheduler.domain.job import Job
 from services.scheduler.domain.placement import Capabilities, Gpu, Needs, fits, needs_from_key, size
@@ -33,8 +35,7 @@ def offer_of(capabilities: Capabilities) -> Offer:
     return capabilities.gpus, capabilities.tasks, capabilities.extras
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadyJob:
+class ReadyJob(Struct, frozen=True, kw_only=True):
     """The first ready job of a project and kind. `kind` is the key of its needs."""
 
     uid: str
@@ -56,8 +57,7 @@ def ready_job(job: Job) -> ReadyJob:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Proposal:
+class Proposal(Struct, frozen=True, kw_only=True):
     """Give this job of this project to this runner. `overtaken`: the uid of the job that it goes before, or empty."""
 
     project_uid: str
@@ -66,16 +66,14 @@ class Proposal:
     overtaken: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Runner:
+class _Runner(Struct, frozen=True, kw_only=True):
     """A registered runner. `since`: its place among those that are idle with the same offer; None while it is not."""
 
     offer: Offer
     since: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Project:
+class _Project(Struct, frozen=True, kw_only=True):
     served: int
     busy: bool = False
     firsts: Mapping[str, ReadyJob] = field(default_factory=dict)

@@ -7,7 +7,9 @@ and elsewhere where there is an elsewhere. Only what the user can mend ends a jo
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.scheduler.domain.job import (
     SECOND_US,
@@ -51,8 +53,7 @@ _BLAME = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class RetryLimits:
+class RetryLimits(Struct, frozen=True, kw_only=True):
     """How often, and how soon, a job is tried again."""
 
     lost_attempts_max: int

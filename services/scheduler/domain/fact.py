@@ -1,30 +1,28 @@
-"""Facts: what happened, as it goes to the bus. Standard library and the domain only; the proto is made at the wire."""
+"""Facts: what happened, as it goes to the bus. Values only; the proto is made at the wire."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from services.scheduler.domain.job import AttemptOutcome, Checkpoint, JobReason, JobState, StopMode
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobFact:
+class JobFact(Struct, frozen=True, kw_only=True):
     """Something happened to a job."""
 
     job_name: str
     job_uid: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobSubmitted(JobFact):
+class JobSubmitted(JobFact, frozen=True, kw_only=True):
     """A job was submitted."""
 
     creator: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobStarted(JobFact):
+class JobStarted(JobFact, frozen=True, kw_only=True):
     """A job was assigned to a runner."""
 
     attempt: int
@@ -32,22 +30,19 @@ class JobStarted(JobFact):
     runner_id: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobRunning(JobFact):
+class JobRunning(JobFact, frozen=True, kw_only=True):
     """A job's trainer took its first step."""
 
     attempt: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobStopping(JobFact):
+class JobStopping(JobFact, frozen=True, kw_only=True):
     """A job was asked to stop."""
 
     mode: StopMode
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobEnded(JobFact):
+class JobEnded(JobFact, frozen=True, kw_only=True):
     """A job ended."""
 
     state: JobState
@@ -55,8 +50,7 @@ class JobEnded(JobFact):
     message: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttemptLost(JobFact):
+class AttemptLost(JobFact, frozen=True, kw_only=True):
     """An attempt was lost or handed back, or failed in a way that its job is tried again."""
 
     attempt: int
@@ -64,53 +58,45 @@ class AttemptLost(JobFact):
     outcome: AttemptOutcome
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointSaved(JobFact):
+class CheckpointSaved(JobFact, frozen=True, kw_only=True):
     """A checkpoint was recorded."""
 
     checkpoint: Checkpoint
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobDeleted(JobFact):
+class JobDeleted(JobFact, frozen=True, kw_only=True):
     """A job was deleted."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunnerFact:
+class RunnerFact(Struct, frozen=True, kw_only=True):
     """Something happened to a runner."""
 
     runner_id: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunnerJoined(RunnerFact):
+class RunnerJoined(RunnerFact, frozen=True, kw_only=True):
     """A runner was heard of for the first time, or again."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunnerDrained(RunnerFact):
+class RunnerDrained(RunnerFact, frozen=True, kw_only=True):
     """A runner takes no new job."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunnerPutAside(RunnerFact):
+class RunnerPutAside(RunnerFact, frozen=True, kw_only=True):
     """A runner takes no job for a while: too many attempts failed through its fault."""
 
     reason: str
     until_us: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunnerLost(RunnerFact):
+class RunnerLost(RunnerFact, frozen=True, kw_only=True):
     """A runner went silent."""
 
 
 Fact: TypeAlias = JobFact | RunnerFact
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncodedFact:
+class EncodedFact(Struct, frozen=True, kw_only=True):
     """An event as it goes to the bus."""
 
     subject: str

@@ -1,7 +1,7 @@
 """A job and its attempts: states, and what may happen in each.
 
 What is wanted (`Job.stop`) stands beside what is observed (`Job.state`), so a stop is never lost in a race with a claim
-or with a lost lease. Standard library and our errors only: no clock, no database, no proto. Times are whole
+or with a lost lease. Values and our errors only: no clock, no database, no proto. Times are whole
 microseconds since 1970, UTC. Every function returns new values.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from services.chassis.errors import FailedPrecondition, Reason
 from services.scheduler.domain.placement import Needs
@@ -138,8 +140,7 @@ TRANSITIONS: Mapping[JobState, Mapping[Event, JobState]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
+class Progress(Struct, frozen=True, kw_only=True):
     """How far an attempt is. Mirrors the proto's message; 0 and None while unknown."""
 
     phase: str = ""
@@ -151,8 +152,7 @@ class Progress:
     problem: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointKey:
+class CheckpointKey(Struct, frozen=True, kw_only=True):
     """Which checkpoint of which job. Newer ones have a greater (epoch, iteration)."""
 
     job_uid: str
@@ -160,8 +160,7 @@ class CheckpointKey:
     iteration: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointFile:
+class CheckpointFile(Struct, frozen=True, kw_only=True):
     """One file of a checkpoint; sha256 in hexadecimal."""
 
     name: str
@@ -169,8 +168,7 @@ class CheckpointFile:
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True, kw_only=True):
     """A checkpoint as it is recorded. `cause` is a name of the proto's enum without its prefix."""
 
     key: CheckpointKey
@@ -182,8 +180,7 @@ class Checkpoint:
     best: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResumeSource:
+class ResumeSource(Struct, frozen=True, kw_only=True):
     """What a resumed job goes on from: names for people, the key for the store. Or, where it `evaluates`, validates."""
 
     job_name: str
@@ -192,8 +189,7 @@ class ResumeSource:
     evaluates: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True, kw_only=True):
     """One try of a job on one runner. Active until it has an outcome.
 
     `resume` is the checkpoint that it began at, None for a fresh start. `acknowledged`: the runner said that it holds
@@ -227,8 +223,7 @@ class Attempt:
         return self.outcome is None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(Struct, frozen=True, kw_only=True):
     """One training of a model. `sequence` is the order of submission; `spec` is the completed JobSpec, as bytes.
 
     `held`: queued, and not to be claimed before its lost attempt's checkpoints have been looked for.

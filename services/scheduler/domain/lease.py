@@ -7,8 +7,10 @@ epoch fences: a report about any other attempt than the active one changes no st
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field, replace
 from typing import TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from services.scheduler.domain.ending import Blame
 from services.scheduler.domain.job import (
@@ -26,16 +28,14 @@ from services.scheduler.domain.job import (
 from services.scheduler.domain.placement import Capabilities
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttemptKey:
+class AttemptKey(Struct, frozen=True, kw_only=True):
     """Names an attempt."""
 
     job_uid: str
     epoch: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class ActiveReport:
+class ActiveReport(Struct, frozen=True, kw_only=True):
     """The attempt that a runner says it works on. `phase` is None where this version has no word for it."""
 
     key: AttemptKey
@@ -47,8 +47,7 @@ class ActiveReport:
     stopping: StopMode = StopMode.NONE
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClosedReport:
+class ClosedReport(Struct, frozen=True, kw_only=True):
     """An attempt that a runner says has ended."""
 
     key: AttemptKey
@@ -60,16 +59,14 @@ class ClosedReport:
     checkpoints: tuple[Checkpoint, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpoolReport:
+class SpoolReport(Struct, frozen=True, kw_only=True):
     """Points and lines that wait on a runner's disk after their attempt ended."""
 
     key: AttemptKey
     number: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """All that a runner says in one call."""
 
     runner_id: str
@@ -83,8 +80,7 @@ class Report:
     wait_seconds: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Runner:
+class Runner(Struct, frozen=True, kw_only=True):
     """A runner as it is recorded. `drain_asked` is an operator's wish, `draining` its own; a new session clears both.
 
     `replaced` are the sessions that newer ones took over from, newest first, bounded. `failures`: attempts in a row
@@ -120,8 +116,7 @@ class Runner:
         return self.draining or self.drain_asked
 
 
-@dataclass(frozen=True, kw_only=True)
-class AsideLimits:
+class AsideLimits(Struct, frozen=True, kw_only=True):
     """When a runner is put aside, and for how long."""
 
     failures_max: int
@@ -185,20 +180,17 @@ def key_of(attempt: Attempt) -> AttemptKey:
     return AttemptKey(job_uid=attempt.job_uid, epoch=attempt.epoch)
 
 
-@dataclass(frozen=True, kw_only=True)
-class BeIdle:
+class BeIdle(Struct, frozen=True, kw_only=True):
     """Nothing to do; an attempt that the runner works on is superseded."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunAttempt:
+class RunAttempt(Struct, frozen=True, kw_only=True):
     """Work on this attempt."""
 
     key: AttemptKey
 
 
-@dataclass(frozen=True, kw_only=True)
-class StopAttempt:
+class StopAttempt(Struct, frozen=True, kw_only=True):
     """Stop this attempt; `hand_back` where the runner is drained and the job goes on elsewhere."""
 
     key: AttemptKey

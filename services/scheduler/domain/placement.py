@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
+
+from msgspec import Struct
 
 MIB = 2**20
 GIB = 2**30
@@ -11,16 +12,14 @@ KINDS_REMEMBERED = 1_024
 """Of needs, as they are read again and again."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
+class Gpu(Struct, frozen=True, kw_only=True):
     """One GPU."""
 
     model: str
     memory_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Capabilities:
+class Capabilities(Struct, frozen=True, kw_only=True):
     """What a runner has and can do. Tasks are names of the proto's enum without their prefix.
 
     `extras`: optional parts of sihlai that are installed. `problem`: why it can train nothing now; empty while it can.
@@ -36,8 +35,7 @@ class Capabilities:
     problem: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Needs:
+class Needs(Struct, frozen=True, kw_only=True, dict=True):
     """What a job asks of a runner. `avoided`: ids of runners that it keeps away from while another could serve it."""
 
     gpus: int = 0

@@ -1,12 +1,11 @@
-"""A project: what a team trains on. Standard library only."""
+"""A project: what a team trains on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetSource:
+class DatasetSource(Struct, frozen=True, kw_only=True):
     """Where a dataset is. `credentials_id` names a row of sealed credentials; empty where there are none."""
 
     uri: str
@@ -19,8 +18,7 @@ class DatasetSource:
         return other is not None and (self.uri, self.endpoint_url) == (other.uri, other.endpoint_url)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Project:
+class Project(Struct, frozen=True, kw_only=True):
     """A project. `revision` changes with every change; `served` is the revision of the last claim of a job of it."""
 
     uid: str
@@ -39,8 +37,7 @@ class Project:
         return f"projects/{self.project_id}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceChange:
+class SourceChange(Struct, frozen=True, kw_only=True):
     """A dataset source as a caller gives it. `sealed`: new credentials. `drop`: those that are stored go."""
 
     uri: str
@@ -50,15 +47,13 @@ class SourceChange:
     drop: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class CredentialsChange:
+class CredentialsChange(Struct, frozen=True, kw_only=True):
     """New credentials for a source that stays where it is; None: those that are stored go."""
 
     sealed: bytes | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProjectChange:
+class ProjectChange(Struct, frozen=True, kw_only=True):
     """What an update changes; None leaves a field as it is."""
 
     display_name: str | None = None

@@ -1,12 +1,11 @@
-"""A request that may be sent again. Standard library only."""
+"""A request that may be sent again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """Who asks for what: the caller's id, which may be empty, and the digest of method and body."""
 
     request_id: str

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from services.scheduler.domain.job import SECOND_US, Checkpoint, CheckpointKey
 
 MINUTE_US = 60 * SECOND_US
 
 
-@dataclass(frozen=True, kw_only=True)
-class Retention:
+class Retention(Struct, frozen=True, kw_only=True):
     """`kept`: checkpoints of a job beside the last and the best one, spread evenly over its iterations.
 
     One that is younger than `settle_minutes` stays: its runner may not have heard yet that it is recorded, and would

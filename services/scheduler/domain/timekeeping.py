@@ -7,13 +7,13 @@ the runners, who go on training meanwhile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.scheduler.domain.job import SECOND_US
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClockLimits:
+class ClockLimits(Struct, frozen=True, kw_only=True):
     """When the clocks are not believed."""
 
     outage_seconds: float
@@ -22,8 +22,7 @@ class ClockLimits:
     """The database's clock and the machine's monotonic one may drift apart by so much between two looks."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
+class Look(Struct, frozen=True, kw_only=True):
     """A look at the leases: when it was asked for and when it is taken, monotonic, and the database's time then."""
 
     asked_seconds: float
@@ -47,8 +46,7 @@ def outage(before: Look | None, look: Look, limits: ClockLimits) -> str:
     return ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SilenceLimits:
+class SilenceLimits(Struct, frozen=True, kw_only=True):
     """When so many runners are silent that it is taken for an outage, and for how long."""
 
     runners_min: int
@@ -56,8 +54,7 @@ class SilenceLimits:
     minutes_max: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Guard:
+class Guard(Struct, frozen=True, kw_only=True):
     """Whether leases are held because many runners are silent. `since_us`: from when on; None while they are not."""
 
     since_us: int | None = None

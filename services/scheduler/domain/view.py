@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from services.scheduler.domain.job import Attempt, Checkpoint, Job, JobState, Progress, ResumeSource
 from services.scheduler.domain.lease import Runner
@@ -14,8 +15,7 @@ DAMAGE = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError)
 """What the reading of a record raises that another version wrote, or a hand, or a failing disk."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobView:
+class JobView(Struct, frozen=True, kw_only=True):
     """A job with what is shown beside it: its newest attempts, in their order, and its last checkpoint."""
 
     job: Job
@@ -29,8 +29,7 @@ class JobView:
         return newest.progress if newest is not None and newest.active else self.job.progress
 
 
-@dataclass(frozen=True, kw_only=True)
-class Submission:
+class Submission(Struct, frozen=True, kw_only=True):
     """A new job. `source` is set for one that goes on from another: it takes that one's datasets.
 
     `dataset`: what an evaluation validates on, where it is another; `sealed` are its credentials, where it has its own.
@@ -49,8 +48,7 @@ class Submission:
     sealed: bytes | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobFilter:
+class JobFilter(Struct, frozen=True, kw_only=True):
     """Which jobs are meant; conditions that are given must all hold. `project_id` None means every project."""
 
     project_id: str | None = None
@@ -74,8 +72,7 @@ class JobFilter:
         return (not self.states or job.state in self.states) and self.could_match(job)
 
 
-@dataclass(frozen=True, kw_only=True)
-class QueueStanding:
+class QueueStanding(Struct, frozen=True, kw_only=True):
     """Why a job waits. `ahead` is counted up to a limit."""
 
     ahead: int
@@ -90,16 +87,14 @@ class QueueStanding:
     """How many runners they stand for."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunnerView:
+class RunnerView(Struct, frozen=True, kw_only=True):
     """A runner and the job that it works on."""
 
     runner: Runner
     job_name: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Damaged:
+class Damaged(Struct, frozen=True, kw_only=True):
     """Stands in a list for a record that cannot be read. `place` is where it stands in the list's order."""
 
     place: str

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
 from sihlai.runner.v1 import (
     runner_admin_service_pb2,
     runner_admin_service_pb2_grpc,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, Row, delete, func, insert, select, tuple_, update
 
 from services.chassis.errors import NotFound, Reason

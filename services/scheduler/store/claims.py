@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
+from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import bindparam, insert, update
 
 from services.scheduler.domain import job as domain
@@ -32,8 +33,7 @@ _OVERTAKE = Statement(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Claim:
+class Claim(Struct, frozen=True, kw_only=True):
     """This job for this runner, at this revision. `overtaken`: the uid of the job that it goes before, or empty."""
 
     job: ReadyJob

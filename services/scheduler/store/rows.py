@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
+from msgspec.structs import asdict
 from sqlalchemy import Row
 
 from services.chassis.log import get_logger
@@ -56,8 +56,8 @@ def readable(
 
 def project_to_row(project: Project) -> Values:
     """The columns of a project."""
-    values = _shallow(project)
-    values["training_dataset"] = _shallow(project.training_dataset)
+    values = asdict(project)
+    values["training_dataset"] = asdict(project.training_dataset)
     values["validation_dataset"] = _optional(project.validation_dataset)
     return values
 
@@ -72,10 +72,10 @@ def project_from_row(row: Record) -> Project:
 
 def job_to_row(job: Job) -> Values:
     """The columns of a job."""
-    values = _shallow(job)
+    values = asdict(job)
     values["needs_key"] = values.pop("needs").key
     values["labels"] = dict(job.labels)
-    values["training_dataset"] = _shallow(job.training_dataset)
+    values["training_dataset"] = asdict(job.training_dataset)
     values["validation_dataset"] = _optional(job.validation_dataset)
     values["ready"] = job.ready
     values["state"] = job.state.value
@@ -83,7 +83,7 @@ def job_to_row(job: Job) -> Values:
     values["stop"] = int(job.stop)
     values["progress"] = progress_to_json(job.progress)
     values["last_checkpoint"] = _optional(job.last_checkpoint)
-    values["source"] = dataclasses.asdict(job.source) if job.source is not None else None
+    values["source"] = {**asdict(job.source), "key": asdict(job.source.key)} if job.source is not None else None
     return values
 
 
@@ -106,7 +106,7 @@ def job_from_row(row: Record) -> Job:
 
 def attempt_to_row(attempt: Attempt) -> Values:
     """The columns of an attempt, but for `project_uid` and `adopted`, which are the store's own."""
-    values = _shallow(attempt)
+    values = asdict(attempt)
     values["active"] = attempt.active
     values["phase"] = attempt.phase.value
     values["outcome"] = attempt.outcome.value if attempt.outcome is not None else None
@@ -131,9 +131,9 @@ def attempt_from_row(row: Record, *, besides: tuple[str, ...] = ()) -> Attempt:
 
 def checkpoint_to_row(checkpoint: Checkpoint) -> Values:
     """The columns of a checkpoint."""
-    values = _shallow(checkpoint)
-    values |= _shallow(values.pop("key"))
-    values["files"] = [_shallow(file) for file in checkpoint.files]
+    values = asdict(checkpoint)
+    values |= asdict(values.pop("key"))
+    values["files"] = [asdict(file) for file in checkpoint.files]
     return values
 
 
@@ -149,7 +149,7 @@ def checkpoint_from_row(row: Record, *, besides: tuple[str, ...] = ()) -> Checkp
 
 def runner_to_row(runner: Runner) -> Values:
     """The columns of a runner."""
-    values = _shallow(runner)
+    values = asdict(runner)
     values["capabilities"] = capabilities_to_json(runner.capabilities)
     values["replaced"] = list(runner.replaced)
     return values
@@ -165,8 +165,8 @@ def runner_from_row(row: Record) -> Runner:
 
 def capabilities_to_json(capabilities: Capabilities) -> Values:
     """Capabilities as JSON."""
-    values = _shallow(capabilities)
-    values["gpus"] = [_shallow(gpu) for gpu in capabilities.gpus]
+    values = asdict(capabilities)
+    values["gpus"] = [asdict(gpu) for gpu in capabilities.gpus]
     values["tasks"] = sorted(capabilities.tasks)
     values["extras"] = sorted(capabilities.extras)
     return values
@@ -181,7 +181,7 @@ def capabilities_from_json(values: Values) -> Capabilities:
 
 def progress_to_json(progress: Progress) -> Values:
     """The progress as JSON."""
-    return _shallow(progress)
+    return asdict(progress)
 
 
 def checkpoint_key_from_json(values: Values | None) -> CheckpointKey | None:
@@ -194,13 +194,8 @@ def changes(before: Values, after: Values) -> Values:
     return {name: value for name, value in after.items() if value != before[name]}
 
 
-def _shallow(value: Any) -> Values:
-    """The fields as they are: `dataclasses.asdict` copies deeply, which costs more than the insert."""
-    return dict(vars(value))
-
-
 def _optional(value: Any) -> Values | None:
-    return _shallow(value) if value is not None else None
+    return asdict(value) if value is not None else None
 
 
 def _source_from_json(values: Values | None) -> DatasetSource | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
+from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import Connection, select, tuple_
 
 from services.chassis.log import get_logger
@@ -65,8 +66,7 @@ _WORKING = (*_IDLE, JOB_OF_RUNNER)
 LOST_BY_RUNNER = "the runner came without the attempt that it held"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Standing:
+class Standing(Struct, frozen=True, kw_only=True):
     """A runner and what it should hold. `resume`: the checkpoint that the attempt begins at.
 
     `applied`: nothing of the report was where this is False, because its number was not above the highest one.
@@ -81,8 +81,7 @@ class Standing:
     as_of: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Renewal:
+class Renewal(Struct, frozen=True, kw_only=True):
     """A call that said nothing new but that runner and attempt are alive, `age_us` ago. `progress`: where it moved."""
 
     runner_id: str

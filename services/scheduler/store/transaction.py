@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
+from msgspec import Struct
 from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
@@ -45,8 +46,7 @@ Refused = Callable[[DBAPIError | Unavailable], Exception]
 Question = tuple[Statement, Values]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Given:
+class Given(Struct, frozen=True, kw_only=True):
     """An attempt that a transaction has given to a runner, which is as it is after that."""
 
     runner: Runner
@@ -54,8 +54,7 @@ class Given:
     attempt: Attempt
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stopping:
+class Stopping(Struct, frozen=True, kw_only=True):
     """An attempt that goes on, and its job, which was asked to stop."""
 
     job: Job

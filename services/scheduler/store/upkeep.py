@@ -6,10 +6,11 @@ Every call is one transaction, and each update is guarded by the state that it e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, Table, and_, bindparam, case, delete, func, select, update
 from sqlalchemy.sql.elements import ColumnElement
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from google.protobuf.duration_pb2 import Duration
+from msgspec.structs import replace
 from sihlai.conversion.v1 import task_pb2
 from sihlai.scheduler.v1 import job_pb2, job_service_pb2
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.chassis.errors import Aborted, Reason, Unavailable
 from services.scheduler.desk import Answer
@@ -21,8 +24,7 @@ from services.scheduler.domain.lease import (
 from services.scheduler.domain.placement import Capabilities
 
 
-@dataclass(frozen=True, kw_only=True)
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """A call that was sent. `ends`: why it must end without an answer, where another has taken its place."""
 
     report: Report

@@ -7,7 +7,6 @@ transaction, transactions fail or their answer is lost, and either side dies and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -20,6 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from services.chassis.errors import Aborted, AlreadyExists, FailedPrecondition, Unavailable
 from services.scheduler.domain.job import (
