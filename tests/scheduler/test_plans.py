@@ -31,6 +31,8 @@ SMALL = {"counters", "runners", "projects"}
 PARTIAL = {index.name for table in metadata.tables.values() for index in table.indexes if is_partial(index)}
 """Indexes that have what is under way, and not what has been: they may be gone through."""
 SQLITE_SCAN = re.compile(r"SCAN (\w+)(?: USING (?:COVERING )?INDEX (\w+))?")
+SQLITE_PROJECT = re.compile(r"SEARCH (jobs) USING (?:COVERING )?INDEX (\w+) \(project_uid=\?\)")
+"""All jobs of a project, of which there may be a million."""
 POSTGRESQL_SCAN = re.compile(r"Seq Scan on (\w+)|Index (?:Only )?Scan (?:Backward )?using (\w+) on (\w+)")
 
 
@@ -89,6 +91,16 @@ async def live(stores: Any, checkpoint: Any) -> None:
     assert [part async for part in rows.prune()]
     await stores.delete_job(resumed)
     await stores.upkeep.forget()
+    await projects.create(
+        REQUEST,
+        lambda _: b"",
+        project_id="gone",
+        display_name="",
+        training=SourceChange(uri="file:///"),
+        validation=None,
+    )
+    await projects.delete(REQUEST, lambda _: b"", project_id="gone")
+    await projects.purge(await projects.doomed())
 
 
 def plan_of(engine: Engine, executed: Executed) -> list[str]:
@@ -105,8 +117,9 @@ def plan_of(engine: Engine, executed: Executed) -> list[str]:
 def gone_through(plan: list[str]) -> set[str]:
     """The tables that the steps go through from their beginnings to their ends, also where they do so by an index."""
     found = set()
-    for step, after in zip(plan, [*plan[1:], ""], strict=True):
-        if scan := SQLITE_SCAN.match(step):
+    for before, step, after in zip(["", *plan[:-1]], plan, [*plan[1:], ""], strict=True):
+        is_existence = before.startswith("CORRELATED SCALAR SUBQUERY")
+        if scan := SQLITE_SCAN.match(step) or (not is_existence and SQLITE_PROJECT.match(step)):
             table, index = scan.groups()
             found |= {table} if index not in PARTIAL else set()
         elif scan := POSTGRESQL_SCAN.search(step):

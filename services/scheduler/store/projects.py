@@ -9,9 +9,18 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.chassis.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Reason, Violation
+from services.chassis.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Reason,
+    SihlaiError,
+    Violation,
+)
+from services.chassis.log import get_logger
 from services.scheduler.domain.fact import JobDeleted
-from services.scheduler.domain.job import FINAL, Job
+from services.scheduler.domain.job import Job
 from services.scheduler.domain.project import (
     CredentialsChange,
     DatasetSource,
@@ -28,6 +37,8 @@ from services.scheduler.store.requests import answered, first_answer
 from services.scheduler.store.rows import project_from_row, project_to_row, readable
 from services.scheduler.store.statement import Statement, Values
 from services.scheduler.store.transaction import Committed, Transaction
+
+log = get_logger(__name__)
 
 Encode = Callable[[Project], bytes]
 
@@ -143,10 +154,17 @@ class ProjectStore:
             changed = replace(changed, update_time_us=transaction.now_us, revision=transaction.next_revision())
             query = update(tables.projects).where(tables.projects.c.uid == project.uid)
             transaction.connection.execute(query.values(project_to_row(changed)))
-            forget_credentials(transaction, [changed])
+            made.append(changed)
             return changed
 
-        return await self._database.write(lambda tx: answered(tx, request, lambda: update_project(tx), encode))
+        made = list[Project]()
+        answer = await self._database.write(lambda tx: answered(tx, request, lambda: update_project(tx), encode))
+        for changed in made:
+            try:
+                await forget_credentials(self._database, changed.uid)
+            except SihlaiError as error:  # the project is changed; Upkeep.forget will come by
+                log.warning("credentials_not_forgotten", project=changed.name, problem=str(error))
+        return answer
 
     async def delete(self, request: Request, encode: Encode, *, project_id: str) -> bytes:
         """Delete a project with its ended jobs; FailedPrecondition while one has not ended.
@@ -349,8 +367,7 @@ def _with_new_credentials(
 
 def _refuse_living_jobs(connection: Connection, project: Project) -> None:
     jobs = tables.jobs
-    final = sorted(state.value for state in FINAL)
-    query = select(jobs.c.job_id).where(jobs.c.project_uid == project.uid, jobs.c.state.not_in(final)).limit(1)
+    query = select(jobs.c.job_id).where(jobs.c.project_uid == project.uid, jobs.c.end_time_us.is_(None)).limit(1)
     job_id = connection.execute(query).scalar_one_or_none()
     if job_id is not None:
         name = f"{project.name}/jobs/{job_id}"

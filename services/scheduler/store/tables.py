@@ -101,6 +101,7 @@ _HAS_STOP_DEADLINE = _only_where(sqlite="stop_deadline_us IS NOT NULL", postgres
 _WAITS_TO_RETRY = _only_where(sqlite="retry_time_us IS NOT NULL", postgresql="retry_time_us IS NOT NULL")
 _IS_PUT_ASIDE = _only_where(sqlite="put_aside_until_us IS NOT NULL", postgresql="put_aside_until_us IS NOT NULL")
 _TO_ADOPT = _only_where(sqlite="active = 0 AND adopted = 0", postgresql="NOT active AND NOT adopted")
+_IS_ALIVE = _only_where(sqlite="end_time_us IS NULL", postgresql="end_time_us IS NULL")
 _GOES_ON = _only_where(sqlite="source IS NOT NULL", postgresql="source IS NOT NULL")
 _NOT_LOST = _only_where(sqlite="lost = 0", postgresql="NOT lost")
 
@@ -123,6 +124,7 @@ Index(
 Index("jobs_by_stop_deadline", jobs.c.stop_deadline_us, **_HAS_STOP_DEADLINE)
 Index("jobs_by_retry_time", jobs.c.retry_time_us, **_WAITS_TO_RETRY)
 Index("jobs_that_go_on", jobs.c.project_uid, **_GOES_ON)
+Index("living_jobs", jobs.c.project_uid, **_IS_ALIVE)
 
 job_labels = Table(
     "job_labels",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeAlias
 
 from msgspec.structs import replace
@@ -31,7 +30,7 @@ from services.scheduler.domain.lease import AttemptKey
 from services.scheduler.domain.timekeeping import ClockLimits, Guard, Look, SilenceLimits, outage
 from services.scheduler.store import tables
 from services.scheduler.store.attempts import close_attempt, load_job, record_checkpoints, save_job
-from services.scheduler.store.credentials import sweep_credentials, unused_credentials
+from services.scheduler.store.credentials import forget_credentials
 from services.scheduler.store.database import Database
 from services.scheduler.store.jobs import OLDEST_CURSOR
 from services.scheduler.store.placing import Placing
@@ -39,7 +38,7 @@ from services.scheduler.store.registration import forget_lost_runners, save_runn
 from services.scheduler.store.rows import attempt_from_row, job_from_row, progress_to_json, runner_from_row
 from services.scheduler.store.runners import Renewal
 from services.scheduler.store.statement import Statement
-from services.scheduler.store.transaction import Transaction, last_revision
+from services.scheduler.store.transaction import Transaction
 
 log = get_logger(__name__)
 
@@ -157,10 +156,7 @@ class Upkeep:
         """Drop what has been kept long enough, FORGOTTEN_MAX of each kind in a transaction."""
         while max(await self._database.write(self._forget)) >= FORGOTTEN_MAX:
             pass
-        as_of, unused = await self._database.list(lambda c: (last_revision(c), unused_credentials(c)))
-        for start in range(0, len(unused), FORGOTTEN_MAX):
-            some = unused[start : start + FORGOTTEN_MAX]
-            await self._database.write(partial(sweep_credentials, unused=some, as_of=as_of))
+        await forget_credentials(self._database)
 
     @property
     def _lease_us(self) -> int:
