@@ -423,6 +423,7 @@ def _upkeep_limits(config: SchedulerConfig) -> UpkeepLimits:
         removed_job_hours=config.removed_job_hours,
         outbox_days_max=config.outbox_days_max,
         lost_runner_days=config.lost_runner_days,
+        parked_minutes=config.parked_minutes,
     )
 
 

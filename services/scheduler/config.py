@@ -127,6 +127,12 @@ class SchedulerConfig(ServerConfig):
     request_id_hours: float = setting(48.0, "how long request ids are known", units="h", minimum=1)
     removed_job_hours: float = setting(168.0, "how long a watch's cursor works after deletions", units="h", minimum=1)
     lost_runner_days: float = setting(30.0, "how long a lost runner is remembered", units="days", minimum=0)
+    parked_minutes: float = setting(
+        10.0,
+        "how long a record that cannot be dealt with is left alone before it is tried again",
+        units="min",
+        minimum=0,
+    )
     outbox_days_max: float = setting(30.0, "how long events wait for the bus", units="days", minimum=1)
     watch_progress_seconds: float = setting(15.0, "silence after which a watch says so", units="s", minimum=0.1)
     watch_page_max: int = setting(500, "jobs that a watch reads at once", units="jobs", minimum=1)

@@ -195,9 +195,8 @@ class Stores:
 
     async def adopt_all(self, **found: list[Checkpoint]) -> None:
         """Look for the checkpoints of every ended attempt, and find none but those given by job uid."""
-        for attempt, _ in await self.upkeep.attempts_to_adopt(100):
-            key = AttemptKey(job_uid=attempt.job_uid, epoch=attempt.epoch)
-            await self.upkeep.adopt(key, found.get(attempt.job_uid, []))
+        for orphan in await self.upkeep.attempts_to_adopt(100):
+            await self.upkeep.adopt(orphan.key, found.get(orphan.key.job_uid, []))
 
     async def delete_project(self, project_id: str) -> None:
         """Delete it and all that is its."""

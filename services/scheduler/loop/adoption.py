@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 from services.chassis.errors import SihlaiError
 from services.chassis.log import get_logger
-from services.scheduler.domain.job import SECOND_US, Attempt
-from services.scheduler.domain.lease import key_of
+from services.scheduler.domain.job import SECOND_US
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.store.transaction import Committed
-from services.scheduler.store.upkeep import Upkeep
+from services.scheduler.store.upkeep import Orphan, Upkeep
 from services.scheduler.wire.checkpoint import checkpoint_from_manifest
 
 log = get_logger(__name__)
@@ -62,37 +61,38 @@ class Adoption:
         self._to_adopt.clear()
         due = await self._upkeep.attempts_to_adopt(self._limits.attempts_max)
         if due:
-            await asyncio.gather(*(self._adopt(attempt, waits=waits) for attempt, waits in due))
+            await asyncio.gather(*(self._adopt(orphan) for orphan in due))
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.retry_seconds):
                 await self._to_adopt.wait()
 
-    async def _adopt(self, attempt: Attempt, *, waits: bool) -> None:
+    async def _adopt(self, orphan: Orphan) -> None:
         """Look for the attempt's checkpoints. Whatever is wrong with one attempt, the others are looked for."""
-        ids = {"job_uid": attempt.job_uid, "epoch": attempt.epoch}
+        key = orphan.key
+        ids = {"job_uid": key.job_uid, "epoch": key.epoch}
         try:
             async with asyncio.timeout(self._limits.look_seconds):
-                manifests = await self._checkpoints.adopt(attempt.job_uid, attempt.epoch)
-            sound = (checkpoint_from_manifest(manifest, attempt.job_uid) for manifest in manifests)
+                manifests = await self._checkpoints.adopt(key.job_uid, key.epoch)
+            sound = (checkpoint_from_manifest(manifest, key.job_uid) for manifest in manifests)
             found = [checkpoint for checkpoint in sound if checkpoint is not None]
-            await self._upkeep.adopt(key_of(attempt), found)
+            await self._upkeep.adopt(key, found)
         except (SihlaiError, TimeoutError) as error:
             log.warning("adoption_failed", **ids, problem=str(error) or type(error).__name__)
-            await self._look_later(attempt, waits=waits)
+            await self._look_later(orphan)
         except Exception:
             log.exception("adoption_failed", **ids)
-            await self._look_later(attempt, waits=waits)
+            await self._look_later(orphan)
 
-    async def _look_later(self, attempt: Attempt, *, waits: bool) -> None:
-        limits, key = self._limits, key_of(attempt)
-        waited_seconds = (self._now_us() - (attempt.end_time_us or 0)) / SECOND_US
+    async def _look_later(self, orphan: Orphan) -> None:
+        limits, key = self._limits, orphan.key
+        waited_seconds = (self._now_us() - orphan.end_time_us) / SECOND_US
         if waited_seconds > limits.days_max * 86_400:
-            log.error("adoption_given_up", job_uid=attempt.job_uid, epoch=attempt.epoch)
+            log.error("adoption_given_up", job_uid=key.job_uid, epoch=key.epoch)
             await self._upkeep.give_up(key)
             return
         pause_seconds = min(max(limits.retry_seconds, waited_seconds / 8), limits.retry_seconds_max)
-        let_go = waits and waited_seconds >= limits.seconds_max
+        let_go = orphan.waits and waited_seconds >= limits.seconds_max
         if let_go:
-            log.error("job_goes_on_without_checkpoints", job_uid=attempt.job_uid, epoch=attempt.epoch)
+            log.error("job_goes_on_without_checkpoints", job_uid=key.job_uid, epoch=key.epoch)
         await self._upkeep.look_later(key, seconds=pause_seconds, let_go=let_go)

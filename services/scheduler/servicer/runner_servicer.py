@@ -24,7 +24,7 @@ from services.scheduler.assignment import Assignments, UnassignableError
 from services.scheduler.desk import Answer, RunnerDesk
 from services.scheduler.domain.job import SECOND_US, Attempt, Checkpoint
 from services.scheduler.domain.lease import AttemptKey, BeIdle, Report, RunAttempt, SpoolReport, key_of
-from services.scheduler.domain.view import RunnerView
+from services.scheduler.domain.view import Damaged, RunnerView
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.store.runners import RunnerStore, Standing
 from services.scheduler.tokens import SignedToken, TokenMint
@@ -155,6 +155,8 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
         found = await self._runners.attempts([spool.key for spool in report.spools])
         for spool in report.spools:
             attempt, project_id = found.get(spool.key, (None, ""))
+            if isinstance(attempt, Damaged):
+                continue  # nobody knows whose it is: the runner keeps what may be the only copy
             if attempt is None or not self._is_wanted(spool, attempt):
                 response.dropped_spools.append(key_to_proto(spool.key))
             elif attempt.runner_id != report.runner_id:

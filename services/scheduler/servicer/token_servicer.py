@@ -21,6 +21,7 @@ from services.chassis.log import get_logger
 from services.chassis.rpc import until_stopping
 from services.scheduler.domain.access_token import AccessToken
 from services.scheduler.domain.job import SECOND_US
+from services.scheduler.domain.view import Damaged
 from services.scheduler.keyring import Keyring
 from services.scheduler.store.access_tokens import AccessTokenStore
 from services.scheduler.wire.access_token import (
@@ -41,6 +42,7 @@ from services.scheduler.wire.names import (
     request_id_violations,
     request_of,
 )
+from services.scheduler.wire.page import whole
 
 log = get_logger(__name__)
 
@@ -137,20 +139,25 @@ class TokenServicer(token_service_pb2_grpc.TokenServiceServicer):
     async def ListTokens(self, request: messages.ListTokensRequest, context: Any) -> messages.ListTokensResponse:
         giver, limit = current_principal(), page_size_of(request.page_size)
         after = page_token_after(request.page_token, LIST_SCOPE, form=PLACE)
-        before = _place(after) if after else None
+        place = after
         response = messages.ListTokensResponse()
+
+        def shown(token: AccessToken) -> messages.Token | None:
+            return token_to_proto(token) if _may_give(giver, principal_of(token), known=bool(token.subject)) else None
+
         while True:
-            found = await self._tokens.page(before=before, limit=limit + 1)
+            found = await self._tokens.page(before=_place(place) if place else None, limit=limit + 1)
             for token in found[:limit]:
-                before = (token.create_time_us, token.token_id)
-                if _may_give(giver, principal_of(token), known=bool(token.subject)):
-                    response.tokens.append(token_to_proto(token))
+                place = _place_of(token)
+                proto = None if isinstance(token, Damaged) else whole(token, shown, _place_of)
+                if proto is not None:
+                    response.tokens.append(proto)
                 if len(response.tokens) == limit:
                     break
-            if not found or (len(found) <= limit and before == (found[-1].create_time_us, found[-1].token_id)):
+            if not found or (len(found) <= limit and place == _place_of(found[-1])):
                 return response
-            if len(response.tokens) == limit and before is not None:
-                response.next_page_token = page_token(f"{before[0]} {before[1]}", LIST_SCOPE)
+            if len(response.tokens) == limit:
+                response.next_page_token = page_token(place, LIST_SCOPE)
                 return response
 
     async def GetToken(self, request: messages.GetTokenRequest, context: Any) -> messages.GetTokenResponse:
@@ -234,6 +241,10 @@ def _may_give(giver: Principal, holder: Principal, *, known: bool = True) -> boo
     if not known or holder.is_admin or holder.kind is not Kind.USER or not holder.roles:
         return False
     return all(giver.may(Role.ADMIN, project) for project in holder.roles)
+
+
+def _place_of(token: AccessToken | Damaged) -> str:
+    return token.place if isinstance(token, Damaged) else f"{token.create_time_us} {token.token_id}"
 
 
 def _place(text: str) -> tuple[int, str]:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, Row, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
 
 from services.chassis.errors import NotFound, Reason
+from services.chassis.log import get_logger
 from services.scheduler.domain.access_token import AccessToken
 from services.scheduler.domain.request import Request
+from services.scheduler.domain.view import DAMAGE, Damaged
 from services.scheduler.store.database import Database
 from services.scheduler.store.requests import answered
+from services.scheduler.store.rows import Record, readable
 from services.scheduler.store.tables import access_tokens
 from services.scheduler.store.transaction import Transaction
+
+log = get_logger(__name__)
 
 REMEMBERED_US = 30 * 86_400 * 1_000_000
 """How long a token is listed after its end."""
@@ -48,13 +53,15 @@ class AccessTokenStore:
             raise _not_found(token_id)
         return found
 
-    async def page(self, *, before: tuple[int, str] | None, limit: int) -> list[AccessToken]:
-        """Tokens, newest first: those before a time and id."""
+    async def page(self, *, before: tuple[int, str] | None, limit: int) -> list[AccessToken | Damaged]:
+        """Tokens, newest first: those before a time and id. The place of one that cannot be read is both, in words."""
         columns = access_tokens.c
         query = select(access_tokens).order_by(columns.create_time_us.desc(), columns.token_id.desc()).limit(limit)
         if before is not None:
             query = query.where(tuple_(columns.create_time_us, columns.token_id) < tuple_(*before))
-        return await self._database.list(lambda connection: [_from_row(row) for row in connection.execute(query)])
+        return await self._database.list(
+            lambda c: readable(c.execute(query), _from_row, place=lambda row: f"{row.create_time_us} {row.token_id}")
+        )
 
     async def revoke(
         self, token_id: str, *, revoker: str, may: Callable[[AccessToken | None], bool], unknown_seconds: float
@@ -65,10 +72,11 @@ class AccessTokenStore:
 
         def revoke(transaction: Transaction) -> AccessToken:
             connection, now_us = transaction.connection, transaction.now_us
-            found = _find(connection, token_id)
+            found = _find_to_revoke(connection, token_id)
             if not may(found):
                 raise _not_found(token_id)
             if found is None:
+                connection.execute(delete(access_tokens).where(access_tokens.c.token_id == token_id))
                 found = AccessToken(
                     token_id=token_id,
                     subject="",
@@ -114,11 +122,20 @@ class AccessTokenStore:
 
 def _find(connection: Connection, token_id: str) -> AccessToken | None:
     row = connection.execute(select(access_tokens).where(access_tokens.c.token_id == token_id)).one_or_none()
-    return _from_row(row) if row is not None else None
+    return _from_row(row._mapping) if row is not None else None
 
 
-def _from_row(row: Row[tuple[object, ...]]) -> AccessToken:
-    return AccessToken(**row._mapping)
+def _find_to_revoke(connection: Connection, token_id: str) -> AccessToken | None:
+    """The token; one that cannot be read is as good as not listed: it may still be in somebody's hands."""
+    try:
+        return _find(connection, token_id)
+    except DAMAGE as error:
+        log.error("record_damaged", record=token_id, kind="AccessToken", problem=f"{error!r}")
+        return None
+
+
+def _from_row(row: Record) -> AccessToken:
+    return AccessToken(**{**row, "roles": {**row["roles"]}})
 
 
 def _to_row(token: AccessToken) -> dict[str, object]:

@@ -36,7 +36,7 @@ from services.scheduler.store.projects import (
 )
 from services.scheduler.store.queue import SERVED, QueueLimits, queue_standing
 from services.scheduler.store.requests import answered, asked_first, first_answer
-from services.scheduler.store.rows import checkpoint_from_row, job_from_row
+from services.scheduler.store.rows import checkpoint_from_row, job_from_row, readable
 from services.scheduler.store.transaction import Question, Stopping, Transaction, last_revision
 from services.scheduler.store.views import few_at_a_time, readable_views, views
 
@@ -242,11 +242,11 @@ def _refuse_successors(connection: Connection, job: Job) -> None:
     """What a job goes on from stays until that one has ended: it may have to begin there again."""
     jobs = tables.jobs
     query = select(jobs).where(jobs.c.project_uid == job.project_uid, jobs.c.source.is_not(None))
-    query = query.where(jobs.c.state.not_in(sorted(state.value for state in FINAL)))
-    query = query.where(jobs.c.source[("key", "job_uid")].as_string() == job.uid).limit(1)
-    row = connection.execute(query).one_or_none()
-    if row is not None:
-        successor = job_from_row(row._mapping)
+    rows = connection.execute(query.where(jobs.c.end_time_us.is_(None)))
+    living = readable(rows, job_from_row, place=lambda row: str(row.uid))
+    for successor in living:
+        if isinstance(successor, Damaged) or successor.source is None or successor.source.key.job_uid != job.uid:
+            continue
         raise FailedPrecondition(
             Reason.JOB_STATE,
             f"{successor.name} goes on from {job.name} and is {successor.state}: stop it first",

@@ -6,19 +6,17 @@ dispatcher in the same transaction; who gets what is decided there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Row, Text, and_, bindparam, cast, exists, func, select
+from sqlalchemy import Connection, Text, and_, bindparam, cast, exists, func, select
 
 from services.scheduler.domain.dispatcher import ReadyJob, ready_job
 from services.scheduler.domain.job import Job
 from services.scheduler.domain.lease import Runner
-from services.scheduler.domain.view import QueueStanding
-from services.scheduler.store.rows import capabilities_from_json, runner_from_row
-from services.scheduler.store.statement import Statement, Values
+from services.scheduler.domain.view import Damaged, QueueStanding
+from services.scheduler.store.rows import Record, capabilities_from_json, readable, runner_from_row
+from services.scheduler.store.statement import Statement, Values, from_json
 from services.scheduler.store.tables import attempts, jobs, projects, runners
 from services.scheduler.store.together import Step
 from services.scheduler.store.transaction import Transaction
@@ -132,9 +130,9 @@ def reload_project(transaction: Transaction, project_uid: str) -> None:
 def reload_all(transaction: Transaction) -> None:
     """Tell the dispatcher, which knows nothing, all that the rows say: runners, projects that wait, those at work."""
     connection, dispatcher = transaction.connection, transaction.dispatcher
-    for row in connection.execute(select(runners).where(~runners.c.lost)).mappings():
-        runner = runner_from_row(row)
-        if runner.takes_jobs:
+    rows = connection.execute(select(runners).where(~runners.c.lost))
+    for runner in readable(rows, runner_from_row, place=lambda row: str(row.runner_id)):
+        if not isinstance(runner, Damaged) and runner.takes_jobs:
             dispatcher.register(runner.runner_id, runner.capabilities)
     for project_uid in _distinct(connection, _NEXT_PROJECT, {}):
         reload_project(transaction, project_uid)
@@ -158,27 +156,28 @@ def queue_standing(connection: Connection, job: Job, limits: QueueLimits) -> Que
     )
     row = connection.execute(active.where(attempts.c.project_uid == job.project_uid)).one_or_none()
     alike = connection.execute(_ALIKE, {"kinds_max": limits.runner_kinds_max}).all()
+    kinds = readable(alike, _runner_of_kind, place=lambda row: str(row.runner_id))
     return QueueStanding(
         ahead=uids.index(job.uid) if job.uid in uids else len(uids),
         active_job=f"projects/{row.project_id}/jobs/{row.job_id}" if row is not None else "",
         held=job.held,
         retry_time_us=job.retry_time_us,
-        runners=tuple(_runner_of_kind(row) for row in alike),
+        runners=tuple(runner for runner in kinds if not isinstance(runner, Damaged)),
         busy=frozenset(row.runner_id for row in alike if row.busy),
         registered=sum(row.number for row in alike),
     )
 
 
-def _runner_of_kind(row: Row[Any]) -> Runner:
+def _runner_of_kind(row: Record) -> Runner:
     """A runner with what matters of it to a job that waits."""
     return Runner(
-        runner_id=row.runner_id,
+        runner_id=row["runner_id"],
         session="",
         sequence=0,
-        capabilities=capabilities_from_json(json.loads(row.capabilities)),
-        draining=row.drained,
-        put_aside_until_us=0 if row.put_aside else None,
-        put_aside_reason=row.put_aside_reason,
+        capabilities=capabilities_from_json(from_json(row["capabilities"])),
+        draining=row["drained"],
+        put_aside_until_us=0 if row["put_aside"] else None,
+        put_aside_reason=row["put_aside_reason"],
     )
 
 

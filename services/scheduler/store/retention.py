@@ -13,10 +13,10 @@ from sqlalchemy.sql.elements import ColumnElement
 from services.chassis.log import get_logger
 from services.scheduler.domain.job import ACTIVE, Checkpoint, CheckpointKey, JobState
 from services.scheduler.domain.retention import Retention
-from services.scheduler.domain.view import DAMAGE
+from services.scheduler.domain.view import DAMAGE, Damaged
 from services.scheduler.store import tables
 from services.scheduler.store.database import Database
-from services.scheduler.store.rows import checkpoint_from_row, checkpoint_key_from_json
+from services.scheduler.store.rows import Record, checkpoint_from_row, checkpoint_key_from_json, readable
 from services.scheduler.store.transaction import Transaction, last_revision
 
 log = get_logger(__name__)
@@ -96,7 +96,7 @@ class RetentionRows:
         connection, table, jobs = transaction.connection, tables.checkpoints, tables.jobs
         since = jobs.c.revision > as_of
         names, keys = self._pinned(connection, since), _begun_at(connection, since)
-        keys |= _keys(connection, select(jobs.c.last_checkpoint).where(since))
+        keys |= _keys(connection, select(jobs.c.uid, jobs.c.last_checkpoint).where(since))
         gone = []
         for name, each in some:
             key = each.key
@@ -121,10 +121,21 @@ def _live() -> ColumnElement[bool]:
 def _begun_at(connection: Connection, which: ColumnElement[bool]) -> set[CheckpointKey]:
     """What these jobs, where they were resumed, and attempts under way begin at."""
     jobs, attempts = tables.jobs, tables.attempts
-    keys = _keys(connection, select(jobs.c.source["key"]).where(which, jobs.c.source.is_not(None)))
-    return keys | _keys(connection, select(attempts.c.resume).where(attempts.c.active, attempts.c.resume.is_not(None)))
+    sources = select(jobs.c.uid, jobs.c.source).where(which, jobs.c.source.is_not(None))
+    keys = _keys(connection, sources, lambda source: source["key"])
+    resumes = select(attempts.c.job_uid, attempts.c.resume).where(attempts.c.active, attempts.c.resume.is_not(None))
+    return keys | _keys(connection, resumes)
 
 
-def _keys(connection: Connection, query: Select[Any]) -> set[CheckpointKey]:
-    found = connection.execute(query).scalars()
-    return {key for value in found if (key := checkpoint_key_from_json(value)) is not None}
+def _keys(
+    connection: Connection, query: Select[Any], key_in: Callable[[Any], Any] = lambda value: value
+) -> set[CheckpointKey]:
+    """The keys in the second column of the rows, the first of which is a job's uid. What cannot be read has none."""
+
+    def key_of(row: Record) -> CheckpointKey | None:
+        _, value = row.values()
+        return checkpoint_key_from_json(key_in(value)) if value is not None else None
+
+    rows = connection.execute(query.execution_options(yield_per=ROWS_TOGETHER))
+    found = readable(rows, key_of, place=lambda row: str(row[0]))
+    return {key for key in found if key is not None and not isinstance(key, Damaged)}

@@ -91,6 +91,7 @@ def job_from_row(row: Record) -> Job:
     """The job of a row."""
     values = dict(row)
     del values["ready"]
+    values["labels"] = {**values["labels"]}
     values["needs"] = needs_from_key(values.pop("needs_key"))
     values["training_dataset"] = DatasetSource(**values["training_dataset"])
     values["validation_dataset"] = _source_from_json(values["validation_dataset"])

@@ -54,7 +54,7 @@ from services.scheduler.store.database import Database
 from services.scheduler.store.placing import Placing, WaitingCall
 from services.scheduler.store.registration import RUNNER_BY_ID, find_runner, known_runner, save_runner, taken_over
 from services.scheduler.store.requests import answered
-from services.scheduler.store.rows import attempt_from_row, job_from_row, readable, runner_from_row
+from services.scheduler.store.rows import Record, attempt_from_row, job_from_row, readable, runner_from_row
 from services.scheduler.store.transaction import Transaction
 
 log = get_logger(__name__)
@@ -161,20 +161,21 @@ class RunnerStore:
         """How the runner stands; None where it is unknown."""
         return await self._database.read(lambda connection: _standing(connection, runner_id))
 
-    async def attempts(self, keys: Sequence[AttemptKey]) -> dict[AttemptKey, tuple[Attempt, str]]:
+    async def attempts(self, keys: Sequence[AttemptKey]) -> dict[AttemptKey, tuple[Attempt | Damaged, str]]:
         """Those of the attempts that exist, with their projects' ids."""
         if not keys:
             return {}
 
-        def read(connection: Connection) -> dict[AttemptKey, tuple[Attempt, str]]:
+        def read(connection: Connection) -> dict[AttemptKey, tuple[Attempt | Damaged, str]]:
             attempts, jobs = tables.attempts, tables.jobs
             columns = tuple_(attempts.c.job_uid, attempts.c.epoch)
             query = select(attempts, jobs.c.project_id.label("project_id")).join(jobs, jobs.c.uid == attempts.c.job_uid)
-            found = {}
-            for row in connection.execute(query.where(columns.in_([(key.job_uid, key.epoch) for key in keys]))):
-                key = AttemptKey(job_uid=row.job_uid, epoch=row.epoch)
-                found[key] = (attempt_from_row(row._mapping, besides=("project_id",)), row.project_id)
-            return found
+            rows = connection.execute(query.where(columns.in_([(key.job_uid, key.epoch) for key in keys]))).all()
+            found = readable(rows, _attempt_in_project, place=lambda row: f"{row.job_uid}/{row.number}")
+            return {
+                AttemptKey(job_uid=row.job_uid, epoch=row.epoch): (attempt, row.project_id)
+                for row, attempt in zip(rows, found, strict=True)
+            }
 
         return await self._database.read(read)
 
@@ -364,6 +365,10 @@ def _standing_of(connection: Connection, runner: Runner) -> Standing:
     job = load_job(connection, attempt.job_uid)
     resume = find_checkpoint(connection, attempt.resume) if attempt.resume is not None else None
     return Standing(runner=runner, attempt=attempt, job=job, resume=resume)
+
+
+def _attempt_in_project(row: Record) -> Attempt:
+    return attempt_from_row(row, besides=("project_id",))
 
 
 def _view(connection: Connection, runner: Runner) -> RunnerView:

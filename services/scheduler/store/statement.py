@@ -57,9 +57,16 @@ def to_json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
+class NotJson:
+    """What a column of JSON holds that is none: nothing can be made of it, and the row that it is in is damaged."""
+
+
 def from_json(text: str | bytes) -> Any:
-    """What is stored in such a column. ValueError where it holds no JSON."""
-    return msgspec.json.decode(text)
+    """What is stored in such a column. NotJson is for the row's own reader: here all rows would fail with this one."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return NotJson()
 
 
 class Statement:

@@ -5,12 +5,14 @@ Every call is one transaction, and each update is guarded by the state that it e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import Connection, Table, and_, bindparam, case, delete, func, select, update
+from sqlalchemy import Connection, Row, Table, and_, bindparam, case, delete, func, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.log import get_logger
@@ -76,6 +78,16 @@ class UpkeepLimits:
     removed_job_hours: float
     outbox_days_max: float
     lost_runner_days: float = 30.0
+    parked_minutes: float = 10.0
+    """How long what cannot be dealt with is left alone, before it is tried, and logged, again."""
+
+
+class Orphan(Struct, frozen=True, kw_only=True):
+    """An ended attempt whose checkpoints are to be looked for. `waits`: its job is not claimed before that."""
+
+    key: AttemptKey
+    end_time_us: int
+    waits: bool
 
 
 class Upkeep:
@@ -90,6 +102,8 @@ class Upkeep:
         self._monotonic = monotonic
         self._look: Look | None = None
         self._guard = Guard()
+        self._parked: dict[str, float] = {}
+        """Records that could not be dealt with, and when they are tried again; see `_apart`."""
 
     async def restart_clocks(self) -> None:
         """Nobody could renew while the scheduler was away: every lease and every deadline begins again."""
@@ -103,18 +117,24 @@ class Upkeep:
         asked_seconds = self._monotonic()
         return await self._database.write(lambda tx: self._renew_and_expire(tx, renewals, asked_seconds), control=True)
 
-    async def attempts_to_adopt(self, limit: int) -> list[tuple[Attempt, bool]]:
-        """Ended attempts whose checkpoints are to be looked for now, and whether a job waits for them; those first."""
+    async def attempts_to_adopt(self, limit: int) -> list[Orphan]:
+        """Ended attempts whose checkpoints are to be looked for now, those first that were to be looked for first."""
 
-        def read(connection: Connection) -> list[tuple[Attempt, bool]]:
+        def read(connection: Connection) -> list[Orphan]:
             attempts, jobs = tables.attempts, tables.jobs
             waits = and_(jobs.c.held, jobs.c.epoch == attempts.c.epoch)
-            query = select(attempts, waits.label("waits")).join(jobs, jobs.c.uid == attempts.c.job_uid)
+            columns = attempts.c.job_uid, attempts.c.epoch, attempts.c.end_time_us, waits.label("waits")
+            query = select(*columns).join(jobs, jobs.c.uid == attempts.c.job_uid)
             due = attempts.c.adopt_time_us <= self._database.now_us(connection)
             query = query.where(~attempts.c.active, ~attempts.c.adopted, due)
             query = query.order_by(attempts.c.adopt_time_us).limit(limit)
             return [
-                (attempt_from_row(row._mapping, besides=("waits",)), row.waits) for row in connection.execute(query)
+                Orphan(
+                    key=AttemptKey(job_uid=row.job_uid, epoch=row.epoch),
+                    end_time_us=row.end_time_us or 0,
+                    waits=row.waits,
+                )
+                for row in connection.execute(query)
             ]
 
         return await self._database.read(read)
@@ -135,9 +155,8 @@ class Upkeep:
 
         def look_later(transaction: Transaction) -> None:
             _set_adoption(transaction, key, adopt_time_us=transaction.now_us + round(seconds * SECOND_US))
-            job = load_job(transaction.connection, key.job_uid) if let_go else None
-            if job is not None:
-                _let_go(transaction, job, key)
+            if let_go:
+                _let_job_go(transaction, key)
 
         await self._database.write(look_later, control=True)
 
@@ -146,9 +165,7 @@ class Upkeep:
 
         def give_up(transaction: Transaction) -> None:
             _set_adoption(transaction, key, adopted=True)
-            job = load_job(transaction.connection, key.job_uid)
-            if job is not None:
-                _let_go(transaction, job, key)
+            _let_job_go(transaction, key)
 
         await self._database.write(give_up, control=True)
 
@@ -228,8 +245,9 @@ class Upkeep:
         """The pause after a fault is over: the jobs are ready again."""
         jobs = tables.jobs
         query = select(jobs).where(jobs.c.retry_time_us.is_not(None), jobs.c.retry_time_us <= transaction.now_us)
-        for row in transaction.connection.execute(query.order_by(jobs.c.retry_time_us).limit(EXPIRED_MAX)).all():
-            with transaction.apart("retry_failed", job_uid=row.uid):
+        rows = transaction.connection.execute(query.order_by(jobs.c.retry_time_us).limit(EXPIRED_MAX)).all()
+        for row in self._sound(rows, lambda row: f"job {row.uid}"):
+            with self._apart(transaction, "retry_failed", f"job {row.uid}"):
                 job = job_from_row(row._mapping)
                 save_job(transaction, job, replace(job, retry_time_us=None))
 
@@ -238,15 +256,15 @@ class Upkeep:
         runners = tables.runners
         over = runners.c.put_aside_until_us <= transaction.now_us
         query = select(runners).where(runners.c.put_aside_until_us.is_not(None), over)
-        for row in transaction.connection.execute(
-            query.order_by(runners.c.put_aside_until_us).limit(EXPIRED_MAX)
-        ).all():
-            before = runner_from_row(row._mapping)
-            runner = replace(before, put_aside_until_us=None, put_aside_reason="")
-            save_runner(transaction, before, runner)
-            if not runner.lost:
-                self._placing.wait_anew(transaction, runner)
-            transaction.wake_runner(runner.runner_id)
+        rows = transaction.connection.execute(query.order_by(runners.c.put_aside_until_us).limit(EXPIRED_MAX)).all()
+        for row in self._sound(rows, lambda row: f"runner {row.runner_id}"):
+            with self._apart(transaction, "runner_not_taken_back", f"runner {row.runner_id}"):
+                before = runner_from_row(row._mapping)
+                runner = replace(before, put_aside_until_us=None, put_aside_reason="")
+                save_runner(transaction, before, runner)
+                if not runner.lost:
+                    self._placing.wait_anew(transaction, runner)
+                transaction.wake_runner(runner.runner_id)
 
     def _renew(self, transaction: Transaction, renewals: Sequence[Renewal]) -> None:
         """Two statements, however many were heard of, and one for all that have moved on."""
@@ -327,8 +345,9 @@ class Upkeep:
         """Close what the condition names, each in a savepoint of its own: one that cannot be closed harms no other."""
         attempts, closed = tables.attempts, []
         query = select(attempts).where(attempts.c.active, condition).order_by(attempts.c.progress_time_us)
-        for row in transaction.connection.execute(query.limit(EXPIRED_MAX)).all():
-            with transaction.apart("attempt_not_closed", job_uid=row.job_uid, attempt=row.number):
+        rows = transaction.connection.execute(query.limit(EXPIRED_MAX)).all()
+        for row in self._sound(rows, lambda row: f"attempt {row.job_uid}/{row.number}"):
+            with self._apart(transaction, "attempt_not_closed", f"attempt {row.job_uid}/{row.number}"):
                 attempt = attempt_from_row(row._mapping)
                 job = load_job(transaction.connection, attempt.job_uid)
                 assert job is not None, "a job with an active attempt is never deleted"
@@ -343,6 +362,20 @@ class Upkeep:
                 )
                 closed.append(attempt)
         return closed
+
+    def _sound(self, rows: Sequence[Row[Any]], name: Callable[[Row[Any]], str]) -> list[Row[Any]]:
+        """The rows but for those that are left alone."""
+        now_seconds = self._monotonic()
+        self._parked = {each: until for each, until in self._parked.items() if until > now_seconds}
+        return [row for row in rows if name(row) not in self._parked]
+
+    @contextmanager
+    def _apart(self, transaction: Transaction, event: str, record: str) -> Iterator[None]:
+        """See `Transaction.apart`. What fails is left alone for a while: it would fill the log."""
+        self._parked[record] = self._monotonic() + 60 * self._limits.parked_minutes
+        with transaction.apart(event, record=record):
+            yield
+            del self._parked[record]
 
     def _lose_runners(self, transaction: Transaction) -> None:
         runners = tables.runners
@@ -378,6 +411,14 @@ def _set_adoption(transaction: Transaction, key: AttemptKey, **values: object) -
     attempts = tables.attempts
     is_it = (attempts.c.job_uid == key.job_uid) & (attempts.c.epoch == key.epoch) & ~attempts.c.active
     transaction.connection.execute(update(attempts).where(is_it).values(**values))
+
+
+def _let_job_go(transaction: Transaction, key: AttemptKey) -> None:
+    """As `_let_go`; one that cannot be read stays, and is not asked for without end."""
+    with transaction.apart("job_not_let_go", job_uid=key.job_uid):
+        job = load_job(transaction.connection, key.job_uid)
+        if job is not None:
+            _let_go(transaction, job, key)
 
 
 def _let_go(transaction: Transaction, job: Job, key: AttemptKey) -> None:

@@ -21,6 +21,7 @@ Serialized: TypeAlias = Any
 """The bytes of an answer: generated classes know messages alone, gRPC takes both (`services.chassis.interceptor`)."""
 Item = TypeVar("Item")
 Proto = TypeVar("Proto", bound=Message)
+Made = TypeVar("Made")
 
 
 async def page_of(
@@ -81,7 +82,7 @@ class _Page(Generic[Item, Proto]):
         return self._answer(items, "").SerializeToString()
 
 
-def whole(item: Item, to_proto: Callable[[Item], Proto], place: Callable[[Item], Any]) -> Proto | None:
+def whole(item: Item, to_proto: Callable[[Item], Made], place: Callable[[Item], Any]) -> Made | None:
     """The proto of a record; None, and a line in the log, where what is stored cannot be told."""
     try:
         return to_proto(item)
