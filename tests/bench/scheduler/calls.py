@@ -12,6 +12,7 @@ from tests.bench.result import Result
 from tests.bench.scheduler.stage import Client, Place, Runner, percentile, processor_seconds, rate, serve
 
 GROUP, EMPTY_GROUP, GROUPS = 500, 1_500, 9
+TOKEN_GROUPS = 15
 LATENCIES = 200
 RUNNERS = 1_000
 STOPS = 300
@@ -48,7 +49,7 @@ async def token_cost(place: Place) -> AsyncIterator[Result]:
         for client in costs:
             await client.create_project("digits")
             await rate(partial(client.submit, "digits"), number=GROUP)
-        for _ in range(GROUPS):
+        for _ in range(TOKEN_GROUPS):
             for client, found in costs.items():
                 before = processor_seconds(client.process)
                 await rate(partial(client.submit, "digits"), number=GROUP)
