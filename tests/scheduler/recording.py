@@ -55,5 +55,11 @@ def record(engine: Engine) -> list[list[Executed]]:
         )
 
     event.listen(engine, "do_connect", connect)
-    event.listen(engine, "commit", lambda _connection: groups.append([]))
+    commit = engine.dialect.do_commit
+
+    def commit_and_begin_anew(connection: Any) -> None:
+        commit(connection)
+        groups.append([])
+
+    engine.dialect.do_commit = commit_and_begin_anew  # type: ignore[method-assign]
     return groups

@@ -12,14 +12,18 @@ from sqlalchemy import text
 from services.chassis.errors import AlreadyExists, NotFound, Unavailable
 from services.scheduler.domain.job import AttemptPhase, JobState, Progress, StopMode
 from services.scheduler.domain.lease import key_of
+from services.scheduler.domain.placement import Capabilities, Needs
 from services.scheduler.domain.project import ProjectChange, SourceChange
 from services.scheduler.domain.request import Request
+from services.scheduler.store import transaction
 from services.scheduler.store.gathering import DatabaseLimits
 from services.scheduler.store.placing import WaitingCall
 from services.scheduler.store.runners import Renewal
+from services.scheduler.store.together import together as say_together
 from tests.scheduler.recording import record
 
 MANY = 40
+ALONE = frozenset({"DEPTH_ESTIMATION"})
 CALLERS, CALLS_EACH = 8, 10
 DEADLINE_SECONDS = 60.0
 
@@ -162,6 +166,32 @@ def test_job_gets_the_dataset_that_its_project_has_though_a_change_that_another_
         results = await together(stores, updated("file:///third"), stores.submit("digits"))
         assert [type(each) for each in results] == [Unavailable, Unavailable]
         assert await uri() == "file:///second"
+
+    with_stores(test)
+
+
+def test_what_waits_is_said_to_the_database_in_few_exchanges(with_stores, monkeypatch, waiting_call):
+    """A server may be a millisecond away, and each exchange takes two of its ways."""
+    said = []
+
+    def counted(connection, steps, **options):
+        said.append(len(steps))
+        return say_together(connection, steps, **options)
+
+    monkeypatch.setattr(transaction, "together", counted)
+
+    async def test(stores):
+        await stores.create_project("digits")
+        for _ in range(2):
+            said.clear()
+            await together(stores, *(stores.submit("digits", request_id=stores.new_id()) for _ in range(MANY)))
+        assert len(said) == 2 + 2, "begin and ask, write and commit; so do those who are waited for"
+        await stores.create_project("alone")
+        await stores.report("one", capabilities=Capabilities(tasks=ALONE), call=waiting_call())
+        said.clear()
+        await stores.submit("alone", needs=Needs(tasks=ALONE), request_id="r")
+        assert (await stores.runners.standing("one")).job.project_id == "alone"
+        assert len(said) == 4, "the job is read behind its own row, and given out by one more"
 
     with_stores(test)
 

@@ -379,7 +379,12 @@ def test_failed_commit_leaves_the_pool_of_idle_runners_as_it_was(with_stores, wa
 
         flush = stores.database.before_commit
         flush.append(fail_the_batch)
-        stores.database._run_hook = lambda hook, transaction: hook(transaction)
+
+        def run_hook(hook, transaction) -> None:
+            with transaction.part():
+                hook(transaction)
+
+        stores.database._run_hook = run_hook
         with pytest.raises(RuntimeError):
             await stores.submit("digits")
         flush.remove(fail_the_batch)

@@ -7,8 +7,6 @@ import sqlite3
 from datetime import UTC, datetime
 
 from sihlai.scheduler.v1 import job_pb2
-from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
 
 from services.chassis.auth.keys import TokenVerifier
 from services.chassis.errors import Reason
@@ -139,18 +137,16 @@ def test_report_whose_commit_failed_is_applied_when_it_comes_again(serve, simula
             runner = simulated_runner(client)
             await runner.idle()
             await runner.work()
-            key, engine = runner.key(), client.scheduler.database.writing
-            disk_is_full = True
+            key, dialect = runner.key(), client.scheduler.database.writing.dialect
 
             def fail(_connection) -> None:
-                if disk_is_full:
-                    raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
+                raise sqlite3.OperationalError("disk I/O error")
 
             closed = {"idle": {}, "closed": [{**key, "outcome": "ATTEMPT_OUTCOME_COMPLETED"}], "wait": 0.0}
             request = runner.request(**closed)
-            event.listen(engine, "commit", fail)
+            dialect.do_commit, commit = fail, dialect.do_commit
             assert (await refused(client.runners.Synchronize(request))).reason is Reason.DATABASE_UNAVAILABLE
-            disk_is_full = False
+            dialect.do_commit = commit
             answer = await client.runners.Synchronize(request)
             assert [each.job_uid for each in answer.acknowledged_closed] == [job.uid]
             assert (await client.get(job.name)).state == COMPLETED

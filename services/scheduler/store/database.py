@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from services.scheduler.store.leader import Leader, LeaderLimits, checked_url
 from services.scheduler.store.transaction import (
     Committed,
     EncodeFact,
+    Question,
     Transaction,
     is_trouble,
 )
@@ -161,7 +162,7 @@ class Database:
         return self._clock_of_readers(connection)
 
     def _write_for_ever(self) -> None:
-        while any(queues := self._waiting.take()):
+        while queues := [queue for queue in self._waiting.take() if queue]:
             units = [unit for queue in queues for unit in queue]
             began = time.thread_time()
             committed = self._write_batch(units, queues)
@@ -175,13 +176,18 @@ class Database:
             with self.writing.connect() as connection:
                 root = connection.begin()
                 try:
-                    transaction = self._begin(connection)
+                    transaction = self._begin(connection, queues)
                     self._serve(units, queues, transaction)
                     commits = True
-                    transaction.end(root.commit)
+                    commit = partial(connection.dialect.do_commit, connection.connection)
+                    while not transaction.end(commit):
+                        self._complete(units, transaction)
+                    root.close()  # it is committed, which SQLAlchemy does not know
                 except BaseException:
                     root.rollback()
                     raise
+                for unit in units:
+                    unit.error = unit.error or unit.part.error
             self._dispatcher.keep()
             self._unsure = None
             return transaction.committed
@@ -198,35 +204,41 @@ class Database:
 
     def _serve(self, units: Sequence[Unit], queues: Sequence[Sequence[Unit]], transaction: Transaction) -> None:
         """Everything but the commit."""
-        for queue in queues:
-            transaction.read_ahead(question for unit in queue for question in unit.ahead(transaction))
+        for number, queue in enumerate(queues):
+            if number > 0:
+                transaction.read_ahead(_questions(queue, transaction))
             for unit in queue:
                 self._run(unit, transaction, unit.work)
-        transaction.settle()
+        self._complete(units, transaction)
+
+    def _complete(self, units: Sequence[Unit], transaction: Transaction) -> None:
+        """What is done once for all units, and what each does after that."""
         for hook in self.before_commit:
             self._run_hook(hook, transaction)
+        if not any(unit.then is not None for unit in units):
+            return
         transaction.settle()
         for unit in units:
             unit.error = unit.error or unit.part.error
             if unit.then is not None and unit.error is None:
                 self._run(unit, transaction, partial(_then, unit))
-        transaction.settle()
+                unit.then = None
 
-    def _begin(self, connection: Connection) -> Transaction:
+    def _begin(self, connection: Connection, queues: Sequence[Sequence[Unit]]) -> Transaction:
         self._transactions += 1
-        fence = self.leader.fence(connection)
         transaction = Transaction(
             connection,
-            fence.now_us if self._clock is None else self._clock(connection),
             dispatcher=self._dispatcher,
             projects=self._projects,
             encode_fact=self._encode_fact,
             new_id=self._new_id,
             renew_sealed=self.renew_sealed,
-            revision=fence.revision,
             unsure=self._unsure,
             number=self._transactions,
         )
+        transaction.begin(self.leader.fencing(connection), _questions(queues[0], transaction))
+        if self._clock is not None:
+            transaction.now_us = self._clock(connection)
         if not self._is_told:
             for hook in self.on_reload:
                 hook(transaction)
@@ -287,6 +299,10 @@ def _read(engine: Engine, work: Callable[[Connection], Result]) -> Result:
             return work(connection)
     except SQLAlchemyError as error:
         raise _away(error) from error
+
+
+def _questions(queue: Sequence[Unit], transaction: Transaction) -> Iterator[Question]:
+    return (question for unit in queue for question in unit.ahead(transaction))
 
 
 def _then(unit: Unit, transaction: Transaction) -> Any:

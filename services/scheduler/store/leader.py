@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ from services.chassis.errors import ConfigurationError, Reason, Unavailable
 from services.chassis.log import get_logger
 from services.chassis.tls import require_encrypted
 from services.scheduler.store.clock import SERVER_TIME_US, machine_time_us
-from services.scheduler.store.statement import Statement
+from services.scheduler.store.statement import Statement, Values
 from services.scheduler.store.tables import counters
-from services.scheduler.store.transaction import REVISION
+from services.scheduler.store.together import Step
+from services.scheduler.store.transaction import REVISION, Fence
 
 log = get_logger(__name__)
 
@@ -62,14 +64,6 @@ class LeaderLimits:
     """The server ends a connection of a leader that has said nothing for so long, and a transaction that hangs."""
     connect_seconds: int = 2
     """How long a connection to the server may take."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fence:
-    """How a transaction begins: with the last revision, and at this time by the database's clock."""
-
-    revision: int
-    now_us: int
 
 
 class Leader:
@@ -119,12 +113,14 @@ class Leader:
             self._term = int(self._connection.execute(raised.returning(counters.c.value)).scalar_one())
         log.info("leads", term=self._term)
 
-    def fence(self, connection: Connection) -> Fence:
-        """Begin a transaction: the row of the last revision is locked, so that revisions become visible in their order.
-
-        Unavailable where another scheduler leads now.
+    def fencing(self, connection: Connection) -> Step[Fence]:
+        """The step that begins a transaction: the row of the last revision is locked, so that revisions become visible
+        in their order. Unavailable where another scheduler leads now.
         """
-        rows = (_NUMBERS if self._is_sqlite else _NUMBERS_AND_TIME).all(connection, {})
+        asking = (_NUMBERS if self._is_sqlite else _NUMBERS_AND_TIME).asking(connection, [{}])
+        return Step(sql=asking.sql, say=asking.say, hear=lambda cursor: self._fence(asking.hear(cursor)[0]))
+
+    def _fence(self, rows: Sequence[Values]) -> Fence:
         found = {row["name"]: int(row["value"]) for row in rows}
         if self._term is not None and found[LEADER] != self._term:
             raise lost()

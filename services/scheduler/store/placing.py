@@ -77,20 +77,28 @@ class Placing:
     def place(self, transaction: Transaction) -> None:
         """Give ready jobs to idle runners, until none of them fit."""
         dispatcher = transaction.dispatcher
-        for look_again in transaction.doubts:
-            look_again()
-        if not dispatcher.mark():
+        if not dispatcher.mark() and not transaction.doubts:
             return  # nothing has changed
-        mark = dispatcher.mark()
-        claims = list(self._claims(transaction))
-        if claims and not self._carried_out(transaction, claims):
-            dispatcher.undo(mark)
-            while (proposal := self._proposal(transaction)) is not None:
-                self._carry_out(transaction, proposal)
+        is_certain = False
+        while not is_certain:
+            self._place(transaction)
+            is_certain = not transaction.doubts
         for runner_id in transaction.idle_for_now:
             dispatcher.leave(runner_id)
         if self.remembered > self._look_beyond:
             self._forget(dispatcher)
+
+    def _place(self, transaction: Transaction) -> None:
+        """Give out what can be given. What units have added may turn out not to be there: then there are doubts."""
+        dispatcher = transaction.dispatcher
+        transaction.look_again()
+        mark = dispatcher.mark()
+        claims = list(self._claims(transaction))
+        if claims and not self._carried_out(transaction, claims):
+            dispatcher.undo(mark)
+            transaction.look_again()
+            while (proposal := self._proposal(transaction)) is not None:
+                self._carry_out(transaction, proposal)
 
     @property
     def remembered(self) -> int:

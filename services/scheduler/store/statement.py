@@ -87,7 +87,7 @@ class Statement:
         self._clause = clause
         self._columns = columns
         self._key = key
-        self._guarded = guarded
+        self.guarded = guarded
         self._compiled: dict[str, _Compiled] = {}
         self._compiled_for_many: dict[str, _Compiled] = {}
 
@@ -174,7 +174,7 @@ class Statement:
         return clause.add_columns(key.label(_OWN_KEY)).where(is_one)
 
     def _check(self, rows: int, cursor: Any) -> None:
-        if self._guarded and cursor.rowcount != rows:
+        if self.guarded and cursor.rowcount != rows:
             message = "what this call is about was changed by another: send it again"
             raise Unavailable(Reason.DATABASE_UNAVAILABLE, message)
 
@@ -185,7 +185,7 @@ class Statement:
             if self._key is not None:
                 assert isinstance(clause, Select), "what has a key finds rows"
                 clause = clause.where(self._key == bindparam(KEY, type_=Text))
-            compiled = _Compiled(clause, self._columns, dialect, guarded=self._guarded)
+            compiled = _Compiled(clause, self._columns, dialect, guarded=self.guarded)
             self._compiled[dialect.driver] = compiled
         return compiled
 

@@ -24,7 +24,6 @@ from services.scheduler.domain.fact import EncodedFact, Fact
 from services.scheduler.domain.job import Attempt, Job
 from services.scheduler.domain.lease import AttemptKey, Runner
 from services.scheduler.domain.project import Project
-from services.scheduler.domain.view import DAMAGE
 from services.scheduler.store.statement import Statement, Values
 from services.scheduler.store.tables import counters, outbox, request_ids
 from services.scheduler.store.together import Step, together, words
@@ -44,6 +43,14 @@ EncodeFact = Callable[..., EncodedFact]
 Refused = Callable[[DBAPIError | Unavailable], Exception]
 """What the unit's caller gets where its row could not be written."""
 Question = tuple[Statement, Values]
+Row = tuple[Statement, Values, Refused | None]
+
+
+class Fence(Struct, frozen=True, kw_only=True):
+    """How a transaction begins: with the last revision, and at this time by the database's clock."""
+
+    revision: int
+    now_us: int
 
 
 class Given(Struct, frozen=True, kw_only=True):
@@ -83,7 +90,7 @@ class Committed:
 class Part:
     """What one unit of a transaction has done: nothing, where `error` is set."""
 
-    rows: list[tuple[Statement, Values, Refused | None]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     """To be written."""
     events: list[Values] = field(default_factory=list)
     answers: list[Values] = field(default_factory=list)
@@ -110,26 +117,25 @@ class Part:
 
 
 class Transaction:
-    """Passed to each unit. `now_us` is one time for all of them. `revision`: the last one that was given.
+    """`begin` it, pass it to each unit, `end` it. `now_us` is one time for all of them.
 
     `unsure`: what the transaction before this one may have changed; it is told with what this one changes.
     """
 
+    now_us: int
+
     def __init__(
         self,
         connection: Connection,
-        now_us: int,
         *,
         dispatcher: Dispatcher,
         projects: dict[str, Project],
         encode_fact: EncodeFact,
         new_id: Callable[[], str],
         renew_sealed: Callable[[bytes], bytes],
-        revision: int,
         number: int = 0,
         unsure: Committed | None = None,
     ) -> None:
-        self.now_us = now_us
         self.new_id = new_id
         self.renew_sealed = renew_sealed
         """What is stored instead of what was sealed: by the newest key, which it may not have been a moment ago."""
@@ -142,19 +148,31 @@ class Transaction:
         self.projects = projects
         """Projects that were read, by id, in this transaction or in those before it."""
         self.doubts: list[Callable[[], None]] = []
-        """To be called before anything is given out: the dispatcher was told what did not come to be."""
+        """To be called once before anything is given out: the dispatcher was told what did not come to be."""
         self.committed = unsure or Committed()
         self.committed.number = number
         self._connection = connection
         self._encode_fact = encode_fact
-        self._revision = self._stored_revision = revision
+        self._revision = self._stored_revision = 0
         self._part = Part(writes_at_once=True)
         self._parts = [self._part]
         self._answered: dict[str, tuple[Part, Values]] = {}
+        self._asked_ahead: dict[Statement, dict[tuple[Any, ...], Values]] = {}
         self._ahead: dict[tuple[Statement, tuple[Any, ...]], Values | None] = {}
         self._is_ahead_old = False
         self._unsaid: list[Step[None]] = []
-        """Savepoints begun and ended, which nobody waits for: they are said with what comes next."""
+        """What nobody waits for is said with what comes next: savepoints begun and ended, and rows."""
+        self._pending: list[Part] = []
+        """Whose rows are among that, up to `_rows_end`: it is not known yet whether they can be written."""
+        self._rows_end = 0
+        self._looked_at = 0
+        """So many of the parts were looked at for rows."""
+
+    def begin(self, fencing: Step[Fence], questions: Iterable[Question]) -> None:
+        """Begin, and ask for what units will `ask` first."""
+        fence, *found = self._together([fencing, *self._reading_ahead(questions)])
+        self.now_us, self._revision, self._stored_revision = fence.now_us, fence.revision, fence.revision
+        self._remember_ahead(found)
 
     @property
     def connection(self) -> Connection:
@@ -182,20 +200,21 @@ class Transaction:
         return statement.asking(self._connection, many)
 
     def read_ahead(self, questions: Iterable[Question]) -> None:
-        """Ask for what units will `ask` first, all at once; nothing where a row cannot be read: each bears its own."""
+        """Ask for what units will `ask` first, all at once, as it is after all that was added before."""
+        self._write_with_next()
+        asking = self._reading_ahead(questions)
+        self._remember_ahead(self._together(asking) if asking else [])
+
+    def _reading_ahead(self, questions: Iterable[Question]) -> list[Step[list[list[Values]]]]:
+        self._asked_ahead = {}
+        for statement, values in questions:
+            self._asked_ahead.setdefault(statement, {})[tuple(values.values())] = values
+        return [self.asking(statement, list(asked.values())) for statement, asked in self._asked_ahead.items()]
+
+    def _remember_ahead(self, each_found: Sequence[list[list[Values]]]) -> None:
         self._ahead.clear()
         self._is_ahead_old = False
-        by_statement: dict[Statement, dict[tuple[Any, ...], Values]] = {}
-        for statement, values in questions:
-            by_statement.setdefault(statement, {})[tuple(values.values())] = values
-        if not by_statement:
-            return
-        asking = [self.asking(statement, list(asked.values())) for statement, asked in by_statement.items()]
-        try:
-            each_found = self._together(asking)
-        except DAMAGE:
-            return
-        for (statement, asked), found in zip(by_statement.items(), each_found, strict=True):
+        for (statement, asked), found in zip(self._asked_ahead.items(), each_found, strict=True):
             self._ahead |= {(statement, key): rows[0] if rows else None for key, rows in zip(asked, found, strict=True)}
 
     def ask(self, statement: Statement, **values: Any) -> Values | None:
@@ -206,7 +225,7 @@ class Transaction:
         if self._part.rows:
             self._write_from_here()
         else:
-            self.settle()
+            self._write_with_next()
         return self._one(statement, values)
 
     def look_up(self, statement: Statement, **values: Any) -> Values | None:
@@ -343,34 +362,62 @@ class Transaction:
         except Exception:
             log.exception(event, **ids)
 
+    def look_again(self) -> None:
+        """Let the dispatcher forget what did not come to be."""
+        doubts, self.doubts = self.doubts, []
+        for look_again in doubts:
+            look_again()
+
     def settle(self) -> None:
         """Write what units that have ended have added: all together, or where that fails one by one."""
-        parts = [part for part in self._parts if part.rows]
-        if not parts or self._settled(parts):
-            return
-        for part in parts:
-            self._settled([part])
+        self._write_with_next()
+        if self._pending:
+            self._together([])
 
-    def end(self, commit: Callable[[], None]) -> None:
-        """Write what was collected, and commit. All rows have settled."""
+    def end(self, commit: Callable[[], None]) -> bool:
+        """Write what was added and collected, and commit. Whether that is done: where a unit's rows cannot be written
+        nothing is on disk yet, the unit has failed, and there may be `doubts`.
+        """
+        self._write_with_next()
+        if any(statement.guarded for part in self._pending for statement, _, _ in part.rows):
+            self._together([])  # what the guards find must be known before the commit
+        steps = self._ending()
+        unsaid, pending = self._taken()
+        try:
+            together(self._connection, [*unsaid, *steps], commit=commit)
+        except (DBAPIError, Unavailable) as error:
+            if not pending or is_trouble(error):
+                self._tell()
+                raise
+            self._write_again(pending, unsaid)
+            return False
+        self._tell()
+        return True
+
+    def _ending(self) -> list[Step[None]]:
+        """What writes all that was collected."""
         steps: list[Step[None]] = []
         if self._revision != self._stored_revision:
             steps.append(self.changing(_COUNT, [{"last": self._revision}]))
-            self.committed.revision = self._revision
         answers = [row for part in self._parts for row in part.answers]
         if answers:
             steps.append(self.changing(_REMEMBER, answers))
         events = [row for part in self._parts for row in part.events]
         if events:
             steps.append(self.changing(_EMIT, events))
-        self.committed.events += len(events)
+        return steps
+
+    def _tell(self) -> None:
+        """It may be on disk: who waits is to be told."""
+        if self._revision != self._stored_revision:
+            self.committed.revision = self._revision
         for part in self._parts:
+            self.committed.events += len(part.events)
             self.committed.runners += part.runners
             self.committed.adoptions += part.adoptions
             self.committed.given += part.given
             self.committed.stopping += part.stopping
             self.committed.moved += part.moved
-        together(self._connection, [*self._unsaid, *steps], commit=commit)
 
     @cached_property
     def given(self) -> dict[str, Given]:
@@ -381,6 +428,28 @@ class Transaction:
     def woken(self) -> frozenset[str]:
         """Runners for which something has changed; to be asked once all units are done."""
         return frozenset(runner_id for part in self._parts for runner_id in part.runners)
+
+    def _write_with_next(self) -> None:
+        """What units that have ended have added is written with what is said next."""
+        parts = [part for part in self._parts[self._looked_at :] if part.rows]
+        self._looked_at = len(self._parts)
+        if not parts:
+            return
+        if self._pending:
+            self._together([])
+        self._unsaid += [_SAVE_ROWS, *self._writing(parts)]
+        self._pending, self._rows_end = parts, len(self._unsaid)
+
+    def _write_again(self, parts: Sequence[Part], unsaid: Sequence[Step[None]]) -> None:
+        """Something failed, of the rows or behind them: write the rows again, together or one by one. What was behind
+        them is unsaid again.
+        """
+        behind = unsaid[self._rows_end :]
+        self._together([_BACK_TO_ROWS, _RELEASE_ROWS])
+        if not self._settled(parts):
+            for part in parts:
+                self._settled([part])
+        self._unsaid += behind
 
     def _settled(self, parts: Sequence[Part]) -> bool:
         """Whether the rows of the parts are written; a part that fails alone has the error."""
@@ -404,7 +473,7 @@ class Transaction:
         self._is_ahead_old = True
         if self._part.writes_at_once:
             return
-        self.settle()
+        self._write_with_next()
         self._unsaid.append(_SAVE_UNIT)
         self._part.writes_at_once = True
         if self._part.rows:
@@ -430,10 +499,25 @@ class Transaction:
 
     def _together(self, steps: Sequence[Step[Any]]) -> list[Any]:
         """What comes of the steps, behind all that was not said yet."""
-        unsaid, self._unsaid = self._unsaid, []
+        unsaid, pending = self._taken()
         if not unsaid and not steps:
             return []
-        return together(self._connection, [*unsaid, *steps])[len(unsaid) :]
+        try:
+            found = together(self._connection, [*unsaid, *steps])
+        except (DBAPIError, Unavailable) as error:
+            if not pending or is_trouble(error):
+                raise
+            self._write_again(pending, unsaid)
+            return self._together(steps)
+        for part in pending:
+            part.rows.clear()
+        return found[len(unsaid) :]
+
+    def _taken(self) -> tuple[list[Step[None]], list[Part]]:
+        """What is to be said now, and whose rows are among it."""
+        taken = self._unsaid, self._pending
+        self._unsaid, self._pending = [], []
+        return taken
 
 
 def last_revision(connection: Connection) -> int:

@@ -113,13 +113,11 @@ class Installation:
         def told(connection) -> Dispatcher:
             transaction = Transaction(
                 connection,
-                self.clock.now_us,
                 dispatcher=Dispatcher(overtakes_max=2),
                 projects={},
                 encode_fact=fact_to_event,
                 new_id=self.stores.new_id,
                 renew_sealed=self.stores.database.renew_sealed,
-                revision=0,
             )
             reload_all(transaction)
             return transaction.dispatcher
