@@ -196,6 +196,23 @@ def test_what_waits_is_said_to_the_database_in_few_exchanges(with_stores, monkey
     with_stores(test)
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_dispatcher_knows_of_no_job_that_could_not_be_written(with_stores, beside):
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.stop(await stores.submit("digits", "taken"))
+        project = await stores.projects.get("digits")
+        assert stores.dispatcher.served(project.uid) is None, "nothing waits"
+        calls = [stores.submit("digits", "taken")]
+        if beside:  # what is told to the runner is made when all else is done
+            calls.append(stores.report("one", capabilities=Capabilities(tasks=ALONE)))
+        refused, *_ = await together(stores, *calls)
+        assert isinstance(refused, AlreadyExists)
+        assert stores.dispatcher.served(project.uid) is None, "nothing waits"
+
+    with_stores(test)
+
+
 def test_runners_that_come_at_once_get_their_jobs_by_a_few_statements(with_stores):
     async def test(stores):
         groups = record(stores.database.writing)

@@ -212,15 +212,15 @@ class Database:
         self._complete(units, transaction)
 
     def _complete(self, units: Sequence[Unit], transaction: Transaction) -> None:
-        """What is done once for all units, and what each does after that."""
+        """What is done once for all units, and what some do after that: they must know by then what they have done."""
+        some = [unit for unit in units if unit.then is not None]
+        if some:
+            transaction.settle()
         for hook in self.before_commit:
             self._run_hook(hook, transaction)
-        if not any(unit.then is not None for unit in units):
-            return
-        transaction.settle()
-        for unit in units:
+        for unit in some:
             unit.error = unit.error or unit.part.error
-            if unit.then is not None and unit.error is None:
+            if unit.error is None:
                 self._run(unit, transaction, partial(_then, unit))
                 unit.then = None
 

@@ -316,18 +316,25 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(
         calling=st.lists(runners, unique=True, max_size=4),
         submits=st.lists(st.tuples(projects, needs), max_size=3),
+        taken=st.lists(st.integers(0, 1_000), max_size=1),
         stopped=st.lists(st.integers(0, 1_000), max_size=2),
         cut=st.sets(runners, max_size=2),
         commit=st.sampled_from(["", "", *COMMITS]),
     )
-    def together(self, calling, submits, stopped, cut, commit: str) -> None:
-        """Calls, submits and stops in one transaction; connections are cut while it goes on."""
+    def together(self, calling, submits, taken, stopped, cut, commit: str) -> None:
+        """Calls, submits and stops in one transaction; names that are `taken` are refused, and connections are cut
+        while it goes on.
+        """
         asked = [(project_id, {"needs": wanted, "request_id": self.stores.new_id()}) for project_id, wanted in submits]
         uids = sorted(self.submitted)
         uids = sorted({uids[number % len(uids)] for number in stopped}) if uids else []
         with self.installation.together(commit):
             for runner_id in calling:
                 self.send(runner_id, wait_seconds=8.0)
+            refused = [
+                self.installation.start(self.stores.submit(self.submitted[uid], f"job-{uid[-12:]}"))
+                for uid in (sorted(self.submitted)[number % len(self.submitted)] for number in taken if self.submitted)
+            ]
             first = [self.installation.start(self.stores.submit(each, **fields)) for each, fields in asked]
             stops = [self.installation.start(self.stop_of(uid, StopMode.CHECKPOINT)) for uid in uids]
             for runner_id in sorted(cut):
@@ -338,6 +345,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.hear()
         failed = [task.exception() is not None for task in (*first, *stops)]
         assert all(failed) if commit else not any(failed), "all or nothing of a transaction is told"
+        for task in refused:
+            assert isinstance(task.exception(), Unavailable if commit else AlreadyExists), "each bears its own"
         for project_id, fields in asked:
             self.submitted[self.run(self.stores.submit(project_id, **fields))] = project_id
         for uid in uids:
