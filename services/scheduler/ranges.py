@@ -20,20 +20,23 @@ NO_NUMBERS = frozenset({FieldDescriptor.TYPE_BOOL, FieldDescriptor.TYPE_STRING})
 """Of FIELDS these have a default alone."""
 
 
-def fill(message: Message) -> None:
-    """Write the defaults of FIELDS into a message and all below it; messages outside a oneof come into being."""
+def fill(message: Message, *, without: Set[str] = frozenset()) -> None:
+    """Write the defaults of FIELDS into a message and all below it; messages outside a oneof come into being.
+
+    `without`: messages in it that are filled already.
+    """
     full = type(message)()
     full.CopyFrom(_defaults(message.DESCRIPTOR))
     full.MergeFrom(message)
     message.CopyFrom(full)
-    _fill_below(message)
+    _fill_below(message, without)
 
 
-def _fill_below(message: Message) -> None:
+def _fill_below(message: Message, without: Set[str] = frozenset()) -> None:
     """What is in a oneof or repeated, at any depth: the defaults of the rest came with the message's own."""
     parts = _parts(message.DESCRIPTOR)
     for name in parts.branching:
-        if message.HasField(name):
+        if name not in without and message.HasField(name):
             _fill_below(getattr(message, name))
     for oneof in parts.oneofs:
         name = message.WhichOneof(oneof)

@@ -38,7 +38,7 @@ NAME_CHARACTERS_MAX = 200
 """Of annotation sets, categories and metrics."""
 WEIGHTS_MAX = 2_000
 MODELS_REMEMBERED = 256
-"""With their data: what is wrong with them was looked at before. Each is as large as a specification may be at most."""
+"""With their data: they were completed, and looked at, before. Each is as large as a specification may be at most."""
 MODEL_AND_DATA = frozenset({"model", "data"})
 SPEC_BYTES_MAX = 64 * 1024
 """Of a complete specification: lists send it with each job."""
@@ -86,19 +86,33 @@ def complete(spec: JobSpec) -> JobSpec:
     full.DiscardUnknownFields()  # of any size, and never to be read
     if full.ByteSize() > SPEC_BYTES_MAX:
         return full
-    full.model.backbone.name = full.model.backbone.name or BACKBONE_DEFAULT
-    if full.model.initialization.WhichOneof("source") is None:
-        full.model.initialization.random.SetInParent()
-    if full.model.neck.WhichOneof("kind") is None:
-        full.model.neck.identity.SetInParent()
-    for head in full.model.heads:
-        _complete_head(head)
-    full.data.bad_data = full.data.bad_data or job_spec_pb2.BAD_DATA_FAIL_AT_START
+    model = full.model.SerializeToString(deterministic=True)
+    data = full.data.SerializeToString(deterministic=True)
+    full.ClearField("model")
+    full.ClearField("data")
+    full.MergeFromString(_complete_model_and_data(model, data))
     _complete_trainer(full.trainer, full.model)
-    fill(full)
-    for head in full.model.heads:
-        _complete_masks(head, max(full.data.height, full.data.width))
+    fill(full, without=MODEL_AND_DATA)
     return full
+
+
+@lru_cache(maxsize=MODELS_REMEMBERED)
+def _complete_model_and_data(model: bytes, data: bytes) -> bytes:
+    """A specification with these two alone, complete. The jobs of a sweep, or of every night, differ elsewhere."""
+    spec = JobSpec(model=Model.FromString(model), data=Data.FromString(data))
+    spec.model.backbone.name = spec.model.backbone.name or BACKBONE_DEFAULT
+    if spec.model.initialization.WhichOneof("source") is None:
+        spec.model.initialization.random.SetInParent()
+    if spec.model.neck.WhichOneof("kind") is None:
+        spec.model.neck.identity.SetInParent()
+    for head in spec.model.heads:
+        _complete_head(head)
+    spec.data.bad_data = spec.data.bad_data or job_spec_pb2.BAD_DATA_FAIL_AT_START
+    fill(spec.model)
+    fill(spec.data)
+    for head in spec.model.heads:
+        _complete_masks(head, max(spec.data.height, spec.data.width))
+    return spec.SerializeToString(deterministic=True)
 
 
 def violations(spec: JobSpec) -> list[Violation]:
@@ -124,7 +138,7 @@ def violations_in(spec: JobSpec) -> list[Violation]:
 
 @lru_cache(maxsize=MODELS_REMEMBERED)
 def _in_model_and_data(model: bytes, data: bytes) -> tuple[Violation, ...]:
-    """The longest part of it. The jobs of a sweep, or of every night, differ elsewhere."""
+    """The longest part of it; see `_complete_model_and_data`."""
     spec = JobSpec(model=Model.FromString(model), data=Data.FromString(data))
     return (
         *out_of_range(spec),
