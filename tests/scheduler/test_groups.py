@@ -196,6 +196,22 @@ def test_what_waits_is_said_to_the_database_in_few_exchanges(with_stores, monkey
     with_stores(test)
 
 
+def test_what_was_to_be_prepared_behind_an_error_is_not_taken_for_prepared(with_stores):
+    """Each statement is prepared once it was said a few times, and any of them may be behind what fails."""
+
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.submit("digits", "taken")
+        for number in range(12):
+            fresh = [stores.submit("digits", request_id=f"{number}-{each}") for each in range(number % 3)]
+            labelled = stores.submit("digits", f"job-{number}", labels={"number": str(number)})
+            refused, *submitted = await together(stores, stores.submit("digits", "taken"), labelled, *fresh)
+            assert isinstance(refused, AlreadyExists)
+            assert [type(each) for each in submitted] == [str] * len(submitted)
+
+    with_stores(test)
+
+
 @pytest.mark.parametrize("beside", [True, False])
 def test_dispatcher_knows_of_no_job_that_could_not_be_written(with_stores, beside):
     async def test(stores):

@@ -57,10 +57,16 @@ def together(
 
 def _in_a_pipeline(driver: Any, steps: Sequence[Step[Any]], commit: Callable[[], None]) -> list[Any]:
     cursors = [driver.cursor() for _ in steps]
-    with driver.pipeline():
-        for step, cursor in zip(steps, cursors, strict=True):
-            step.say(cursor)
-        commit()
+    try:
+        with driver.pipeline():
+            for step, cursor in zip(steps, cursors, strict=True):
+                step.say(cursor)
+            commit()
+    except BaseException:
+        # psycopg takes for prepared what it meant to prepare behind an error, and forgets it with the whole transaction
+        # alone: from then on such a statement would fail each time.
+        driver._prepared.clear()
+        raise
     return [step.hear(cursor) for step, cursor in zip(steps, cursors, strict=True)]
 
 
