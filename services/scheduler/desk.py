@@ -22,9 +22,9 @@ from services.chassis.errors import Aborted, Reason
 from services.chassis.rpc import server_stopping
 from services.scheduler.domain.job import SECOND_US, Progress
 from services.scheduler.domain.lease import AttemptKey, Desired, Report, desired, does, key_of
+from services.scheduler.store.committed import Committed, Given, Stopping
 from services.scheduler.store.placing import WaitingCall
 from services.scheduler.store.runners import Renewal, RunnerStore, Standing
-from services.scheduler.store.transaction import Committed, Given, Stopping
 
 PLACE_SECONDS_MAX = 60.0
 """An idle runner's place is taken anew after so long."""

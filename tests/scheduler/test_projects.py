@@ -14,7 +14,7 @@ from services.scheduler.domain.project import CredentialsChange, ProjectChange, 
 from services.scheduler.domain.request import Request
 from services.scheduler.store import projects
 from services.scheduler.store.credentials import sweep_credentials, unused_credentials
-from services.scheduler.store.transaction import last_revision
+from services.scheduler.store.views import last_revision
 
 NOBODY = Request(request_id="", digest=b"")
 

@@ -15,7 +15,7 @@ from services.chassis.errors import SihlaiError
 from services.chassis.log import get_logger
 from services.scheduler.domain.job import SECOND_US
 from services.scheduler.objects.checkpoints import CheckpointStore
-from services.scheduler.store.transaction import Committed
+from services.scheduler.store.committed import Committed
 from services.scheduler.store.upkeep import Orphan, Upkeep
 from services.scheduler.wire.checkpoint import checkpoint_from_manifest
 

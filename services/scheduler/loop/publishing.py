@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from services.chassis.bus import Bus
 from services.chassis.errors import InvalidArgument
 from services.chassis.log import get_logger
+from services.scheduler.store.committed import Committed
 from services.scheduler.store.outbox import OutboxEvent, OutboxStore
-from services.scheduler.store.transaction import Committed
 
 log = get_logger(__name__)
 

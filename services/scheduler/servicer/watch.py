@@ -22,9 +22,9 @@ from services.chassis.errors import Reason, ResourceExhausted
 from services.chassis.rpc import until_stopping
 from services.scheduler.domain.job import ACTIVE
 from services.scheduler.domain.view import Damaged, JobFilter, JobView
+from services.scheduler.store.committed import Committed
 from services.scheduler.store.jobs import Changes, JobStore, Removal
 from services.scheduler.store.projects import ProjectStore
-from services.scheduler.store.transaction import Committed
 from services.scheduler.wire.job import job_filter_from_proto, job_to_proto
 from services.scheduler.wire.names import (
     cursor_from_revision,

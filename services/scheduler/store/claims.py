@@ -14,10 +14,11 @@ from services.scheduler.domain.fact import JobStarted
 from services.scheduler.domain.lease import Runner
 from services.scheduler.store import tables
 from services.scheduler.store.attempts import JOB_BY_UID, changing_jobs
+from services.scheduler.store.committed import Given
 from services.scheduler.store.queue import advance
 from services.scheduler.store.rows import attempt_to_row, job_from_row
 from services.scheduler.store.statement import Statement
-from services.scheduler.store.transaction import Given, Transaction
+from services.scheduler.store.transaction import Transaction
 
 _INSERT_ATTEMPT = Statement(
     insert(tables.attempts), columns=[column.key for column in tables.attempts.c if column.key != "adopt_time_us"]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
+from msgspec import Struct
 from sqlalchemy import BigInteger, Connection, literal_column, select
 from sqlalchemy.engine import URL
 
@@ -14,6 +15,13 @@ Clock: TypeAlias = Callable[[Connection], int]
 
 SERVER_TIME_US = literal_column("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint", BigInteger).label("now_us")
 """In a statement of PostgreSQL."""
+
+
+class Fence(Struct, frozen=True, kw_only=True):
+    """How a transaction begins: with the last revision, and at this time by the database's clock."""
+
+    revision: int
+    now_us: int
 
 
 def clock_of(url: URL) -> Clock:

@@ -15,8 +15,8 @@ from services.scheduler.domain.view import Damaged
 from services.scheduler.store import tables
 from services.scheduler.store.database import Database
 from services.scheduler.store.rows import Record, project_from_row, readable
-from services.scheduler.store.transaction import Transaction, last_revision
-from services.scheduler.store.views import few_at_a_time
+from services.scheduler.store.transaction import Transaction
+from services.scheduler.store.views import few_at_a_time, last_revision
 
 PROJECTS_TOGETHER_MAX = 500
 """Projects whose jobs one statement looks at."""

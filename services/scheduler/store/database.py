@@ -24,16 +24,12 @@ from services.chassis.share import charged, current_spending
 from services.scheduler.domain.dispatcher import Dispatcher
 from services.scheduler.domain.project import Project
 from services.scheduler.store.clock import Clock, clock_of
+from services.scheduler.store.committed import Committed
 from services.scheduler.store.engine import make_engine
 from services.scheduler.store.gathering import Ahead, DatabaseLimits, Gathering, Unit, Waiting
 from services.scheduler.store.leader import Leader, LeaderLimits, checked_url
-from services.scheduler.store.transaction import (
-    Committed,
-    EncodeFact,
-    Question,
-    Transaction,
-    is_trouble,
-)
+from services.scheduler.store.together import is_trouble
+from services.scheduler.store.transaction import EncodeFact, Question, Transaction
 
 log = get_logger(__name__)
 

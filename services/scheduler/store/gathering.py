@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 from services.chassis.errors import Reason, ResourceExhausted
 from services.chassis.share import Spending
-from services.scheduler.store.transaction import Part, Question, Transaction
+from services.scheduler.store.committed import Part
+from services.scheduler.store.transaction import Question, Transaction
 
 Ahead: TypeAlias = Callable[[Transaction], Iterable[Question]]
 """What a unit will ask first, as far as the transaction does not know it already."""

@@ -25,6 +25,7 @@ from services.scheduler.domain.request import Request
 from services.scheduler.domain.view import Damaged, JobFilter, JobView, QueueStanding, Submission
 from services.scheduler.store import tables
 from services.scheduler.store.attempts import JOB_BY_NAME, find_checkpoint, find_job, insert_job, known_job, save_job
+from services.scheduler.store.committed import Stopping
 from services.scheduler.store.database import Database
 from services.scheduler.store.projects import (
     PROJECT_BY_ID,
@@ -37,8 +38,8 @@ from services.scheduler.store.projects import (
 from services.scheduler.store.queue import SERVED, QueueLimits, queue_standing
 from services.scheduler.store.requests import answered, asked_first, first_answer
 from services.scheduler.store.rows import checkpoint_from_row, job_from_row, readable
-from services.scheduler.store.transaction import Question, Stopping, Transaction, last_revision
-from services.scheduler.store.views import few_at_a_time, readable_views, views
+from services.scheduler.store.transaction import Question, Transaction
+from services.scheduler.store.views import few_at_a_time, last_revision, readable_views, views
 
 OLDEST_CURSOR = "oldest_cursor"
 REMOVAL_COLUMNS = ("revision", "uid", "name", "project_uid")

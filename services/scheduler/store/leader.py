@@ -28,11 +28,11 @@ from services.chassis.config import ServerConfig
 from services.chassis.errors import ConfigurationError, Reason, Unavailable
 from services.chassis.log import get_logger
 from services.chassis.tls import require_encrypted
-from services.scheduler.store.clock import SERVER_TIME_US, machine_time_us
+from services.scheduler.store.clock import SERVER_TIME_US, Fence, machine_time_us
 from services.scheduler.store.statement import Statement, Values
 from services.scheduler.store.tables import counters
 from services.scheduler.store.together import Step
-from services.scheduler.store.transaction import REVISION, Fence
+from services.scheduler.store.transaction import REVISION
 
 log = get_logger(__name__)
 

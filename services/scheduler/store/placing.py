@@ -20,7 +20,8 @@ from services.scheduler.store.attempts import active_attempt
 from services.scheduler.store.claims import Claim, claim_jobs
 from services.scheduler.store.queue import reload_all, reload_project
 from services.scheduler.store.tables import jobs
-from services.scheduler.store.transaction import Transaction, is_trouble
+from services.scheduler.store.together import is_trouble
+from services.scheduler.store.transaction import Transaction
 
 log = get_logger(__name__)
 

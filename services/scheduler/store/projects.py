@@ -31,12 +31,13 @@ from services.scheduler.domain.project import (
 from services.scheduler.domain.request import Request
 from services.scheduler.domain.view import Damaged
 from services.scheduler.store import tables
+from services.scheduler.store.committed import Committed
 from services.scheduler.store.credentials import forget_credentials
 from services.scheduler.store.database import Database
 from services.scheduler.store.requests import answered, first_answer
 from services.scheduler.store.rows import project_from_row, project_to_row, readable
 from services.scheduler.store.statement import Statement, Values
-from services.scheduler.store.transaction import Committed, Transaction
+from services.scheduler.store.transaction import Transaction
 
 log = get_logger(__name__)
 

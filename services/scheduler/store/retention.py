@@ -17,7 +17,8 @@ from services.scheduler.domain.view import DAMAGE, Damaged
 from services.scheduler.store import tables
 from services.scheduler.store.database import Database
 from services.scheduler.store.rows import Record, checkpoint_from_row, checkpoint_key_from_json, readable
-from services.scheduler.store.transaction import Transaction, last_revision
+from services.scheduler.store.transaction import Transaction
+from services.scheduler.store.views import last_revision
 
 log = get_logger(__name__)
 

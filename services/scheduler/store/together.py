@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from services.chassis.errors import Unavailable
+
 Result = TypeVar("Result")
 
 PSYCOPG = "psycopg"
@@ -99,3 +101,11 @@ def _errors_of(connection: Connection, steps: Sequence[Step[Any]]) -> Iterator[N
         if is_gone:
             connection.invalidate(error)
         raise wrapped from error
+
+
+def is_trouble(error: DBAPIError | Unavailable) -> bool:
+    """Whether the database itself is in trouble (disk full, locked, gone), rather than the statement."""
+    names = {"OperationalError", "InterfaceError", "InternalError"}
+    if isinstance(error, Unavailable):
+        return False  # a row was changed by another
+    return error.connection_invalidated or type(error).__name__ in names

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
-from msgspec import Struct
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, update
 from sqlalchemy.exc import DBAPIError
 
 from services.chassis.errors import Unavailable
 from services.chassis.log import get_logger
 from services.scheduler.domain.dispatcher import Dispatcher
 from services.scheduler.domain.fact import EncodedFact, Fact
-from services.scheduler.domain.job import Attempt, Job
-from services.scheduler.domain.lease import AttemptKey, Runner
+from services.scheduler.domain.lease import AttemptKey
 from services.scheduler.domain.project import Project
+from services.scheduler.store.clock import Fence
+from services.scheduler.store.committed import Committed, Given, Part, Refused, Stopping
 from services.scheduler.store.statement import Statement, Values
 from services.scheduler.store.tables import counters, outbox, request_ids
-from services.scheduler.store.together import Step, together, words
+from services.scheduler.store.together import Step, is_trouble, together, words
 
 log = get_logger(__name__)
 
@@ -40,80 +39,7 @@ _RELEASE_ROWS, _RELEASE_UNIT = words("RELEASE SAVEPOINT rows"), words("RELEASE S
 
 EncodeFact = Callable[..., EncodedFact]
 """encode(fact, event_id=…, time_us=…, trace_parent=…)."""
-Refused = Callable[[DBAPIError | Unavailable], Exception]
-"""What the unit's caller gets where its row could not be written."""
 Question = tuple[Statement, Values]
-Row = tuple[Statement, Values, Refused | None]
-
-
-class Fence(Struct, frozen=True, kw_only=True):
-    """How a transaction begins: with the last revision, and at this time by the database's clock."""
-
-    revision: int
-    now_us: int
-
-
-class Given(Struct, frozen=True, kw_only=True):
-    """An attempt that a transaction has given to a runner, which is as it is after that."""
-
-    runner: Runner
-    job: Job
-    attempt: Attempt
-
-
-class Stopping(Struct, frozen=True, kw_only=True):
-    """An attempt that goes on, and its job, which was asked to stop."""
-
-    job: Job
-    attempt: Attempt
-
-
-@dataclass(kw_only=True)
-class Committed:
-    """What a transaction changed, for those who wait. `adoptions`: attempts whose checkpoints are to be looked for."""
-
-    number: int = 0
-    """Of the transaction: later ones have higher numbers."""
-    revision: int | None = None
-    runners: list[str] = field(default_factory=list)
-    events: int = 0
-    adoptions: list[AttemptKey] = field(default_factory=list)
-    given: list[Given] = field(default_factory=list)
-    stopping: list[Stopping] = field(default_factory=list)
-    moved: list[str] = field(default_factory=list)
-    """Uids of jobs that are further than before, and have no new revision for it."""
-    projects: set[str] = field(default_factory=set)
-    """Ids of projects that were changed or deleted."""
-
-
-@dataclass(kw_only=True)
-class Part:
-    """What one unit of a transaction has done: nothing, where `error` is set."""
-
-    rows: list[Row] = field(default_factory=list)
-    """To be written."""
-    events: list[Values] = field(default_factory=list)
-    answers: list[Values] = field(default_factory=list)
-    runners: list[str] = field(default_factory=list)
-    adoptions: list[AttemptKey] = field(default_factory=list)
-    given: list[Given] = field(default_factory=list)
-    stopping: list[Stopping] = field(default_factory=list)
-    moved: list[str] = field(default_factory=list)
-    writes_at_once: bool = False
-    """It has a savepoint of its own."""
-    error: BaseException | None = None
-
-    @property
-    def lists(self) -> tuple[list[Any], ...]:
-        """All that is collected."""
-        collected = self.runners, self.adoptions, self.given, self.stopping, self.moved
-        return self.rows, self.events, self.answers, *collected
-
-    def fail(self, error: BaseException) -> None:
-        """Nothing of it holds."""
-        self.error = error
-        for each in self.lists:
-            each.clear()
 
 
 class Transaction:
@@ -518,16 +444,3 @@ class Transaction:
         taken = self._unsaid, self._pending
         self._unsaid, self._pending = [], []
         return taken
-
-
-def last_revision(connection: Connection) -> int:
-    """The last revision that is visible."""
-    return int(connection.execute(select(counters.c.value).where(counters.c.name == REVISION)).scalar() or 0)
-
-
-def is_trouble(error: DBAPIError | Unavailable) -> bool:
-    """Whether the database itself is in trouble (disk full, locked, gone), rather than the statement."""
-    names = {"OperationalError", "InterfaceError", "InternalError"}
-    if isinstance(error, Unavailable):
-        return False  # a row was changed by another
-    return error.connection_invalidated or type(error).__name__ in names

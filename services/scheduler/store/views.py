@@ -13,6 +13,8 @@ from services.scheduler.domain.job import Attempt, Checkpoint, CheckpointKey, Jo
 from services.scheduler.domain.view import Damaged, JobView
 from services.scheduler.store import tables
 from services.scheduler.store.rows import attempt_from_row, checkpoint_from_row, job_from_row, readable
+from services.scheduler.store.tables import counters
+from services.scheduler.store.transaction import REVISION
 
 ATTEMPTS_SHOWN_MAX = 20
 """The newest attempts that a job shows."""
@@ -78,3 +80,8 @@ def _checkpoints(connection: Connection, keys: Sequence[CheckpointKey], read: Re
     rows = few_at_a_time(connection.execute(query))
     found = read(rows, checkpoint_from_row, lambda row: f"{row.job_uid}/{row.epoch}")
     return {checkpoint.key: checkpoint for checkpoint in found if not isinstance(checkpoint, Damaged)}
+
+
+def last_revision(connection: Connection) -> int:
+    """The last revision that is visible."""
+    return int(connection.execute(select(counters.c.value).where(counters.c.name == REVISION)).scalar() or 0)
