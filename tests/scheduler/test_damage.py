@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 from sqlalchemy import JSON, text
+from sqlalchemy.exc import OperationalError
 
 from services.chassis.errors import Unavailable
 from services.scheduler.domain.access_token import AccessToken
@@ -12,6 +15,7 @@ from services.scheduler.domain.lease import AttemptKey
 from services.scheduler.domain.request import Request
 from services.scheduler.domain.retention import Retention
 from services.scheduler.domain.view import Damaged, JobFilter, JobView
+from services.scheduler.store import upkeep
 from services.scheduler.store.access_tokens import AccessTokenStore
 from services.scheduler.store.retention import RetentionRows
 from services.scheduler.store.tables import metadata
@@ -162,6 +166,25 @@ def test_what_cannot_be_dealt_with_is_said_once_in_a_while(sqlite_url, stores_cl
                 stores.clock.pass_seconds(10)
                 assert await stores.upkeep.renew_and_expire([]) == []
             assert capsys.readouterr().out.count("attempt_not_closed") == 1
+
+    stores_class(sqlite_url).run(test)
+
+
+def test_trouble_of_the_database_is_no_fault_of_the_record(sqlite_url, stores_class, checkpoint, monkeypatch):
+    """A disk that is full for a moment must not leave a lost job where it is for ten minutes."""
+
+    async def test(stores):
+        key = await work(stores, SOUND, checkpoint)
+        stores.clock.pass_seconds(60)
+
+        def fail(*_arguments: object, **_options: object) -> None:
+            raise OperationalError("UPDATE", {}, sqlite3.OperationalError("database or disk is full"))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(upkeep, "close_attempt", fail)
+            with pytest.raises(Unavailable):
+                await stores.upkeep.renew_and_expire([])
+        assert [each.job_uid for each in await stores.upkeep.renew_and_expire([])] == [key.job_uid]
 
     stores_class(sqlite_url).run(test)
 

@@ -371,11 +371,16 @@ class Upkeep:
 
     @contextmanager
     def _apart(self, transaction: Transaction, event: str, record: str) -> Iterator[None]:
-        """See `Transaction.apart`. What fails is left alone for a while: it would fill the log."""
-        self._parked[record] = self._monotonic() + 60 * self._limits.parked_minutes
+        """See `Transaction.apart`. What fails is left alone for a while: it would fill the log.
+
+        Trouble of the database, which is raised, is no fault of the record.
+        """
+        is_done = False
         with transaction.apart(event, record=record):
             yield
-            del self._parked[record]
+            is_done = True
+        if not is_done:
+            self._parked[record] = self._monotonic() + 60 * self._limits.parked_minutes
 
     def _lose_runners(self, transaction: Transaction) -> None:
         runners = tables.runners
