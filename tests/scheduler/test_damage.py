@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from services.chassis.errors import Unavailable
 from services.scheduler.domain.access_token import AccessToken
-from services.scheduler.domain.job import JobState, ResumeSource
+from services.scheduler.domain.job import CheckpointKey, JobState, ResumeSource
 from services.scheduler.domain.lease import AttemptKey
 from services.scheduler.domain.request import Request
 from services.scheduler.domain.retention import Retention
@@ -83,7 +83,9 @@ async def all_else_goes_on(stores, checkpoint, columns) -> None:
     await put_aside(stores, (DAMAGED, SOUND))
     await spoil(stores, *columns)
     await is_shown(stores)
-    await is_looked_after(stores, key)
+    gone = await is_looked_after(stores, key)
+    if {"jobs.source", "attempts.resume"} & set(columns):
+        assert {each.job_uid for each in gone} == {gone[0].job_uid}, "what it begins at may be any of its project's"
 
 
 async def is_shown(stores) -> None:
@@ -101,8 +103,10 @@ async def is_shown(stores) -> None:
     assert why.active_job == f"projects/{SOUND}/jobs/resumed"
 
 
-async def is_looked_after(stores, key: AttemptKey) -> None:
-    """What is sound, wherever all is looked at; `key` is of the attempt of the sound project."""
+async def is_looked_after(stores, key: AttemptKey) -> list[CheckpointKey]:
+    """What is sound, wherever all is looked at; `key` is of the attempt of the sound project. Returns the checkpoints
+    that were taken out.
+    """
     with one_commit_without_an_answer(stores.database), pytest.raises(Unavailable):
         await stores.create_project("unsure")  # all that the dispatcher knows is read anew
     await stores.create_project("another")
@@ -133,6 +137,7 @@ async def is_looked_after(stores, key: AttemptKey) -> None:
     await stores.delete_job(ended.uid)
     await stores.stop((await stores.jobs.get(SOUND, "queued"))[0].job.uid)
     await stores.delete_project(SOUND)
+    return gone
 
 
 async def put_aside(stores, runner_ids) -> None:

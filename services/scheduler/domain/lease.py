@@ -35,6 +35,14 @@ class AttemptKey(Struct, frozen=True, kw_only=True):
     epoch: int
 
 
+class Orphan(Struct, frozen=True, kw_only=True):
+    """An ended attempt whose checkpoints are to be looked for. `waits`: its job is not claimed before that."""
+
+    key: AttemptKey
+    end_time_us: int
+    waits: bool
+
+
 class ActiveReport(Struct, frozen=True, kw_only=True):
     """The attempt that a runner says it works on. `phase` is None where this version has no word for it."""
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from services.chassis.errors import SihlaiError
 from services.chassis.log import get_logger
 from services.scheduler.domain.job import SECOND_US
+from services.scheduler.domain.lease import Orphan
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.store.committed import Committed
-from services.scheduler.store.upkeep import Orphan, Upkeep
+from services.scheduler.store.upkeep import Upkeep
 from services.scheduler.wire.checkpoint import checkpoint_from_manifest
 
 log = get_logger(__name__)

@@ -90,7 +90,7 @@ def _of_jobs(connection: Connection, which: ColumnElement[bool]) -> set[str]:
 
 def _of_datasets(job: Record) -> list[str]:
     datasets = (job["training_dataset"], job["validation_dataset"])
-    return [dataset["credentials_id"] for dataset in datasets if dataset is not None]
+    return [dataset.get("credentials_id", "") for dataset in datasets if dataset is not None]
 
 
 def _of_damaged(connection: Connection, project_uids: Sequence[str]) -> set[str]:

@@ -55,8 +55,8 @@ class RetentionRows:
         found = list(self._superfluous(connection, now_us))
         if found:
             names = self._pinned(connection, _live())
-            keys = _begun_at(connection, tables.jobs.c.source.is_not(None))
-            found = [(name, each) for name, each in found if name not in names and each.key not in keys]
+            needed = _begun_at(connection, tables.jobs.c.source.is_not(None))
+            found = [(name, each) for name, each in found if name not in names and not needed.has(name, each)]
         return as_of, found[:PRUNED_MAX]
 
     def _superfluous(self, connection: Connection, now_us: int) -> Iterator[tuple[str, Checkpoint]]:
@@ -96,12 +96,12 @@ class RetentionRows:
         """Those of the checkpoints that are there and that nothing has needed since."""
         connection, table, jobs = transaction.connection, tables.checkpoints, tables.jobs
         since = jobs.c.revision > as_of
-        names, keys = self._pinned(connection, since), _begun_at(connection, since)
-        keys |= _keys(connection, select(jobs.c.uid, jobs.c.last_checkpoint).where(since))
+        names, needed = self._pinned(connection, since), _begun_at(connection, since)
+        needed.add(connection, select(jobs.c.project_id, jobs.c.last_checkpoint).where(since))
         gone = []
         for name, each in some:
             key = each.key
-            if name in names or key in keys:
+            if name in names or needed.has(name, each):
                 continue
             is_it = and_(table.c.job_uid == key.job_uid, table.c.epoch == key.epoch, table.c.iteration == key.iteration)
             if connection.execute(delete(table).where(is_it, ~table.c.best)).rowcount:
@@ -119,24 +119,40 @@ def _live() -> ColumnElement[bool]:
     return tables.jobs.c.state.in_(live)
 
 
-def _begun_at(connection: Connection, which: ColumnElement[bool]) -> set[CheckpointKey]:
+class _Needed:
+    """Checkpoints that something begins at. Where it cannot be read which, it may be any of the project's."""
+
+    def __init__(self) -> None:
+        self._keys: set[CheckpointKey] = set()
+        self._projects: set[str] = set()
+
+    def has(self, name: str, checkpoint: Checkpoint) -> bool:
+        """Whether the checkpoint of this name is, or may be, among them."""
+        return checkpoint.key in self._keys or name.split("/")[1] in self._projects
+
+    def add(
+        self, connection: Connection, query: Select[Any], key_in: Callable[[Any], Any] = lambda value: value
+    ) -> None:
+        """Those of the rows: a project's id, and what the key is in."""
+
+        def key_of(row: Record) -> CheckpointKey | None:
+            _, value = row.values()
+            return checkpoint_key_from_json(key_in(value)) if value is not None else None
+
+        rows = connection.execute(query.execution_options(yield_per=ROWS_TOGETHER))
+        for key in readable(rows, key_of, place=lambda row: str(row[0])):
+            if isinstance(key, Damaged):
+                self._projects.add(key.place)
+            elif key is not None:
+                self._keys.add(key)
+
+
+def _begun_at(connection: Connection, which: ColumnElement[bool]) -> _Needed:
     """What these jobs, where they were resumed, and attempts under way begin at."""
     jobs, attempts = tables.jobs, tables.attempts
-    sources = select(jobs.c.uid, jobs.c.source).where(which, jobs.c.source.is_not(None))
-    keys = _keys(connection, sources, lambda source: source["key"])
-    resumes = select(attempts.c.job_uid, attempts.c.resume).where(attempts.c.active, attempts.c.resume.is_not(None))
-    return keys | _keys(connection, resumes)
-
-
-def _keys(
-    connection: Connection, query: Select[Any], key_in: Callable[[Any], Any] = lambda value: value
-) -> set[CheckpointKey]:
-    """The keys in the second column of the rows, the first of which is a job's uid. What cannot be read has none."""
-
-    def key_of(row: Record) -> CheckpointKey | None:
-        _, value = row.values()
-        return checkpoint_key_from_json(key_in(value)) if value is not None else None
-
-    rows = connection.execute(query.execution_options(yield_per=ROWS_TOGETHER))
-    found = readable(rows, key_of, place=lambda row: str(row[0]))
-    return {key for key in found if key is not None and not isinstance(key, Damaged)}
+    needed = _Needed()
+    sources = select(jobs.c.project_id, jobs.c.source).where(which, jobs.c.source.is_not(None))
+    needed.add(connection, sources, lambda source: source["key"])
+    resumes = select(jobs.c.project_id, attempts.c.resume).join(jobs, jobs.c.uid == attempts.c.job_uid)
+    needed.add(connection, resumes.where(attempts.c.active, attempts.c.resume.is_not(None)))
+    return needed

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import Connection, Row, Table, and_, bindparam, case, delete, func, select, update
 from sqlalchemy.sql.elements import ColumnElement
@@ -28,7 +27,7 @@ from services.scheduler.domain.job import (
     JobReason,
     JobState,
 )
-from services.scheduler.domain.lease import AttemptKey
+from services.scheduler.domain.lease import AttemptKey, Orphan
 from services.scheduler.domain.timekeeping import ClockLimits, Guard, Look, SilenceLimits, outage
 from services.scheduler.store import tables
 from services.scheduler.store.attempts import close_attempt, load_job, record_checkpoints, save_job
@@ -80,14 +79,6 @@ class UpkeepLimits:
     lost_runner_days: float = 30.0
     parked_minutes: float = 10.0
     """How long what cannot be dealt with is left alone, before it is tried, and logged, again."""
-
-
-class Orphan(Struct, frozen=True, kw_only=True):
-    """An ended attempt whose checkpoints are to be looked for. `waits`: its job is not claimed before that."""
-
-    key: AttemptKey
-    end_time_us: int
-    waits: bool
 
 
 class Upkeep:
