@@ -106,6 +106,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _migrate(database: Database) -> None:
+    with database.writing.connect() as connection, connection.begin():
+        migrate(connection)
+
+
 def tune_interpreter() -> None:
     """For many short requests at once; after all that stays has been made."""
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -123,9 +128,10 @@ async def serve(config: SchedulerConfig) -> None:
 class Scheduler:
     """All parts of one scheduler, wired. `server` is not started yet."""
 
-    def __init__(self, config: SchedulerConfig, database: Database) -> None:
+    def __init__(self, config: SchedulerConfig, database: Database, leading: asyncio.Task[None]) -> None:
         self.config = config
         self.database = database
+        self.leading = leading
         TokenSigner.from_file(config.token_key_file)  # makes it where it is missing
         verifier = TokenVerifier.from_files([*public_key_files(config.token_key_file), *config.token_public_keys])
         self.keyring = Keyring(config.token_key_file, verifier, now=_now)
@@ -163,7 +169,6 @@ class Scheduler:
             token=TokenFile.required(config.token_file) if config.token_file is not None else None,
             tls=client_tls(config.tls_ca_file, config.tls_certificate_file, config.tls_key_file),
         )
-        self.leading = Leading(database.leader)
         self.clock = Clock(self.upkeep, self.desk, limits=TickLimits())
         self.adoption = Adoption(
             self.upkeep,
@@ -233,11 +238,12 @@ class Scheduler:
         )
         stack.callback(database.close)
         await stand_by(database.leader)
-        with database.writing.connect() as connection, connection.begin():
-            migrate(connection)
-        database.leader.begin()
+        leading = asyncio.create_task(Leading(database.leader).run())  # from now on: what comes next may take its time
+        stack.callback(leading.cancel)
+        await asyncio.to_thread(_migrate, database)
+        await asyncio.to_thread(database.leader.begin)
         database.start()
-        scheduler = cls(config, database)
+        scheduler = cls(config, database, leading)
         stack.push_async_callback(scheduler.reachability.close)
         if config.nats_url:
             require_encrypted_bus(config, config.nats_url)
@@ -270,13 +276,12 @@ class Scheduler:
             keep_turning("deletion", self.deletion.turn),
             keep_turning("forgetting", self.forgetting.turn),
             keep_turning("key-forgetting", self.key_forgetting.turn),
-            self.leading.run(),
             self._end_waits(),
             self.access.run(),
         ]
         if self.publisher is not None:
             work.append(keep_turning("publishing", self.publisher.turn))
-        tasks = [asyncio.create_task(each) for each in work]
+        tasks = [self.leading, *(asyncio.create_task(each) for each in work)]
 
         async def end() -> None:
             for task in tasks:

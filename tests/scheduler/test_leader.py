@@ -1,14 +1,16 @@
-"""Who leads on PostgreSQL, where the former leader hangs."""
+"""Who leads on PostgreSQL: where the former leader hangs, and where a start takes long."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from services.chassis.errors import Unavailable
-from services.scheduler.store.leader import Leader
+from services.scheduler.store.leader import Leader, LeaderLimits, checked_url
 from services.scheduler.store.together import Step, words
 
 
@@ -45,3 +47,44 @@ def test_a_leader_that_hangs_in_the_middle_of_what_it_says_holds_up_no_other(pos
         goes_on.set()
         if other is not None:
             other.close()
+
+
+def test_a_start_that_takes_longer_than_a_leader_may_be_silent_keeps_the_lead(serve, postgresql_url):
+    """Here the migration waits for a lock; elsewhere it has much to do."""
+    standby = Leader(checked_url(postgresql_url), LeaderLimits(silence_seconds=1))
+    engine = create_engine(postgresql_url)
+
+    async def start() -> None:
+        settings = {"database_url": postgresql_url, "leader_silence_seconds": 1.0, "leader_look_seconds": 0.1}
+        with engine.begin() as connection:
+            connection.execute(text("LOCK TABLE alembic_version"))
+            serving = asyncio.create_task(_serve_a_moment(serve, settings))
+            await asyncio.sleep(2.5)
+            assert not serving.done(), "it waits for the lock"
+            assert not standby.take()
+        await serving
+
+    try:
+        asyncio.run(start())
+    finally:
+        standby.close()
+        engine.dispose()
+
+
+async def _serve_a_moment(serve, settings) -> None:
+    async with serve(**settings) as client:
+        await client.create_project("digits")
+        assert client.scheduler.database.leader.take(), "it leads still"
+
+
+def test_a_lead_that_is_lost_before_it_begins_is_said_in_a_sentence(postgresql_url):
+    leader = Leader(checked_url(postgresql_url), LeaderLimits(silence_seconds=1))
+    try:
+        assert leader.take()
+        time.sleep(1.5)  # the server ends a lock's connection that is silent
+        with pytest.raises(Unavailable, match="another scheduler has taken the lead"):
+            leader.begin()
+        with pytest.raises(Unavailable, match="another scheduler has taken the lead"):
+            leader.look()
+    finally:
+        leader.close()

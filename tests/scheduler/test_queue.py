@@ -221,3 +221,28 @@ def test_reason_why_a_job_waits_costs_as_much_as_there_are_kinds_of_runners(with
         assert "(and 297 more)" in why_not_running(Needs(gpus=8, tasks=TASKS), standing)
 
     with_stores(test)
+
+
+def test_a_start_asks_for_all_projects_that_wait_at_once(database_url, stores_class):
+    """One by one it took a PostgreSQL with thousands of them longer than a leader may be silent."""
+
+    async def fill(stores) -> None:
+        for number in range(20):
+            await stores.create_project(f"p{number}")
+            for gpus in range(3):
+                await stores.submit(f"p{number}", f"job-{gpus}", needs=Needs(gpus=gpus))
+
+    stores_class(database_url).run(fill)
+    again = stores_class(database_url)
+    groups = record(again.database.writing)
+
+    async def read(stores) -> None:
+        await stores.database.write(lambda _transaction: None)
+        for number in range(20):
+            standing = await stores.report(f"r{number}")
+            assert standing.job is not None and standing.job.job_id == "job-0"
+
+    again.run(read)
+    first = next(group for group in groups if group)
+    if again.database.writing.dialect.name == "postgresql":
+        assert len(first) < 20, [each.statement for each in first]

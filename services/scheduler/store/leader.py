@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, select, text, update
+from sqlalchemy import Connection, create_engine, literal, select, text, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -48,6 +48,7 @@ _END_FORMER = text(
     " AND datname = current_database() AND usename = current_user"
 )
 PROBLEM_CHARACTERS_MAX = 500
+_TERM = select(counters.c.value).where(counters.c.name == LEADER)
 _IS_ONE = (counters.c.name == LEADER) | (counters.c.name == REVISION)
 _ROWS = select(counters.c.name, counters.c.value).where(_IS_ONE)
 _NUMBERS = Statement(_ROWS)
@@ -104,13 +105,19 @@ class Leader:
                 raise _unreachable(error) from error
 
     def begin(self) -> None:
-        """The tables are there: from now on transactions of former leaders are refused, and ours are not."""
+        """The tables are there: from now on transactions of former leaders are refused, and ours are not. Unavailable
+        where the lead is lost meanwhile.
+        """
         if self._is_sqlite:
             return
         with self._using:
             assert self._connection is not None, "it was taken"
             raised = update(counters).where(counters.c.name == LEADER).values(value=counters.c.value + 1)
-            self._term = int(self._connection.execute(raised.returning(counters.c.value)).scalar_one())
+            try:
+                self._term = int(self._connection.execute(raised.returning(counters.c.value)).scalar_one())
+            except SQLAlchemyError as error:
+                self._drop_connection()
+                raise lost() from error
         log.info("leads", term=self._term)
 
     def fencing(self, connection: Connection) -> Step[Fence]:
@@ -128,18 +135,23 @@ class Leader:
         return Fence(revision=found[REVISION], now_us=now_us)
 
     def look(self) -> None:
-        """Raise Unavailable where the lead is lost. Blocks for a moment; to be called every `look_seconds`."""
-        if self._is_sqlite or self._term is None:
+        """Raise Unavailable where the lead is lost. Blocks for a moment; to be called every `look_seconds` from `take`
+        on: the server ends the lock's connection where nothing is said on it for longer.
+        """
+        if self._is_sqlite:
             return
         with self._using:
+            if self._connection is None:
+                raise lost()
+            # Before `begin` there may be no tables.
+            asked = select(literal(None)) if self._term is None else _TERM
             try:
-                assert self._connection is not None, "it was taken"
-                term = self._connection.execute(select(counters.c.value).where(counters.c.name == LEADER)).scalar_one()
+                term = self._connection.execute(asked).scalar_one()
             except SQLAlchemyError as error:
                 self._drop_connection()
                 raise lost() from error
-        if term != self._term:
-            raise lost()
+            if term != self._term:
+                raise lost()
 
     def close(self) -> None:
         """Let go of the lead."""

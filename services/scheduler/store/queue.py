@@ -6,7 +6,7 @@ dispatcher in the same transaction; who gets what is decided there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Text, and_, bindparam, cast, exists, func, select
@@ -35,13 +35,10 @@ _NEXT_KIND = Statement(
     .order_by(jobs.c.needs_key)
     .limit(1)
 )
-_NEXT_PROJECT = Statement(
-    select(jobs.c.project_uid)
-    .where(jobs.c.ready, jobs.c.project_uid > bindparam("beyond"))
-    .order_by(jobs.c.project_uid)
-    .limit(1)
-)
 _SERVED_BY_UID = Statement(select(projects.c.served).where(projects.c.uid == _PROJECT))
+_WAITING = select(projects.c.uid, projects.c.served).where(
+    exists().where(jobs.c.ready, jobs.c.project_uid == projects.c.uid)
+)
 SERVED = Statement(select(projects.c.served), key=projects.c.project_id)
 _BUSY = select(attempts.c.project_uid, projects.c.served).join(projects, projects.c.uid == attempts.c.project_uid)
 # Runners by all that matters to a job that waits: a cluster has thousands of them, and few kinds.
@@ -119,10 +116,7 @@ def reload_project(transaction: Transaction, project_uid: str) -> None:
     if row is None:
         return
     served = int(row["served"])
-    for kind in _ready_kinds(connection, project_uid):
-        first = first_of_kind(connection, project_uid, kind)
-        if first is not None:
-            dispatcher.enter(project_uid, first, served=served)
+    _enter_first_jobs(transaction, {project_uid: served})
     if _IS_BUSY.all(connection, {"project": project_uid}):
         dispatcher.occupy(project_uid, served=served)
 
@@ -134,16 +128,9 @@ def reload_all(transaction: Transaction) -> None:
     for runner in readable(rows, runner_from_row, place=lambda row: str(row.runner_id)):
         if not isinstance(runner, Damaged) and runner.takes_jobs:
             dispatcher.register(runner.runner_id, runner.capabilities)
-    for project_uid in _distinct(connection, _NEXT_PROJECT, {}):
-        reload_project(transaction, project_uid)
+    _enter_first_jobs(transaction, {row.uid: int(row.served) for row in connection.execute(_WAITING)})
     for busy in connection.execute(_BUSY.where(attempts.c.active)).all():
         dispatcher.occupy(busy.project_uid, served=busy.served)
-
-
-def first_of_kind(connection: Connection, project_uid: str, kind: str) -> ReadyJob | None:
-    """The project's first ready job with these needs."""
-    row = _FIRST_OF_KIND.one(connection, {"project": project_uid, "needs": kind})
-    return _ready_job_from_row(row) if row is not None else None
 
 
 def queue_standing(connection: Connection, job: Job, limits: QueueLimits) -> QueueStanding:
@@ -181,16 +168,20 @@ def _runner_of_kind(row: Record) -> Runner:
     )
 
 
-def _ready_kinds(connection: Connection, project_uid: str) -> Iterator[str]:
-    return _distinct(connection, _NEXT_KIND, {"project": project_uid})
-
-
-def _distinct(connection: Connection, query: Statement, row: Values) -> Iterator[str]:
-    """The different values of an indexed column, in order: `query` finds the next beyond one, in one step."""
-    beyond = ""
-    while (found := query.one(connection, {**row, "beyond": beyond})) is not None:
-        (beyond,) = found.values()
-        yield beyond
+def _enter_first_jobs(transaction: Transaction, served: Mapping[str, int]) -> None:
+    """Tell of each project, with when it was served last, the first job of each kind. A few statements for all."""
+    connection = transaction.connection
+    places: list[Values] = []
+    beyond = [{"project": uid, "beyond": ""} for uid in served]
+    while beyond:  # each turn finds one more kind of every project that has one
+        found = _NEXT_KIND.each(connection, beyond)
+        kinds = [(place["project"], rows[0]["needs_key"]) for place, rows in zip(beyond, found, strict=True) if rows]
+        places += [{"project": uid, "needs": kind} for uid, kind in kinds]
+        beyond = [{"project": uid, "beyond": kind} for uid, kind in kinds]
+    for place, rows in zip(places, _FIRST_OF_KIND.each(connection, places), strict=True):
+        uid = place["project"]
+        for row in rows:
+            transaction.dispatcher.enter(uid, _ready_job_from_row(row), served=served[uid])
 
 
 def _ready_job_from_row(row: Values) -> ReadyJob:
