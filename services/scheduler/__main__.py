@@ -66,6 +66,7 @@ from services.scheduler.servicer.watch import JobWatch, WatchLimits
 from services.scheduler.store.access_tokens import AccessTokenStore
 from services.scheduler.store.checkpoints import CheckpointRows
 from services.scheduler.store.database import Database
+from services.scheduler.store.forgetting import KeepingLimits
 from services.scheduler.store.gathering import DatabaseLimits
 from services.scheduler.store.jobs import JobStore
 from services.scheduler.store.leader import LeaderLimits, require_encrypted_database
@@ -73,6 +74,7 @@ from services.scheduler.store.outbox import OutboxStore
 from services.scheduler.store.placing import Placing
 from services.scheduler.store.projects import ProjectStore
 from services.scheduler.store.queue import QueueLimits
+from services.scheduler.store.restart import WaitLimits
 from services.scheduler.store.retention import RetentionRows
 from services.scheduler.store.runners import RunnerStore
 from services.scheduler.store.upkeep import Upkeep, UpkeepLimits
@@ -424,10 +426,18 @@ def _upkeep_limits(config: SchedulerConfig) -> UpkeepLimits:
             share=config.silent_share,
             minutes_max=config.silence_minutes_max,
         ),
-        request_id_hours=config.request_id_hours,
-        removed_job_hours=config.removed_job_hours,
-        outbox_days_max=config.outbox_days_max,
-        lost_runner_days=config.lost_runner_days,
+        keeping=KeepingLimits(
+            request_id_hours=config.request_id_hours,
+            removed_job_hours=config.removed_job_hours,
+            outbox_days_max=config.outbox_days_max,
+            lost_runner_days=config.lost_runner_days,
+        ),
+        waits=WaitLimits(
+            retry_seconds_max=config.retry_seconds_max,
+            avoid_seconds=60 * config.avoid_minutes,
+            put_aside_seconds_max=60 * config.put_aside_minutes_max,
+            adopt_seconds_max=AdoptionLimits.retry_seconds_max,
+        ),
         parked_minutes=config.parked_minutes,
     )
 
@@ -439,6 +449,7 @@ def _retry_limits(config: SchedulerConfig) -> RetryLimits:
         hand_backs_max=config.hand_backs_max,
         retry_seconds_first=config.retry_seconds_first,
         retry_seconds_max=config.retry_seconds_max,
+        avoid_seconds=60 * config.avoid_minutes,
     )
 
 

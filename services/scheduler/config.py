@@ -91,6 +91,12 @@ class SchedulerConfig(ServerConfig):
         10.0, "pause before a job is tried again after a fault; doubled by each in a row", units="s", minimum=0
     )
     retry_seconds_max: float = setting(600.0, "longest such pause", units="s", minimum=0)
+    avoid_minutes: float = setting(
+        10.0,
+        "how long after that pause a job keeps away from the runner that failed with it, where another could serve it",
+        units="min",
+        minimum=0,
+    )
     runner_failures_max: int = setting(
         3, "attempts that fail soon and through a runner's fault, in a row, that put it aside", minimum=1
     )

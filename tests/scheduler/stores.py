@@ -28,6 +28,7 @@ from services.scheduler.domain.timekeeping import ClockLimits, SilenceLimits
 from services.scheduler.domain.view import JobView, Submission
 from services.scheduler.store.checkpoints import CheckpointRows
 from services.scheduler.store.database import Database
+from services.scheduler.store.forgetting import KeepingLimits
 from services.scheduler.store.gathering import DatabaseLimits
 from services.scheduler.store.jobs import JobStore
 from services.scheduler.store.leader import LeaderLimits
@@ -35,6 +36,7 @@ from services.scheduler.store.outbox import OutboxStore
 from services.scheduler.store.placing import Placing, WaitingCall
 from services.scheduler.store.projects import ProjectStore
 from services.scheduler.store.queue import QueueLimits
+from services.scheduler.store.restart import WaitLimits
 from services.scheduler.store.runners import RunnerStore, Standing
 from services.scheduler.store.upkeep import Upkeep, UpkeepLimits
 from services.scheduler.wire.event import fact_to_event
@@ -70,12 +72,33 @@ def one_commit_without_an_answer(database):
         dialect.do_commit = commit
 
 
+@contextlib.contextmanager
+def failing_commits(database):
+    """No transaction gets to disk."""
+    dialect = database.writing.dialect
+    commit = dialect.do_commit
+
+    def fail(_connection) -> None:
+        raise dialect.loaded_dbapi.OperationalError("disk is full")
+
+    dialect.do_commit = fail
+    try:
+        yield
+    finally:
+        dialect.do_commit = commit
+
+
 class Stores:
     """Every store over one database, with short names for what tests do all the time."""
 
     LEASE_SECONDS = 25.0
     RETRY = RetryLimits(
-        lost_attempts_max=3, faults_max=3, hand_backs_max=5, retry_seconds_first=10.0, retry_seconds_max=30.0
+        lost_attempts_max=3,
+        faults_max=3,
+        hand_backs_max=5,
+        retry_seconds_first=10.0,
+        retry_seconds_max=30.0,
+        avoid_seconds=300.0,
     )
     ASIDE = AsideLimits(failures_max=3, soon_seconds=60.0, seconds_first=300.0, seconds_max=600.0)
 
@@ -122,9 +145,12 @@ class Stores:
                 retry=self.RETRY,
                 clocks=ClockLimits(outage_seconds=outage_seconds, step_seconds=3.0),
                 silence=SilenceLimits(runners_min=3, share=0.3, minutes_max=10.0),
-                request_id_hours=1.0,
-                removed_job_hours=1.0,
-                outbox_days_max=1.0,
+                keeping=KeepingLimits(
+                    request_id_hours=1.0, removed_job_hours=1.0, outbox_days_max=1.0, lost_runner_days=30.0
+                ),
+                waits=WaitLimits(
+                    retry_seconds_max=30.0, avoid_seconds=300.0, put_aside_seconds_max=600.0, adopt_seconds_max=3_600.0
+                ),
             ),
             monotonic=self.clock.monotonic,
         )

@@ -29,7 +29,12 @@ from services.scheduler.domain.project import DatasetSource
 
 NOW_US = 1_800_000_000_000_000
 LIMITS = RetryLimits(
-    lost_attempts_max=3, faults_max=3, hand_backs_max=12, retry_seconds_first=10.0, retry_seconds_max=30.0
+    lost_attempts_max=3,
+    faults_max=3,
+    hand_backs_max=12,
+    retry_seconds_first=10.0,
+    retry_seconds_max=30.0,
+    avoid_seconds=300.0,
 )
 
 LEGAL = {
@@ -248,12 +253,16 @@ def test_hand_backs_in_a_row_have_an_end_and_a_checkpoint_begins_a_new_row():
     assert (job.state, job.reason, job.attempts) == (JobState.FAILED, JobReason.RUNNER_FAULT, 17)
 
 
-@pytest.mark.parametrize("reason", [JobReason.RUNNER_FAULT, JobReason.STORE_UNAVAILABLE, JobReason.STALLED])
+@pytest.mark.parametrize(
+    ("reason", "avoided"),
+    [(JobReason.RUNNER_FAULT, ("one",)), (JobReason.STALLED, ("one",)), (JobReason.STORE_UNAVAILABLE, ())],
+)
 @pytest.mark.parametrize("outcome", [AttemptOutcome.FAILED, AttemptOutcome.HANDED_BACK])
-def test_fault_of_a_runner_or_a_store_is_tried_again_later_and_elsewhere(outcome, reason):
+def test_fault_of_a_runner_or_a_store_is_tried_again_later_and_a_runners_elsewhere(outcome, reason, avoided):
     job, _ = closed(*claimed(job_in()), outcome, reason)
-    assert (job.state, job.faults, job.needs.avoided) == (JobState.QUEUED, 1, ("one",))
+    assert (job.state, job.faults, job.needs.avoided) == (JobState.QUEUED, 1, avoided)
     assert job.retry_time_us == NOW_US + 5 + 10_000_000
+    assert job.avoid_until_us == (job.retry_time_us + 300_000_000 if avoided else None)
     assert not replace(job, held=False).ready
     again, _ = closed(*claimed(replace(job, held=False, retry_time_us=None)), outcome, reason)
     assert again.retry_time_us == NOW_US + 5 + 20_000_000

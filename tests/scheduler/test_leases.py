@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from services.chassis.errors import Unavailable
 from services.scheduler.__main__ import clock_limits
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.domain.job import AttemptOutcome, AttemptPhase, JobReason, JobState, Progress
@@ -18,6 +19,9 @@ from services.scheduler.domain.timekeeping import ClockLimits, Look, outage
 from services.scheduler.store import placing
 from services.scheduler.store.placing import WaitingCall
 from services.scheduler.store.runners import Renewal
+from services.scheduler.store.upkeep import Upkeep
+from services.scheduler.wire.job import why_not_running
+from tests.scheduler.stores import failing_commits
 
 NOBODY = Request(request_id="", digest=b"")
 LIMITS = ClockLimits(outage_seconds=8.0, step_seconds=3.0)
@@ -101,6 +105,69 @@ def test_clock_that_is_set_or_a_machine_that_sleeps_expires_nothing(with_stores,
         stores.clock.step(seconds)
         assert await expire(stores, 1) == []
         assert len(await expire(stores)) == 1
+
+    with_stores(test)
+
+
+def test_an_outage_that_was_seen_by_a_look_that_failed_is_seen_by_the_next_one(with_stores):
+    """The look after it comes in time, and found the leases as old as they were."""
+
+    async def test(stores):
+        await at_work(stores, 1)
+        await stores.upkeep.renew_and_expire([])
+        stores.clock.pass_seconds(60)
+        with failing_commits(stores.database), pytest.raises(Unavailable):
+            await stores.upkeep.renew_and_expire([])
+        assert await expire(stores, 1) == []
+        assert len(await expire(stores, 7)) == 0
+        for _ in range(3):
+            closed = await expire(stores, 7)
+        assert len(closed) == 1
+
+    with_stores(test, outage_seconds=8.0)
+
+
+@pytest.mark.parametrize("sees_it", [True, False])
+def test_a_clock_that_is_set_back_holds_up_nothing_that_waits_for_a_time(with_stores, sees_it):
+    """Where the scheduler saw it happen by that much, else for no longer than may be waited at all."""
+
+    async def test(stores):
+        await put_aside(stores)
+        await stores.upkeep.renew_and_expire([])
+        stores.clock.step(-3_600)
+        if sees_it:
+            await stores.upkeep.renew_and_expire([])
+        else:  # a new process
+            stores.upkeep = Upkeep(
+                stores.database, stores.placing, stores.upkeep._limits, monotonic=stores.clock.monotonic
+            )
+            await stores.upkeep.restart_clocks()
+        for orphan in await stores.upkeep.attempts_to_adopt(100):
+            await stores.upkeep.adopt(orphan.key, [])
+        stores.clock.pass_seconds(11 if sees_it else stores.RETRY.retry_seconds_max)
+        await stores.upkeep.renew_and_expire([])
+        assert await stores.count("jobs", "retry_time_us IS NOT NULL") == 0
+        stores.clock.pass_seconds(300 if sees_it else stores.ASIDE.seconds_max)
+        await stores.upkeep.renew_and_expire([])
+        assert await stores.count("runners", "put_aside_until_us IS NOT NULL") == 0
+
+    with_stores(test)
+
+
+def test_a_clock_that_is_set_forward_makes_nothing_old(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.submit("digits", request_id="one", digest=b"")
+        await stores.upkeep.renew_and_expire([])
+        stores.clock.step(1_000_000_000)
+        await stores.upkeep.renew_and_expire([])
+        await stores.upkeep.forget()
+        assert (await stores.count("request_ids"), await stores.count("outbox")) == (1, 1)
+        stores.clock.step(-1_000_000_000)
+        await stores.upkeep.renew_and_expire([])
+        stores.clock.pass_seconds(2 * 3_600)
+        await stores.upkeep.forget()
+        assert await stores.count("request_ids") == 0
 
     with_stores(test)
 
@@ -294,6 +361,28 @@ def test_only_runner_there_is_gets_the_job_again_after_the_pause(with_stores):
         await stores.adopt_all()
         await expire(stores, 11)
         assert (await stores.report("r0")).attempt.number == 2
+
+    with_stores(test)
+
+
+def test_a_job_keeps_away_from_the_runner_that_failed_with_it_for_a_time_only(with_stores):
+    """The only other one may be busy for days."""
+
+    async def test(stores):
+        standings = await at_work(stores, 2)
+        uid = standings["r0"].job.uid
+        assert (await fail(stores, "r0", standings["r0"])).attempt is None
+        await stores.adopt_all()
+        await expire(stores, 11)
+        assert (await stores.report("r0")).attempt is None, "there is another runner"
+        view, waits = await stores.jobs.get("p0", (await stores.job(uid)).job.job_id)
+        assert why_not_running(view.job.needs, waits).startswith("it keeps away from runners/r0, which failed with it")
+        for _ in range(16):
+            await stores.hold("r1", standings["r1"])
+            await expire(stores, 20)
+            standing = await stores.report("r0")
+        assert standing.job.uid == uid
+        assert standing.job.needs.avoided == ()
 
     with_stores(test)
 

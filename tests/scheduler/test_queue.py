@@ -240,7 +240,8 @@ def test_a_start_asks_for_all_projects_that_wait_at_once(database_url, stores_cl
         await stores.database.write(lambda _transaction: None)
         for number in range(20):
             standing = await stores.report(f"r{number}")
-            assert standing.job is not None and standing.job.job_id == "job-0"
+            assert standing.job is not None
+            assert standing.job.job_id == "job-0"
 
     again.run(read)
     first = next(group for group in groups if group)

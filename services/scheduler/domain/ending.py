@@ -1,7 +1,7 @@
 """How an attempt ends, whose fault that was, and what it means for its job. Pure functions.
 
 A fault of a runner or of what lies around it (a store, a network) is nobody's job's: it is tried again after a pause,
-and elsewhere where there is an elsewhere. Only what the user can mend ends a job.
+and after a runner's fault elsewhere for a while, where there is an elsewhere. Only what the user can mend ends a job.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class RetryLimits(Struct, frozen=True, kw_only=True):
     retry_seconds_first: float
     """The pause after a fault; each in a row doubles it."""
     retry_seconds_max: float
+    avoid_seconds: float
+    """How long after that pause it keeps away from the runner that failed with it, where another one could serve it."""
 
 
 def blame_of(outcome: AttemptOutcome, reason: JobReason) -> Blame | None:
@@ -121,12 +123,15 @@ def close(
     released = replace(moved(counted, Event.RELEASED), held=True, overtaken=0, reason=JobReason.UNSPECIFIED)
     if blame is not None and outcome is not AttemptOutcome.LOST:
         pause_seconds = min(limits.retry_seconds_first * 2.0 ** (counted.faults - 1), limits.retry_seconds_max)
-        avoided = (attempt.runner_id, *(each for each in job.needs.avoided if each != attempt.runner_id))
-        released = replace(
-            released,
-            retry_time_us=now_us + round(pause_seconds * SECOND_US),
-            needs=replace(job.needs, avoided=avoided[:AVOIDED_MAX]),
-        )
+        retry_time_us = now_us + round(pause_seconds * SECOND_US)
+        released = replace(released, retry_time_us=retry_time_us)
+        if blame is Blame.RUNNER:
+            avoided = (attempt.runner_id, *(each for each in job.needs.avoided if each != attempt.runner_id))
+            released = replace(
+                released,
+                needs=replace(job.needs, avoided=avoided[:AVOIDED_MAX]),
+                avoid_until_us=retry_time_us + round(limits.avoid_seconds * SECOND_US),
+            )
     return replace(
         released, progress=replace(job.progress, phase="", time_left_us=None, done=0, total=0, problem="")
     ), over

@@ -228,6 +228,7 @@ class Job(Struct, frozen=True, kw_only=True):
 
     `held`: queued, and not to be claimed before its lost attempt's checkpoints have been looked for.
     `retry_time_us`: queued, and not to be claimed before then, after a fault that was not the user's.
+    `avoid_until_us`: until then it keeps away from the runners of `needs.avoided`.
     `overtaken`: how often a job behind it went first because no free runner could serve this one.
     `faults`, `hand_backs`: how many of each in a row, without a new checkpoint between them.
     `progress`: how far it was when its last attempt began or ended; in between its attempt knows.
@@ -264,6 +265,7 @@ class Job(Struct, frozen=True, kw_only=True):
     hand_backs: int = 0
     held: bool = False
     retry_time_us: int | None = None
+    avoid_until_us: int | None = None
     overtaken: int = 0
     progress: Progress = Progress()
     last_checkpoint: CheckpointKey | None = None
@@ -418,8 +420,13 @@ def record(job: Job, key: CheckpointKey) -> Job:
     if last is not None and (last.epoch, last.iteration) >= (key.epoch, key.iteration):
         return job
     # Who waits to be tried again still keeps away from the runners that failed with it.
-    needs = job.needs if job.state is JobState.QUEUED else replace(job.needs, avoided=())
-    return replace(job, last_checkpoint=key, lost_attempts=0, faults=0, hand_backs=0, needs=needs)
+    after = job if job.state is JobState.QUEUED else avoiding_none(job)
+    return replace(after, last_checkpoint=key, lost_attempts=0, faults=0, hand_backs=0)
+
+
+def avoiding_none(job: Job) -> Job:
+    """The job, which any runner that can serve it may have."""
+    return replace(job, needs=replace(job.needs, avoided=()), avoid_until_us=None)
 
 
 def ended(job: Job, *, now_us: int, reason: JobReason | None = None, message: str | None = None) -> Job:
@@ -430,6 +437,7 @@ def ended(job: Job, *, now_us: int, reason: JobReason | None = None, message: st
         stop_deadline_us=None,
         held=False,
         retry_time_us=None,
+        avoid_until_us=None,
         reason=job.reason if reason is None else reason,
         reason_message=job.reason_message if message is None else message,
     )

@@ -40,10 +40,22 @@ def outage(before: Look | None, look: Look, limits: ClockLimits) -> str:
     passed = look.taken_seconds - before.taken_seconds
     if passed > limits.outage_seconds:
         return f"nobody looked for {passed:.1f} s"
-    step = (look.now_us - before.now_us) / SECOND_US - passed
-    if abs(step) > limits.step_seconds:
+    step = step_us(before, look, limits) / SECOND_US
+    if step:
         return f"the clock was set by {step:+.1f} s, or the machine slept"
     return ""
+
+
+def step_us(before: Look | None, look: Look, limits: ClockLimits) -> int:
+    """By how much the clock was set between the looks, less than 0 where it was set back; 0 where it was not.
+
+    A machine that slept looks like a clock that was set forward: the monotonic one stood still meanwhile.
+    """
+    if before is None:
+        return 0
+    passed_us = round((look.taken_seconds - before.taken_seconds) * SECOND_US)
+    step = look.now_us - before.now_us - passed_us
+    return step if abs(step) > limits.step_seconds * SECOND_US else 0
 
 
 class SilenceLimits(Struct, frozen=True, kw_only=True):
@@ -55,16 +67,18 @@ class SilenceLimits(Struct, frozen=True, kw_only=True):
 
 
 class Guard(Struct, frozen=True, kw_only=True):
-    """Whether leases are held because many runners are silent. `since_us`: from when on; None while they are not."""
+    """Whether leases are held because many runners are silent. `since_seconds`: from when on, monotonic; None while
+    they are not.
+    """
 
-    since_us: int | None = None
+    since_seconds: float | None = None
 
-    def after(self, *, silent: int, registered: int, now_us: int, limits: SilenceLimits) -> Guard:
+    def after(self, *, silent: int, registered: int, now_seconds: float, limits: SilenceLimits) -> Guard:
         """The guard after a look that found so many of the registered runners silent."""
         if silent <= max(limits.runners_min, limits.share * registered):
             return Guard()
-        return self if self.since_us is not None else replace(self, since_us=now_us)
+        return self if self.since_seconds is not None else replace(self, since_seconds=now_seconds)
 
-    def holds(self, now_us: int, limits: SilenceLimits) -> bool:
+    def holds(self, now_seconds: float, limits: SilenceLimits) -> bool:
         """Whether nothing may run out now: for so many minutes at most."""
-        return self.since_us is not None and now_us - self.since_us < limits.minutes_max * 60 * SECOND_US
+        return self.since_seconds is not None and now_seconds - self.since_seconds < limits.minutes_max * 60

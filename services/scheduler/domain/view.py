@@ -83,6 +83,9 @@ class QueueStanding(Struct, frozen=True, kw_only=True):
     """Of registered runners that are alike in all that matters here one each, but for lost ones; bounded."""
     busy: frozenset[str]
     """Ids of those of them that have an attempt."""
+    avoided: frozenset[str]
+    """Ids of those of them that the job keeps away from, until `avoid_until_us`, while another one could serve it."""
+    avoid_until_us: int | None
     registered: int
     """How many runners they stand for."""
 

@@ -120,9 +120,10 @@ def save_job(transaction: Transaction, before: Job, after: Job) -> Job:
         return before
     after = replace(after, revision=transaction.next_revision())
     transaction.write(*_job_update(before, after))
-    if before.ready and not after.ready:
+    is_moved = before.needs.key != after.needs.key
+    if before.ready and (is_moved or not after.ready):
         leave_queue(transaction, before)
-    if after.ready and not before.ready:
+    if after.ready and (is_moved or not before.ready):
         enter_queue(transaction, after)
     _emit_changes(transaction, before, after)
     return after

@@ -50,6 +50,7 @@ _EACH = (
         runners.c.put_aside_until_us.is_not(None).label("put_aside"),
         runners.c.put_aside_reason,
         exists().where(attempts.c.runner_id == runners.c.runner_id, attempts.c.active).label("busy"),
+        runners.c.runner_id.in_(bindparam("avoided", expanding=True)).label("avoided"),
     )
     .where(~runners.c.lost)
     .subquery()
@@ -142,7 +143,7 @@ def queue_standing(connection: Connection, job: Job, limits: QueueLimits) -> Que
         attempts, and_(attempts.c.job_uid == jobs.c.uid, attempts.c.active)
     )
     row = connection.execute(active.where(attempts.c.project_uid == job.project_uid)).one_or_none()
-    alike = connection.execute(_ALIKE, {"kinds_max": limits.runner_kinds_max}).all()
+    alike = connection.execute(_ALIKE, {"kinds_max": limits.runner_kinds_max, "avoided": job.needs.avoided}).all()
     kinds = readable(alike, _runner_of_kind, place=lambda row: str(row.runner_id))
     return QueueStanding(
         ahead=uids.index(job.uid) if job.uid in uids else len(uids),
@@ -151,6 +152,8 @@ def queue_standing(connection: Connection, job: Job, limits: QueueLimits) -> Que
         retry_time_us=job.retry_time_us,
         runners=tuple(runner for runner in kinds if not isinstance(runner, Damaged)),
         busy=frozenset(row.runner_id for row in alike if row.busy),
+        avoided=frozenset(row.runner_id for row in alike if row.avoided),
+        avoid_until_us=job.avoid_until_us,
         registered=sum(row.number for row in alike),
     )
 

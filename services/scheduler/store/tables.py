@@ -87,6 +87,7 @@ jobs = Table(
     Column("hand_backs", Integer, nullable=False, server_default="0"),
     Column("retry_time_us", BigInteger),
     Column("stopper", Text, nullable=False, server_default=""),
+    Column("avoid_until_us", BigInteger),
 )
 
 
@@ -99,6 +100,7 @@ _READY = _only_where(sqlite="ready = 1", postgresql="ready")
 _ACTIVE = _only_where(sqlite="active = 1", postgresql="active")
 _HAS_STOP_DEADLINE = _only_where(sqlite="stop_deadline_us IS NOT NULL", postgresql="stop_deadline_us IS NOT NULL")
 _WAITS_TO_RETRY = _only_where(sqlite="retry_time_us IS NOT NULL", postgresql="retry_time_us IS NOT NULL")
+_AVOIDS = _only_where(sqlite="avoid_until_us IS NOT NULL", postgresql="avoid_until_us IS NOT NULL")
 _IS_PUT_ASIDE = _only_where(sqlite="put_aside_until_us IS NOT NULL", postgresql="put_aside_until_us IS NOT NULL")
 _TO_ADOPT = _only_where(sqlite="active = 0 AND adopted = 0", postgresql="NOT active AND NOT adopted")
 _IS_ALIVE = _only_where(sqlite="end_time_us IS NULL", postgresql="end_time_us IS NULL")
@@ -123,6 +125,7 @@ Index(
 )
 Index("jobs_by_stop_deadline", jobs.c.stop_deadline_us, **_HAS_STOP_DEADLINE)
 Index("jobs_by_retry_time", jobs.c.retry_time_us, **_WAITS_TO_RETRY)
+Index("jobs_by_avoid_time", jobs.c.avoid_until_us, **_AVOIDS)
 Index("jobs_that_go_on", jobs.c.project_uid, **_GOES_ON)
 Index("living_jobs", jobs.c.project_uid, **_IS_ALIVE)
 

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import Connection, Row, Table, and_, bindparam, case, delete, func, select, update
+from sqlalchemy import Column, Connection, Row, and_, bindparam, case, func, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.log import get_logger
@@ -26,16 +27,18 @@ from services.scheduler.domain.job import (
     Job,
     JobReason,
     JobState,
+    avoiding_none,
 )
 from services.scheduler.domain.lease import AttemptKey, Orphan
-from services.scheduler.domain.timekeeping import ClockLimits, Guard, Look, SilenceLimits, outage
+from services.scheduler.domain.timekeeping import ClockLimits, Guard, Look, SilenceLimits, outage, step_us
 from services.scheduler.store import tables
 from services.scheduler.store.attempts import close_attempt, load_job, record_checkpoints, save_job
 from services.scheduler.store.credentials import forget_credentials
 from services.scheduler.store.database import Database
-from services.scheduler.store.jobs import OLDEST_CURSOR
+from services.scheduler.store.forgetting import ROWS_MAX, KeepingLimits, forget_old
 from services.scheduler.store.placing import Placing
-from services.scheduler.store.registration import forget_lost_runners, save_runner
+from services.scheduler.store.registration import save_runner
+from services.scheduler.store.restart import WaitLimits, restart_clocks
 from services.scheduler.store.rows import attempt_from_row, job_from_row, progress_to_json, runner_from_row
 from services.scheduler.store.runners import Renewal
 from services.scheduler.store.statement import Statement
@@ -45,11 +48,8 @@ log = get_logger(__name__)
 
 EXPIRED_MAX = 500
 """Attempts that one transaction closes; the next second takes the rest."""
-FORGOTTEN_MAX = 5_000
-"""Rows of a kind that one transaction forgets."""
 SILENT_SHARE = 0.6
 """Of a lease: a runner that was not heard of for longer has missed a call."""
-HOUR_US = 3_600 * SECOND_US
 
 _SET_PROGRESS = Statement(
     update(tables.attempts)
@@ -73,10 +73,8 @@ class UpkeepLimits:
     retry: RetryLimits
     clocks: ClockLimits
     silence: SilenceLimits
-    request_id_hours: float
-    removed_job_hours: float
-    outbox_days_max: float
-    lost_runner_days: float = 30.0
+    keeping: KeepingLimits
+    waits: WaitLimits
     parked_minutes: float = 10.0
     """How long what cannot be dealt with is left alone, before it is tried, and logged, again."""
 
@@ -91,8 +89,7 @@ class Upkeep:
         self._placing = placing
         self._limits = limits
         self._monotonic = monotonic
-        self._look: Look | None = None
-        self._guard = Guard()
+        self._seen = _Seen()
         self._parked: dict[str, float] = {}
         """Records that could not be dealt with, and when they are tried again; see `_apart`."""
 
@@ -106,7 +103,11 @@ class Upkeep:
         Where the clocks do not agree, or the look came late, the clocks restart instead and nothing is closed.
         """
         asked_seconds = self._monotonic()
-        return await self._database.write(lambda tx: self._renew_and_expire(tx, renewals, asked_seconds), control=True)
+        closed, seen = await self._database.write(
+            lambda tx: self._renew_and_expire(tx, renewals, asked_seconds), control=True
+        )
+        self._seen = seen  # not before it is on disk: what was not done is seen again, and done then
+        return closed
 
     async def attempts_to_adopt(self, limit: int) -> list[Orphan]:
         """Ended attempts whose checkpoints are to be looked for now, those first that were to be looked for first."""
@@ -161,8 +162,9 @@ class Upkeep:
         await self._database.write(give_up, control=True)
 
     async def forget(self) -> None:
-        """Drop what has been kept long enough, FORGOTTEN_MAX of each kind in a transaction."""
-        while max(await self._database.write(self._forget)) >= FORGOTTEN_MAX:
+        """Drop what has been kept long enough. A clock that was set forward makes nothing old."""
+        limits, ahead_us = self._limits.keeping, self._seen.ahead_us
+        while await self._database.write(lambda tx: forget_old(tx, limits, now_us=tx.now_us - ahead_us)) >= ROWS_MAX:
             pass
         await forget_credentials(self._database)
 
@@ -170,77 +172,62 @@ class Upkeep:
     def _lease_us(self) -> int:
         return round(self._limits.lease_seconds * SECOND_US)
 
-    def _forget(self, transaction: Transaction) -> tuple[int, int, int]:
-        """How many request ids, deletions and events went."""
-        now_us, limits = transaction.now_us, self._limits
-        before_us = now_us - round(limits.request_id_hours * HOUR_US)
-        requests = _forget_before(transaction, tables.request_ids, before_us)
-        removed = _forget_removed(transaction, before_us=now_us - round(limits.removed_job_hours * HOUR_US))
-        oldest_us = now_us - round(limits.outbox_days_max * 24 * HOUR_US)
-        events = _forget_before(transaction, tables.outbox, oldest_us)
-        forget_lost_runners(transaction, before_us=now_us - round(limits.lost_runner_days * 24 * HOUR_US))
-        return requests, removed, events
-
-    def _restart_clocks(self, transaction: Transaction) -> None:
-        now_us, connection = transaction.now_us, transaction.connection
-        lease_us = now_us + self._lease_us
-        attempts, jobs, runners = tables.attempts, tables.jobs, tables.runners
-        connection.execute(
-            update(attempts).where(attempts.c.active).values(lease_expire_time_us=lease_us, progress_time_us=now_us)
-        )
-        # A runner that could not be reached must still have its grace period: it is counted from now on again.
-        grace_us = jobs.c.stop_grace_seconds * SECOND_US
-        connection.execute(
-            update(jobs)
-            .where(jobs.c.stop_deadline_us.is_not(None))
-            .values(stop_deadline_us=now_us + self._lease_us + grace_us)
-        )
-        connection.execute(update(runners).where(~runners.c.lost).values(heartbeat_time_us=now_us))
+    def _restart_clocks(self, transaction: Transaction, back_us: int = 0) -> None:
+        restart_clocks(transaction, lease_us=self._lease_us, waits=self._limits.waits, back_us=back_us)
 
     def _renew_and_expire(
         self, transaction: Transaction, renewals: Sequence[Renewal], asked_seconds: float
-    ) -> list[Attempt]:
+    ) -> tuple[list[Attempt], _Seen]:
+        before, clocks = self._seen, self._limits.clocks
         look = Look(asked_seconds=asked_seconds, taken_seconds=self._monotonic(), now_us=transaction.now_us)
-        problem = outage(self._look, look, self._limits.clocks)
-        self._look = look
+        step = step_us(before.look, look, clocks)
+        seen = replace(before, look=look, ahead_us=max(before.ahead_us + step, 0))
         self._renew(transaction, renewals)
-        if problem:
+        if problem := outage(before.look, look, clocks):
             log.warning("clocks_restarted", problem=problem)
-            self._restart_clocks(transaction)
-            return []
-        closed = self._close_silent(transaction)
-        closed += self._close_where(transaction, self._starting_too_long(transaction.now_us), self._late_start)
-        closed += self._close_where(transaction, self._stalled(transaction.now_us), self._standing_still)
-        closed += self._close_where(transaction, self._stopping_too_long(transaction.now_us), _late_stop)
+            self._restart_clocks(transaction, back_us=max(-step, 0))
+            return [], seen
+        seen = replace(seen, guard=self._guarded(transaction, look))
+        closed = []
+        if not seen.guard.holds(look.taken_seconds, self._limits.silence):
+            closed += self._close_where(transaction, tables.attempts.c.lease_expire_time_us <= look.now_us, _lost)
+            self._lose_runners(transaction)
+        closed += self._close_where(transaction, self._starting_too_long(look.now_us), self._late_start)
+        closed += self._close_where(transaction, self._stalled(look.now_us), self._standing_still)
+        closed += self._close_where(transaction, self._stopping_too_long(look.now_us), _late_stop)
         self._let_retry(transaction)
+        self._let_go_anywhere(transaction)
         self._take_back(transaction)
-        return closed
+        return closed, seen
 
-    def _close_silent(self, transaction: Transaction) -> list[Attempt]:
-        """Close the attempts of silent runners, but not while so many are silent that it must be something else."""
-        now_us, runners = transaction.now_us, tables.runners
-        silent_us = now_us - round(SILENT_SHARE * self._lease_us)
+    def _guarded(self, transaction: Transaction, look: Look) -> Guard:
+        """Whether so many runners are silent that it must be something else."""
+        before, runners = self._seen.guard, tables.runners
+        silent_us = look.now_us - round(SILENT_SHARE * self._lease_us)
         counted = select(func.count(), func.sum(case((runners.c.heartbeat_time_us <= silent_us, 1), else_=0)))
         registered, silent = transaction.connection.execute(counted.where(~runners.c.lost)).one()
-        before, limits = self._guard, self._limits.silence
-        self._guard = before.after(silent=silent or 0, registered=registered, now_us=now_us, limits=limits)
-        if self._guard.holds(now_us, limits):
-            if before.since_us is None:
-                log.warning("leases_held", silent=silent, registered=registered)
-            return []
-        closed = self._close_where(transaction, tables.attempts.c.lease_expire_time_us <= now_us, _lost)
-        self._lose_runners(transaction)
-        return closed
+        guard = before.after(
+            silent=silent or 0, registered=registered, now_seconds=look.taken_seconds, limits=self._limits.silence
+        )
+        if guard.since_seconds is not None and before.since_seconds is None:
+            log.warning("leases_held", silent=silent, registered=registered)
+        return guard
 
     def _let_retry(self, transaction: Transaction) -> None:
         """The pause after a fault is over: the jobs are ready again."""
-        jobs = tables.jobs
-        query = select(jobs).where(jobs.c.retry_time_us.is_not(None), jobs.c.retry_time_us <= transaction.now_us)
-        rows = transaction.connection.execute(query.order_by(jobs.c.retry_time_us).limit(EXPIRED_MAX)).all()
+        self._change_due(transaction, tables.jobs.c.retry_time_us, lambda job: replace(job, retry_time_us=None))
+
+    def _let_go_anywhere(self, transaction: Transaction) -> None:
+        """Jobs have kept away from the runners that failed with them for long enough."""
+        self._change_due(transaction, tables.jobs.c.avoid_until_us, avoiding_none)
+
+    def _change_due(self, transaction: Transaction, due_us: Column[int], change: Callable[[Job], Job]) -> None:
+        query = select(tables.jobs).where(due_us.is_not(None), due_us <= transaction.now_us)
+        rows = transaction.connection.execute(query.order_by(due_us).limit(EXPIRED_MAX)).all()
         for row in self._sound(rows, lambda row: f"job {row.uid}"):
-            with self._apart(transaction, "retry_failed", f"job {row.uid}"):
+            with self._apart(transaction, "job_not_changed", f"job {row.uid}"):
                 job = job_from_row(row._mapping)
-                save_job(transaction, job, replace(job, retry_time_us=None))
+                save_job(transaction, job, change(job))
 
     def _take_back(self, transaction: Transaction) -> None:
         """Runners that were put aside for long enough take jobs again; one more failure puts them aside for longer."""
@@ -383,6 +370,14 @@ class Upkeep:
             transaction.wake_runner(runner_id)
 
 
+class _Seen(Struct, frozen=True, kw_only=True):
+    """The last look at the leases. `ahead_us`: by how much the clock was set forward since this process began."""
+
+    look: Look | None = None
+    guard: Guard = Guard()
+    ahead_us: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class _End:
     outcome: AttemptOutcome
@@ -421,24 +416,3 @@ def _let_go(transaction: Transaction, job: Job, key: AttemptKey) -> None:
     """The job, if it waits for this attempt's checkpoints, may be claimed."""
     if job.held and job.epoch == key.epoch:
         save_job(transaction, job, replace(job, held=False))
-
-
-def _forget_before(transaction: Transaction, table: Table, before_us: int) -> int:
-    """Forget what is older, the oldest FORGOTTEN_MAX rows and what is as old as the last of them; return how many."""
-    connection, created_us = transaction.connection, table.c.create_time_us
-    last = select(created_us).where(created_us < before_us).order_by(created_us).offset(FORGOTTEN_MAX - 1).limit(1)
-    last_us = connection.execute(last).scalar()
-    old = created_us < before_us if last_us is None else created_us <= last_us
-    return connection.execute(delete(table).where(old)).rowcount
-
-
-def _forget_removed(transaction: Transaction, *, before_us: int) -> int:
-    """Forget old deletions, and return how many; watches can go on from the newest of them only."""
-    removed, counters, connection = tables.removed_jobs, tables.counters, transaction.connection
-    old = select(removed.c.revision).where(removed.c.create_time_us < before_us)
-    revisions = list(connection.execute(old.order_by(removed.c.create_time_us).limit(FORGOTTEN_MAX)).scalars())
-    if revisions:
-        newest = max(revisions)
-        connection.execute(delete(removed).where(removed.c.revision <= newest))
-        connection.execute(update(counters).where(counters.c.name == OLDEST_CURSOR).values(value=newest))
-    return len(revisions)

@@ -97,15 +97,26 @@ def why_not_running(needs: Needs, standing: QueueStanding) -> str:
     if standing.held:
         return "checkpoints of its last attempt are being looked for"
     if standing.retry_time_us is not None:
-        at = datetime.fromtimestamp(standing.retry_time_us // SECOND_US, UTC).isoformat().replace("+00:00", "Z")
-        return f"it is tried again at {at}, after a fault that was not its own"
+        return f"it is tried again at {_at(standing.retry_time_us)}, after a fault that was not its own"
     if standing.ahead:
         return f"{standing.ahead} jobs of the project go first"
-    if all(runner.runner_id in standing.busy or not runner.takes_jobs for runner in able):
+    free = [runner for runner in able if runner.takes_jobs and runner.runner_id not in standing.busy]
+    if not free:
         unable = [f"{r.name} cannot train: {problem}" for r in able if (problem := _problem(r))]
         busy = ["every runner that can serve it is busy"] if len(unable) < len(able) else []
         return "; ".join([*busy, *unable[:LACKING_SHOWN_MAX]])
+    others = [runner for runner in able if runner.takes_jobs and runner.runner_id not in standing.avoided]
+    if others and standing.avoid_until_us is not None and standing.avoided.issuperset(each.runner_id for each in free):
+        avoided = " and ".join(runner.name for runner in free)
+        until = _at(standing.avoid_until_us)
+        return (
+            f"it keeps away from {avoided}, which failed with it, until {until}; every other that can serve it is busy"
+        )
     return "it is about to be given to a runner"
+
+
+def _at(time_us: int) -> str:
+    return datetime.fromtimestamp(time_us // SECOND_US, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _problem(runner: Runner) -> str:

@@ -41,7 +41,12 @@ IDLE_CALLS = 500
 TASKS = frozenset({"MULTICLASS_CLASSIFICATION"})
 SPEC = b"x" * 300
 RETRY = RetryLimits(
-    lost_attempts_max=3, faults_max=5, hand_backs_max=20, retry_seconds_first=10.0, retry_seconds_max=600.0
+    lost_attempts_max=3,
+    faults_max=5,
+    hand_backs_max=20,
+    retry_seconds_first=10.0,
+    retry_seconds_max=600.0,
+    avoid_seconds=600.0,
 )
 ASIDE = AsideLimits(failures_max=3, soon_seconds=600.0, seconds_first=300.0, seconds_max=7_200.0)
 
