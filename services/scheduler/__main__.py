@@ -38,13 +38,17 @@ from services.chassis.tls import client_tls
 from services.scheduler.assignment import Assignments
 from services.scheduler.config import PREFIX, SchedulerConfig
 from services.scheduler.deletion import Deletion, DeletionLimits
-from services.scheduler.desk import DeskLimits, RunnerDesk
+from services.scheduler.desk import RunnerDesk
 from services.scheduler.domain.dispatcher import Dispatcher
-from services.scheduler.domain.ending import RetryLimits
-from services.scheduler.domain.lease import AsideLimits
 from services.scheduler.domain.retention import Retention
-from services.scheduler.domain.timekeeping import ClockLimits, SilenceLimits
 from services.scheduler.keyring import Keyring
+from services.scheduler.limits import (
+    aside_limits,
+    database_limits,
+    desk_limits,
+    retry_limits,
+    upkeep_limits,
+)
 from services.scheduler.loop.adoption import Adoption, AdoptionLimits
 from services.scheduler.loop.clock import Clock, TickLimits
 from services.scheduler.loop.forgetting import Forgetting, ForgettingLimits, KeyForgetting
@@ -66,18 +70,15 @@ from services.scheduler.servicer.watch import JobWatch, WatchLimits
 from services.scheduler.store.access_tokens import AccessTokenStore
 from services.scheduler.store.checkpoints import CheckpointRows
 from services.scheduler.store.database import Database
-from services.scheduler.store.forgetting import KeepingLimits
-from services.scheduler.store.gathering import DatabaseLimits
 from services.scheduler.store.jobs import JobStore
 from services.scheduler.store.leader import LeaderLimits, require_encrypted_database
 from services.scheduler.store.outbox import OutboxStore
 from services.scheduler.store.placing import Placing
 from services.scheduler.store.projects import ProjectStore
 from services.scheduler.store.queue import QueueLimits
-from services.scheduler.store.restart import WaitLimits
 from services.scheduler.store.retention import RetentionRows
 from services.scheduler.store.runners import RunnerStore
-from services.scheduler.store.upkeep import Upkeep, UpkeepLimits
+from services.scheduler.store.upkeep import Upkeep
 from services.scheduler.tokens import TokenMint
 from services.scheduler.wire.checkpoint import pinned_checkpoint
 from services.scheduler.wire.event import fact_to_event
@@ -89,8 +90,6 @@ PROG = "python -m services.scheduler"
 SWITCH_SECONDS = 0.001
 """How long the database's threads may keep the event loop from running; at Python's default of 5 ms each hand-over of a
 busy moment costs that much, and a runner waits for several."""
-IDLE_WAIT_OF_LEASE = 0.7
-"""An idle runner that is taken for lost too early loses nothing but its place."""
 COLLECTION_THRESHOLDS = (10_000, 20, 1_000)
 """As gc.set_threshold has them: what a request makes holds no cycles. Python's default looks for some every few of
 them, which takes a tenth of a submit."""
@@ -149,11 +148,11 @@ class Scheduler:
             database,
             placing,
             lease_seconds=config.lease_seconds,
-            retry=_retry_limits(config),
-            aside=_aside_limits(config),
+            retry=retry_limits(config),
+            aside=aside_limits(config),
         )
-        self.upkeep = Upkeep(database, placing, _upkeep_limits(config), monotonic=time.monotonic)
-        self.desk = RunnerDesk(self.runners, limits=_desk_limits(config), monotonic=time.monotonic)
+        self.upkeep = Upkeep(database, placing, upkeep_limits(config), monotonic=time.monotonic)
+        self.desk = RunnerDesk(self.runners, limits=desk_limits(config), monotonic=time.monotonic)
         self.watch = JobWatch(
             self.jobs,
             self.projects,
@@ -215,25 +214,12 @@ class Scheduler:
     async def build(cls, config: SchedulerConfig, stack: contextlib.AsyncExitStack) -> Scheduler:
         """Open and migrate the database, connect, wire; what is opened is closed by `stack`."""
         require_encrypted_database(config, config.database_url)
-        limits = DatabaseLimits(
-            batch_max=config.write_batch_max,
-            queue_max=config.write_queue_max,
-            gather_callers_min=config.write_gather_callers_min,
-            gather_seconds=config.write_gather_seconds,
-            gather_seconds_max=config.write_gather_seconds_max,
-            control_gather_seconds_max=config.control_gather_seconds_max,
-            control_queue_max=config.control_queue_max,
-            readers=config.readers,
-            list_readers=config.list_readers,
-            list_queue_max=config.list_queue_max,
-            busy_seconds=config.database_busy_seconds,
-        )
         database = Database(
             config.database_url,
             encode_fact=fact_to_event,
             new_id=new_id,
             dispatcher=Dispatcher(overtakes_max=config.overtakes_max),
-            limits=limits,
+            limits=database_limits(config),
             leader_limits=LeaderLimits(
                 look_seconds=config.leader_look_seconds, silence_seconds=config.leader_silence_seconds
             ),
@@ -388,78 +374,6 @@ def _now() -> datetime:
 
 def _now_us() -> int:
     return time.time_ns() // 1000
-
-
-def _desk_limits(config: SchedulerConfig) -> DeskLimits:
-    return DeskLimits(
-        wait_seconds_max=min(config.synchronize_seconds_max, config.lease_seconds / 2),
-        idle_wait_seconds_max=IDLE_WAIT_OF_LEASE * config.lease_seconds,
-        idle_calls_per_second=config.idle_calls_per_second,
-        resend_seconds=config.resend_seconds,
-        stop_grace_seconds=config.stop_grace_seconds,
-        forget_seconds=2 * config.lease_seconds,
-        gap_seconds=config.idle_gap_seconds,
-    )
-
-
-def clock_limits(config: SchedulerConfig) -> ClockLimits:
-    """An outage that was not noticed must leave a lease that was renewed just before it: a third of one at most.
-
-    But never less than two ticks: each look comes a tick after the one before, and somewhat late.
-    """
-    outage_seconds = min(config.outage_seconds, max(config.lease_seconds / 3, 2 * TickLimits().tick_seconds))
-    return ClockLimits(
-        outage_seconds=outage_seconds, step_seconds=min(config.clock_step_seconds, config.lease_seconds / 3)
-    )
-
-
-def _upkeep_limits(config: SchedulerConfig) -> UpkeepLimits:
-    return UpkeepLimits(
-        lease_seconds=config.lease_seconds,
-        starting_minutes_max=config.starting_minutes_max,
-        stalled_minutes_max=config.stalled_minutes_max,
-        uploading_minutes_max=config.uploading_minutes_max,
-        retry=_retry_limits(config),
-        clocks=clock_limits(config),
-        silence=SilenceLimits(
-            runners_min=config.silent_runners_min,
-            share=config.silent_share,
-            minutes_max=config.silence_minutes_max,
-        ),
-        keeping=KeepingLimits(
-            request_id_hours=config.request_id_hours,
-            removed_job_hours=config.removed_job_hours,
-            outbox_days_max=config.outbox_days_max,
-            lost_runner_days=config.lost_runner_days,
-        ),
-        waits=WaitLimits(
-            retry_seconds_max=config.retry_seconds_max,
-            avoid_seconds=60 * config.avoid_minutes,
-            put_aside_seconds_max=60 * config.put_aside_minutes_max,
-            adopt_seconds_max=AdoptionLimits.retry_seconds_max,
-        ),
-        parked_minutes=config.parked_minutes,
-    )
-
-
-def _retry_limits(config: SchedulerConfig) -> RetryLimits:
-    return RetryLimits(
-        lost_attempts_max=config.lost_attempts_max,
-        faults_max=config.faults_max,
-        hand_backs_max=config.hand_backs_max,
-        retry_seconds_first=config.retry_seconds_first,
-        retry_seconds_max=config.retry_seconds_max,
-        avoid_seconds=60 * config.avoid_minutes,
-    )
-
-
-def _aside_limits(config: SchedulerConfig) -> AsideLimits:
-    return AsideLimits(
-        failures_max=config.runner_failures_max,
-        soon_seconds=config.runner_failure_seconds,
-        seconds_first=config.put_aside_minutes_first * 60,
-        seconds_max=config.put_aside_minutes_max * 60,
-    )
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from services.chassis.errors import Unavailable
-from services.scheduler.__main__ import clock_limits
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.domain.job import AttemptOutcome, AttemptPhase, JobReason, JobState, Progress
 from services.scheduler.domain.lease import AttemptKey
 from services.scheduler.domain.request import Request
 from services.scheduler.domain.timekeeping import ClockLimits, Look, outage
+from services.scheduler.limits import clock_limits
 from services.scheduler.store import placing
 from services.scheduler.store.placing import WaitingCall
 from services.scheduler.store.runners import Renewal
