@@ -48,6 +48,8 @@ class DeskLimits:
     """A runner that has not called for so long is forgotten here."""
     gap_seconds: float
     """So long after its call was answered an idle runner keeps its place: it calls again at once."""
+    contested_seconds: float = 600.0
+    """So long after two processes called as one runner no third one takes it over from one that is heard of."""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -146,10 +148,13 @@ class RunnerDesk:
         self._monotonic = monotonic
         self._presences: dict[str, dict[str, _Presence]] = {}
         self._heard: dict[str, _Heard] = {}
+        self._contested: dict[str, float] = {}
+        """Runners that two processes called as, and when one was sent away last."""
         self._stopping = False
 
     async def synchronize(self, report: Report) -> Answer:
         """Answer a runner's call. Aborted for a superseded call and for a replaced session."""
+        self._refuse_another(report)
         presence = self._presences.setdefault(report.runner_id, {}).setdefault(report.session, _Presence())
         if report.sequence <= presence.applied:
             return await self._answer_again(report)
@@ -166,10 +171,32 @@ class RunnerDesk:
             if report.active is None and does(report, answer.desired):
                 gap_seconds = self._limits.gap_seconds
             return answer
+        except Aborted as error:
+            if error.reason is Reason.SESSION_REPLACED:  # it was taken over, and lives
+                self._contested[report.runner_id] = self._monotonic()
+            raise
         finally:
             if presence.call is call:
                 presence.call = None
                 presence.leave_place(after_seconds=gap_seconds)
+
+    def _refuse_another(self, report: Report) -> None:
+        """Raise Aborted for a new session of a runner that two processes quarrel about while one of them has it.
+
+        A new session takes a runner over at once: it was started anew, and what it held is gone. Two that are each
+        started anew whenever they were sent away would end one another's attempts for ever.
+        """
+        sessions = self._presences.get(report.runner_id, {})
+        since = self._contested.get(report.runner_id)
+        if since is None or not sessions or report.session in sessions:
+            return
+        if self._monotonic() - since > self._limits.contested_seconds:
+            del self._contested[report.runner_id]
+            return
+        self._contested[report.runner_id] = self._monotonic()
+        name = f"runners/{report.runner_id}"
+        message = f"another process calls as {name}: give each a name of its own, or end the other and wait a minute"
+        raise Aborted(Reason.SESSION_REPLACED, message, {"runner": name})
 
     def on_committed(self, committed: Committed) -> None:
         """Wake the calls of the runners that a transaction concerned."""
@@ -197,6 +224,7 @@ class RunnerDesk:
                     del sessions[session]
             if not sessions:
                 del self._presences[runner_id]
+                self._contested.pop(runner_id, None)
         return [
             Renewal(
                 runner_id=runner_id,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import grpc
 from sihlai.runner.v1 import runner_admin_service_pb2
 from sihlai.scheduler.v1 import job_pb2, job_service_pb2
 from sqlalchemy import text
@@ -137,6 +139,41 @@ def test_session_that_is_taken_over_is_told_while_it_waits(serve, simulated_runn
             error = await refused(waiting)
             assert (type(error), error.reason) == (Aborted, Reason.SESSION_REPLACED)
             assert (await refused(old.idle())).reason is Reason.SESSION_REPLACED
+
+    asyncio.run(test())
+
+
+def test_two_hosts_with_one_runner_id_do_not_end_each_others_attempts_for_ever(serve, simulated_runner):
+    """Each is started again whenever it was sent away."""
+
+    async def test():
+        async with serve(lease_seconds=3.0) as client:
+            await client.create_project()
+            job = await client.submit()
+            first = simulated_runner(client, session="first")
+            await first.idle()
+            second = simulated_runner(client, session="second")
+            await second.idle(wait=0.0)  # taken for the first, started anew
+            assert (await refused(first.work())).reason is Reason.SESSION_REPLACED
+            await client.scheduler.upkeep.renew_and_expire([])
+            await client.until(job.name, job_pb2.JOB_STATE_QUEUED)
+            await second.idle()
+            for number in range(3):
+                await second.work()
+                again = simulated_runner(client, session=f"first-again-{number}")
+                error = await refused(again.idle())
+                assert error.reason is Reason.SESSION_REPLACED
+                assert "another process calls as runners/one" in error.message
+            assert (await second.work()).run.attempt.epoch == 2
+            assert (await client.get(job.name)).attempts[-1].number == 2
+
+            async def is_let_in() -> bool:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await simulated_runner(client, session="first-at-last").idle(wait=0.0)
+                    return True
+                return False
+
+            await client.when(is_let_in)  # the second is not heard of any more
 
     asyncio.run(test())
 
