@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import threading
 
 import grpc
 from sihlai.scheduler.v1 import job_pb2, job_service_pb2, project_service_pb2
@@ -110,6 +113,53 @@ def test_watch_sends_what_leaves_its_filter_or_is_deleted_as_removed(serve):
             assert (deleted.removed.uid, deleted.removed.name) == (job.uid, job.name)
             for stream in watches:
                 stream.cancel()
+
+    asyncio.run(test())
+
+
+@contextlib.contextmanager
+def held_up(client, *, read: int):
+    """The read of jobs with this number, for lists and watches, waits until the block has ended: (whether it waits)."""
+    reads, waits, goes_on = itertools.count(1), threading.Event(), threading.Event()
+
+    def hold(_connection, _cursor, statement, *_rest) -> None:
+        if "jobs.spec" in statement and next(reads) == read:
+            waits.set()
+            assert goes_on.wait(60)
+
+    event.listen(client.scheduler.database._listing, "before_cursor_execute", hold)
+    try:
+        yield waits
+    finally:
+        goes_on.set()
+
+
+def test_what_leaves_the_filter_while_the_snapshot_is_read_is_sent_as_removed(serve):
+    async def test():
+        async with serve(watch_page_max=2) as client:
+            await client.create_project()
+            jobs = [await client.submit(job_id=f"job-{number}") for number in range(6)]
+
+            async def stop(job) -> None:
+                await client.jobs.StopJob(job_service_pb2.StopJobRequest(name=job.name))
+
+            for job in jobs[3:5]:
+                await stop(job)
+            await client.jobs.DeleteJob(job_service_pb2.DeleteJobRequest(name=jobs[4].name))
+            request = job_service_pb2.WatchJobsRequest(parent="projects/digits", filter={"states": [QUEUED]})
+            with held_up(client, read=2) as waits:
+                stream = client.jobs.WatchJobs(request)
+                sent = [(await stream.read()).job.uid for _ in range(2)]
+                assert sent == [job.uid for job in jobs[:2]]
+                await client.when(lambda: asyncio.sleep(0, waits.is_set()))
+                await stop(jobs[0])
+                await stop(jobs[1])
+                await client.jobs.DeleteJob(job_service_pb2.DeleteJobRequest(name=jobs[1].name))
+            rest = (await take(stream, "caught_up"))[:-1]
+            stream.cancel()
+            assert [each.job.uid for each in rest if each.HasField("job")] == [jobs[2].uid, jobs[5].uid]
+            removed = [each.removed.uid for each in rest if each.HasField("removed")]
+            assert removed == [jobs[0].uid, jobs[1].uid], "and nothing that had left before"
 
     asyncio.run(test())
 

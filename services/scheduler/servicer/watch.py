@@ -203,10 +203,11 @@ class JobWatch:
         project_uid = None
         if job_filter.project_id is not None:
             project_uid = (await self._projects.get(job_filter.project_id)).uid
-        revision = revision_from_cursor(request.cursor)
-        if not request.cursor and request.changes_only:
-            revision = await self._jobs.revision()
-        is_new, is_caught_up = not request.cursor and not request.changes_only, False
+        revision = since = revision_from_cursor(request.cursor)
+        if not request.cursor:
+            since = await self._jobs.revision()
+            revision = since if request.changes_only else 0
+        is_caught_up = False
         moves_seen = self._window.moves if self._window is not None else 0
         while True:
             changed, window = self._changed, self._window
@@ -223,9 +224,9 @@ class JobWatch:
                 changes, complete, revision = _changes_of(found), found.complete, found.revision
                 if complete:
                     self._begin_window(revision)
-            for response in _responses(changes, job_filter, project_uid, is_new=is_new and not is_caught_up):
+            for response in _responses(changes, job_filter, project_uid, removals_after=since):
                 yield response
-            for response in _responses(moved, job_filter, project_uid, is_new=True):
+            for response in _responses(moved, job_filter, project_uid, removals_after=None):
                 yield response
             if not complete:
                 continue
@@ -258,18 +259,22 @@ def _check_cursor(revision: int, found: Changes) -> None:
 
 
 def _responses(
-    changes: Iterable[_Change], job_filter: JobFilter, project_uid: str | None, *, is_new: bool
+    changes: Iterable[_Change], job_filter: JobFilter, project_uid: str | None, *, removals_after: int | None
 ) -> Iterator[messages.WatchJobsResponse]:
-    """A message for each change that the filter lets through. Who `is_new` has nothing that could be removed."""
+    """A message for each change that the filter lets through.
+
+    Only what changed after the revision `removals_after` can have left since it was sent; None: nothing can.
+    """
     for change in changes:
         item = change.item
         if project_uid is not None and change.project_uid != project_uid:
             continue
+        may_have_left = removals_after is not None and change.revision > removals_after
         if isinstance(item, Removal):
-            if not job_filter.uids or change.uid in job_filter.uids:
+            if may_have_left and (not job_filter.uids or change.uid in job_filter.uids):
                 yield change.as_removed
         elif job_filter.matches(item.job):
             if change.as_job is not None:
                 yield change.as_job
-        elif job_filter.could_match(item.job) and not is_new:
+        elif may_have_left and job_filter.could_match(item.job):
             yield change.as_removed
