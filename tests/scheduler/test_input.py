@@ -97,8 +97,6 @@ def test_what_a_person_writes_is_refused_where_it_is_no_text(serve, database_url
             assert fields_of(error) == {"project.display_name"}
             error = await refused(client.create_project("other", training_dataset={"uri": "file:///a\x7fb"}))
             assert fields_of(error) == {"project.training_dataset.uri"}
-            resume = job_service_pb2.ResumeJobRequest(name=job.name, checkpoint="9" * 5_000)
-            assert (await refused(client.jobs.ResumeJob(resume))).reason is not Reason.INTERNAL
             batch = await client.jobs.BatchGetJobs(job_service_pb2.BatchGetJobsRequest(uids=["a\0b", job.uid]))
             assert ([found.uid for found in batch.jobs], list(batch.missing)) == ([job.uid], ["a\0b"])
 
@@ -117,6 +115,8 @@ def test_filters_names_and_cursors_are_bounded(serve, database_url):
                 ("filter.created_after", {"created_after": {"seconds": 2**63 - 1}}),
                 ("filter.created_before", {"created_before": {"nanos": -1}}),
                 ("filter.states", {"states": [99]}),
+                ("filter.uids", {"uids": [job.uid, "a\0b"]}),
+                ("filter.uids", {"uids": [""]}),
             ):
                 request = job_service_pb2.ListJobsRequest(parent="projects/-", filter=job_filter)
                 assert fields_of(await refused(client.jobs.ListJobs(request))) == {field}
@@ -125,6 +125,11 @@ def test_filters_names_and_cursors_are_bounded(serve, database_url):
             for checkpoint in ("9" * 19 + "-1", "٣-٤", "1-" + "9" * 5_000, "first", ""):
                 request = checkpoint_service_pb2.GetCheckpointRequest(name=f"{job.name}/checkpoints/{checkpoint}")
                 assert fields_of(await refused(client.checkpoints.GetCheckpoint(request))) == {"name"}
+            await client.jobs.StopJob(job_service_pb2.StopJobRequest(name=job.name))
+            other = "projects/digits/jobs/other/checkpoints/1-2"
+            for checkpoint in ("9" * 19 + "-1", "٣-٤", "1-" + "9" * 5_000, "first", "1", other):
+                resume = job_service_pb2.ResumeJobRequest(name=job.name, checkpoint=checkpoint)
+                assert fields_of(await refused(client.jobs.ResumeJob(resume))) == {"checkpoint"}
             for cursor in (cursor_from_revision(2**63 - 1), cursor_from_revision(2**63), cursor_from_revision(10**400)):
                 watch = client.jobs.WatchJobs(job_service_pb2.WatchJobsRequest(parent="projects/-", cursor=cursor))
                 assert (await refused(watch.read())).reason is Reason.INVALID_CURSOR

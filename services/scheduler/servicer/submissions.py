@@ -22,6 +22,7 @@ from services.scheduler.store.projects import ProjectStore, with_known_credentia
 from services.scheduler.wire.checkpoint import checkpoint_name
 from services.scheduler.wire.job import prefixed, submission_from_spec
 from services.scheduler.wire.names import (
+    NAME_SHOWN_MAX,
     checkpoint_ids_of,
     id_violations,
     job_ids_of,
@@ -177,13 +178,12 @@ def _source_of(job: Job, checkpoint: Checkpoint, *, evaluates: bool = False) -> 
 
 def _checkpoint_id_of(request: messages.ResumeJobRequest) -> str:
     """The id of the checkpoint that is meant, which may be given alone or as a full name of the same job."""
-    given = request.checkpoint
-    if "/" not in given:
-        return given
-    if not given.startswith(f"{request.name}/"):
-        description = f"is {given!r}, but must be a checkpoint of {request.name}"
+    given = request.checkpoint or "last"
+    name = given if "/" in given else f"{request.name}/checkpoints/{given}"
+    if not name.startswith(f"{request.name}/"):
+        description = f"is {given[:NAME_SHOWN_MAX]!r}, but must be a checkpoint of {request.name}"
         raise InvalidArgument([Violation(field="checkpoint", description=description)])
-    return checkpoint_ids_of(given, "checkpoint")[2]
+    return checkpoint_ids_of(name, "checkpoint")[2]
 
 
 def _limit_violations(spec: JobSpec, old: Job, checkpoint: Checkpoint) -> list[Violation]:

@@ -21,7 +21,7 @@ from services.scheduler.domain.project import DatasetSource
 from services.scheduler.domain.view import JobFilter, JobView, QueueStanding, Submission
 from services.scheduler.specification import LABEL_VALUE_CHARACTERS_MAX, LABELS_MAX
 from services.scheduler.wire.checkpoint import COUNT_MAX, checkpoint_to_proto
-from services.scheduler.wire.names import parent_of_jobs, refuse
+from services.scheduler.wire.names import NAME_SHOWN_MAX, is_uid, parent_of_jobs, refuse
 from services.scheduler.wire.project import etag_of, source_to_proto
 from services.scheduler.wire.times import (
     duration,
@@ -247,9 +247,13 @@ def _state_violations(wrong: Sequence[int]) -> list[Violation]:
 
 
 def _uid_violations(uids: Sequence[str]) -> list[Violation]:
-    if len(uids) <= FILTER_UIDS_MAX:
+    if len(uids) > FILTER_UIDS_MAX:
+        description = f"holds {len(uids)} uids, but may hold {FILTER_UIDS_MAX}"
+        return [Violation(field="filter.uids", description=description)]
+    wrong = next((uid for uid in uids if not is_uid(uid)), None)
+    if wrong is None:
         return []
-    description = f"holds {len(uids)} uids, but may hold {FILTER_UIDS_MAX}"
+    description = f"holds {wrong[:NAME_SHOWN_MAX]!r}, which is no uid of a job: take them from its field uid"
     return [Violation(field="filter.uids", description=description)]
 
 

@@ -47,7 +47,8 @@ def checkpoint_ids_of(name: str, field: str = "name") -> tuple[str, str, str]:
     """The ids in `projects/{project}/jobs/{job}/checkpoints/{checkpoint}`."""
     parts = name.split("/", PARTS_MAX)
     if len(parts) != 6 or parts[4] != "checkpoints" or not CHECKPOINT_ID.fullmatch(parts[5]):
-        raise wrong_name(name, "projects/{project}/jobs/{job}/checkpoints/{checkpoint}", field)
+        pattern = "projects/{project}/jobs/{job}/checkpoints/{epoch}-{iteration}, or …/last, …/best, …/final"
+        raise wrong_name(name, pattern, field)
     return *job_ids_of("/".join(parts[:4]), field), parts[5]
 
 
