@@ -3,6 +3,7 @@
 import base64
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import jwt
@@ -11,7 +12,7 @@ import pytest
 from services.chassis.auth.keys import TokenSigner, TokenVerifier, remove_ended_keys, rotate_key
 from services.chassis.auth.principal import Principal
 from services.chassis.auth.write_token import WriteToken
-from services.chassis.errors import ConfigurationError, PermissionDenied, Unauthenticated
+from services.chassis.errors import ConfigurationError, PermissionDenied, Reason, Unauthenticated
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -50,6 +51,16 @@ def test_expiry_is_judged_by_the_given_time(signer, verifier):
     assert verifier.verify(text, now=NOW + timedelta(seconds=4)).epoch == 5
     with pytest.raises(Unauthenticated, match="ended 60 s ago: renew"):
         verifier.verify(text, now=NOW + timedelta(seconds=60))
+
+
+@pytest.mark.parametrize("mark", ["\u202e", "\u200b", "\x9b", "\u200f", "/", " "])
+def test_token_whose_holder_looks_like_another_is_refused(signer, verifier, mark):
+    principal = Principal(subject=f"users/a{mark}b", token_id="one", expires_at=NOW + timedelta(hours=1))
+    with pytest.raises(Unauthenticated) as caught:
+        verifier.verify_access(signer.sign_access(principal), now=NOW)
+    assert caught.value.reason is Reason.TOKEN_INVALID
+    whole = replace(principal, subject="users/می\u200cشود@example.com")
+    assert verifier.verify_access(signer.sign_access(whole), now=NOW).subject == whole.subject
 
 
 def test_changed_token_is_refused(signer, verifier):

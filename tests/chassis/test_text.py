@@ -8,19 +8,37 @@ from hypothesis import strategies as st
 
 from services.chassis.text import CUT_MARK, cleaned_text, text_violations
 
+JOINED = [
+    "می\u200cشود",
+    "PDF\u200cمن",
+    "क्\u200dष",
+    "1\ufe0f\u20e3",
+    "i ❤\ufe0f it",
+    "🏴\U000e0067\U000e0062\U000e007f",
+    "葛\U000e0100",
+]
+NO_TEXT = ["\0", "\x1b", "\x7f", "\x9b", "\u2028", "\u202e", "\r", "\n", "\t"]
+MARKS = ["\u200e", "\u200f", "\u061c"]
+UNSEEN = ["\u200b", "\ufeff", "\xad", "\u2060", "\u200c", "\u200d", "\ufe0f", "\U000e0061"]
 
-@pytest.mark.parametrize("text", ["a name", "größer", "👨\u200d👩\u200d👧", "日本語", ""])
+
+@pytest.mark.parametrize("text", ["a name", "größer", "👨\u200d👩\u200d👧", "日本語", "", *JOINED])
 def test_what_people_write_is_text(text: str) -> None:
     assert text_violations(text, "display_name", characters_max=20) == []
     assert cleaned_text(text, characters_max=20) == text
 
 
-@pytest.mark.parametrize("character", ["\0", "\x1b", "\x7f", "\x9b", "\u2028", "\u202e", "\r", "\n", "\t"])
-def test_a_name_with_a_control_character_is_refused_without_repeating_it(character: str) -> None:
+@pytest.mark.parametrize("character", NO_TEXT + MARKS + UNSEEN)
+def test_a_name_with_what_nobody_sees_is_refused_without_repeating_it(character: str) -> None:
     [violation] = text_violations(f"na{character}me", "labels.team", characters_max=20)
     assert violation.field == "labels.team"
     assert f"U+{ord(character):04X} at character 3" in violation.description
     assert character not in violation.description
+
+
+def test_what_joins_letters_is_refused_where_nothing_is_to_be_joined() -> None:
+    for text in ("ada\u200d", "\u200cada", "a\u200d\u200d\ufe0fda", "\u200d"):
+        assert text_violations(text, "display_name", characters_max=20), text
 
 
 def test_a_text_with_lines_may_have_them() -> None:

@@ -170,6 +170,12 @@ def test_everything_that_is_wrong_with_a_token_is_told_at_once(serve):
                 "description",
                 "expire_time",
             }
+            for mark in ("\u202e", "\u200b", "\x9b", "\ufeff", "\u061c", "\u200d"):
+                for subject in (f"users/a{mark}b", f"runners/a{mark}b"):
+                    error = await refused(root.create(subject))
+                    assert [violation.field for violation in error.violations] == ["principal.subject"]
+                    assert mark not in error.message
+            assert await root.names() == []
             error = await refused(root.create("runners/one", grants={"projects/cells": VIEWER}))
             assert [violation.field for violation in error.violations] == ["principal.grants"]
 

@@ -12,9 +12,11 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+from services.chassis.text import text_violations
+
 ALL_PROJECTS = "projects/-"
 """As a grant: every project, also those that are made later."""
-SUBJECT = re.compile(r"(users|runners|services)/[^/\s\x00-\x1f\x7f]{1,200}")
+_SUBJECT = re.compile(r"(users|runners|services)/[^/\s]{1,200}")
 ANY_RUNNER = "runners/-"
 """The subject of a token that several runners share: each says by itself which it is."""
 
@@ -99,6 +101,11 @@ def set_current_principal(principal: Principal) -> None:
     _principal.set(principal)
 
 
+def is_subject(text: str) -> bool:
+    """Whether a principal may have this name: it becomes part of what others read, and must look like no other."""
+    return _SUBJECT.fullmatch(text) is not None and not text_violations(text, "", characters_max=len(text))
+
+
 def claims_from_principal(principal: Principal) -> dict[str, Any]:
     """The claims of an access token."""
     return {
@@ -113,7 +120,7 @@ def claims_from_principal(principal: Principal) -> dict[str, Any]:
 def principal_from_claims(claims: Mapping[str, Any]) -> Principal:
     """The principal; KeyError, TypeError or ValueError where the claims are no access token's."""
     subject = str(claims["sub"])
-    if not SUBJECT.fullmatch(subject):
+    if not is_subject(subject):
         raise ValueError(subject)
     return Principal(
         subject=subject,

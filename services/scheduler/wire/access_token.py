@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from sihlai.auth.v1 import token_service_pb2
 
-from services.chassis.auth.principal import ALL_PROJECTS, SUBJECT, Principal, Role
+from services.chassis.auth.principal import ALL_PROJECTS, Principal, Role, is_subject
 from services.chassis.errors import Violation
 from services.chassis.text import text_violations
 from services.scheduler.domain.access_token import AccessToken
@@ -33,10 +33,9 @@ def token_id_of(name: str) -> str:
 def principal_violations(proto: token_service_pb2.Principal) -> list[Violation]:
     """What is wrong with whom a token is to be for."""
     found = []
-    if not SUBJECT.fullmatch(proto.subject):
-        description = (
-            f"is {proto.subject[:NAME_SHOWN_MAX]!r}, but must be users/…, runners/… or services/…, without white space"
-        )
+    if not is_subject(proto.subject):
+        wanted = "users/…, runners/… or services/…, without white space and characters that nobody sees"
+        description = f"is {proto.subject[:NAME_SHOWN_MAX]!r}, but must be {wanted}"
         found.append(Violation(field="principal.subject", description=description))
     elif not proto.subject.startswith("users/") and (proto.grants or proto.installation_admin):
         description = f"must be empty for {proto.subject}: only users have roles"

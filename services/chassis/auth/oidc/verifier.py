@@ -14,7 +14,7 @@ from services.chassis.auth.keys import LEEWAY_SECONDS, TokenVerifier, token_expi
 from services.chassis.auth.oidc.documents import Documents, FetchLimits
 from services.chassis.auth.oidc.issuer import Issuer, KeyLimits
 from services.chassis.auth.oidc.settings import claim_of, read_issuer
-from services.chassis.auth.principal import SUBJECT, Principal
+from services.chassis.auth.principal import Principal, is_subject
 from services.chassis.auth.succession import MALFORMED
 from services.chassis.config import ServerConfig
 from services.chassis.errors import Reason, Unauthenticated
@@ -121,8 +121,9 @@ def _claims(text: str, issuer: Issuer) -> Mapping[str, Any]:
 def _subject(claims: Mapping[str, Any], claim: str) -> str:
     found = claim_of(claims, claim)
     subject = f"users/{found}"
-    if not isinstance(found, str) or not SUBJECT.fullmatch(subject):
-        raise _refused(f"the token's claim {claim} must name its holder, without white space and /, and does not")
+    if not isinstance(found, str) or not is_subject(subject):
+        wanted = "must name its holder, without white space, / and characters that nobody sees"
+        raise _refused(f"the token's claim {claim} {wanted}, and does not")
     if claim == "email" and claims.get("email_verified") is False:
         raise _refused("the token's holder has not shown that the address in its claim email is theirs")
     return subject
