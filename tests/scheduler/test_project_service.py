@@ -54,6 +54,29 @@ def test_project_is_created_read_listed_changed_and_deleted(serve):
     asyncio.run(test())
 
 
+def test_change_of_a_project_that_has_changed_since_is_refused_with_both_etags(serve):
+    async def test():
+        async with serve() as client:
+            project = await client.create_project()
+
+            async def rename(number: int, etag: str = "") -> project_service_pb2.Project:
+                change = project_service_pb2.UpdateProjectRequest(
+                    project={"name": project.name, "etag": etag, "display_name": f"Digits {number}"},
+                    update_mask={"paths": ["display_name"]},
+                )
+                return (await client.projects.UpdateProject(change)).project
+
+            read, *_, newest = [await rename(number) for number in range(20)]
+            error = await refused(rename(20, read.etag))
+            assert (error.reason, dict(error.metadata)) == (
+                Reason.ETAG_MISMATCH,
+                {"etag": read.etag, "current": newest.etag},
+            )
+            assert (await rename(21, error.metadata["current"])).display_name == "Digits 21"
+
+    asyncio.run(test())
+
+
 def test_everything_wrong_with_a_project_is_told_at_once(serve):
     async def test():
         async with serve() as client:

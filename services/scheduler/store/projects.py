@@ -149,7 +149,7 @@ class ProjectStore:
                 raise FailedPrecondition(
                     Reason.ETAG_MISMATCH,
                     f"{project.name} has changed since it was read: read it again",
-                    {"etag": str(change.revision), "current": str(project.revision)},
+                    {"etag": f"{change.revision:x}", "current": f"{project.revision:x}"},
                 )
             changed = _changed(transaction, project, change)
             changed = replace(changed, update_time_us=transaction.now_us, revision=transaction.next_revision())
