@@ -193,12 +193,7 @@ class Scheduler:
             AccessTokenStore(database),
             self.keyring,
             self.revocations,
-            limits=TokenLimits(
-                days_default=config.token_days_default,
-                days_max=config.token_days_max,
-                unlisted_seconds=max(config.token_days_default * 86_400, config.write_token_minutes * 60),
-                repeat_seconds=config.revocations_seconds,
-            ),
+            limits=TokenLimits.configured(config),
             new_id=new_id,
             now=_now,
             stopping=self.server.stopping,

@@ -182,6 +182,37 @@ def test_everything_that_is_wrong_with_a_token_is_told_at_once(serve):
     asyncio.run(test())
 
 
+def test_no_token_is_given_that_is_too_large_for_a_call(serve):
+    projects = [f"projects/project-{'x' * 50}-{number}" for number in range(1_000)]
+
+    async def test():
+        async with serve() as client, holder(client) as root:
+
+            async def text_of(count: int) -> str:
+                """Empty where so many grants are too many."""
+                try:
+                    return (await root.create(grants=dict.fromkeys(projects[:count], VIEWER))).text
+                except grpc.aio.AioRpcError as error:
+                    [violation] = rpc.error_from_rpc(error).violations
+                    assert violation.field == "principal.grants"
+                    assert "bytes" in violation.description
+                    return ""
+
+            assert await text_of(1_000) == ""
+            assert await root.names() == []
+            fits, too_many = 1, 1_000
+            while too_many - fits > 1:
+                middle = (fits + too_many) // 2
+                fits, too_many = (middle, too_many) if await text_of(middle) else (fits, middle)
+            assert fits > 500
+            async with As(client, await text_of(fits)) as bob:
+                besides = [("x-of-a-proxy", "x" * 3_000)]
+                who = await bob.stub.WhoAmI(messages.WhoAmIRequest(), metadata=besides)
+                assert len(who.principal.grants) == fits
+
+    asyncio.run(test())
+
+
 def test_services_hear_of_revocations_at_once(serve):
     async def test():
         async with serve() as client, holder(client) as root, holder(client, None, "services/metrics") as service:

@@ -19,6 +19,7 @@ from services.chassis.auth.revocation import Revocations, key_revocation
 from services.chassis.errors import NotFound, PermissionDenied, Reason
 from services.chassis.log import get_logger
 from services.chassis.rpc import until_stopping
+from services.scheduler.config import SchedulerConfig
 from services.scheduler.domain.access_token import AccessToken
 from services.scheduler.domain.job import SECOND_US
 from services.scheduler.domain.view import Damaged
@@ -31,6 +32,7 @@ from services.scheduler.wire.access_token import (
     principal_to_be,
     principal_to_proto,
     principal_violations,
+    size_violations,
     token_id_of,
     token_to_proto,
 )
@@ -48,19 +50,33 @@ log = get_logger(__name__)
 
 LIST_SCOPE = "tokens"
 PLACE = "[0-9]{1,18} [a-zA-Z0-9_-]{1,64}"
+METADATA_BYTES_BESIDES = 4_096
+"""Of a call's metadata, left for what is sent beside the token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLimits:
-    """How long tokens live, and how often who follows revocations is told without a change.
+    """How long tokens live, how large they may be, and how often who follows revocations is told without a change.
 
     `unlisted_seconds`: how long those live at most that are in no list, such as what `sihlai up` makes.
     """
 
     days_default: float
     days_max: float
+    text_bytes_max: int
     unlisted_seconds: float
     repeat_seconds: float
+
+    @classmethod
+    def configured(cls, config: SchedulerConfig) -> TokenLimits:
+        """As the scheduler is configured."""
+        return cls(
+            days_default=config.token_days_default,
+            days_max=config.token_days_max,
+            text_bytes_max=config.metadata_bytes_max - METADATA_BYTES_BESIDES,
+            unlisted_seconds=max(config.token_days_default * 86_400, config.write_token_minutes * 60),
+            repeat_seconds=config.revocations_seconds,
+        )
 
 
 class TokenServicer(token_service_pb2_grpc.TokenServiceServicer):
@@ -112,6 +128,7 @@ class TokenServicer(token_service_pb2_grpc.TokenServiceServicer):
             message = f"{giver.subject} may not give more than an admin of the same projects could"
             metadata = {"principal": giver.subject, "permission": f"CreateToken for {holder.subject}"}
             raise PermissionDenied(Reason.PERMISSION_DENIED, message, metadata)
+        refuse(size_violations(self._keyring.sign_access(holder), limits.text_bytes_max))
         answer = await self._tokens.add(
             request_of("CreateToken", request),
             lambda token: token_to_proto(token).SerializeToString(),

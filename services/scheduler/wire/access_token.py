@@ -59,6 +59,14 @@ def description_violations(text: str) -> list[Violation]:
     return text_violations(text, "description", characters_max=DESCRIPTION_CHARACTERS_MAX)
 
 
+def size_violations(text: str, bytes_max: int) -> list[Violation]:
+    """What is wrong with the size of a token that is to be given."""
+    if len(text) <= bytes_max:
+        return []
+    description = f"make a token of {len(text)} bytes, but at most {bytes_max} can be sent: give fewer, or projects/-"
+    return [Violation(field="principal.grants", description=description)]
+
+
 def principal_to_be(proto: token_service_pb2.Principal, *, token_id: str, expires_at: datetime) -> Principal:
     """Whom a new token stands for. Of several roles in one project the highest counts."""
     roles: dict[str, Role] = {}
