@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sihlai.auth.v1 import token_service_pb2 as messages
 from sihlai.auth.v1 import token_service_pb2_grpc
 from sihlai.scheduler.v1 import project_service_pb2, project_service_pb2_grpc
+from sqlalchemy import event
 
 from services.chassis import rpc
 from services.chassis.auth.principal import Role
@@ -23,6 +24,8 @@ from services.chassis.errors import (
     Reason,
     Unauthenticated,
 )
+from services.scheduler.servicer.token_servicer import LOOKED_AT_MIN
+from services.scheduler.wire.page import PAGE_BYTES_MAX
 from tests import tokens
 
 REQUEST_ID = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"
@@ -209,6 +212,64 @@ def test_no_token_is_given_that_is_too_large_for_a_call(serve):
                 besides = [("x-of-a-proxy", "x" * 3_000)]
                 who = await bob.stub.WhoAmI(messages.WhoAmIRequest(), metadata=besides)
                 assert len(who.principal.grants) == fits
+
+    asyncio.run(test())
+
+
+async def pages(caller: As, page_size: int) -> list[messages.ListTokensResponse]:
+    """Every page of the list."""
+    found, page_token = [], ""
+    while page_token or not found:
+        request = messages.ListTokensRequest(page_size=page_size, page_token=page_token)
+        found.append(await caller.stub.ListTokens(request))
+        page_token = found[-1].next_page_token
+    return found
+
+
+def names_in(answers: list[messages.ListTokensResponse]) -> list[str]:
+    return [token.name for answer in answers for token in answer.tokens]
+
+
+def test_no_page_of_tokens_is_larger_than_a_client_takes(serve):
+    large = {f"projects/project-{'x' * 50}-{number}": VIEWER for number in range(500)}
+
+    async def test():
+        async with serve() as client, holder(client) as root:
+            made = [(await root.create(grants=large)).token for _ in range(110)]
+            assert sum(token.ByteSize() for token in made) > PAGE_BYTES_MAX + 2**20
+            answers = await pages(root, 1_000)
+            assert [answer.ByteSize() <= PAGE_BYTES_MAX + 1_000 for answer in answers] == [True, True]
+            assert names_in(answers) == [token.name for token in reversed(made)]
+
+    asyncio.run(test())
+
+
+def test_a_call_looks_at_a_part_of_the_tokens_that_others_may_see(serve):
+    async def test():
+        async with (
+            serve() as client,
+            holder(client) as root,
+            holder(client, {"projects/cells": Role.ADMIN}, "users/bob") as bob,
+        ):
+            others = LOOKED_AT_MIN * 2 + 50
+            mine = [(await root.create(grants={"projects/cells": VIEWER})).token.name for _ in range(3)]
+            for _ in range(0, others, 50):
+                await asyncio.gather(*(root.create() for _ in range(50)))
+            mine += [(await root.create(grants={"projects/cells": VIEWER})).token.name for _ in range(3)]
+            statements = []
+            event.listen(
+                client.scheduler.database._listing,
+                "before_cursor_execute",
+                lambda _connection, _cursor, statement, *_rest: statements.append(statement),
+            )
+            answers = await pages(bob, 2)
+            assert names_in(answers) == mine[::-1]
+            assert [len(answer.tokens) for answer in answers] == [2, 1, 0, 2, 1]
+            assert len([each for each in statements if "FROM access_tokens" in each]) == len(answers)
+            assert len(await pages(bob, 1_000)) == 1
+            everybodys = await pages(root, 100)
+            assert {len(answer.tokens) for answer in everybodys[:-1]} == {100}
+            assert len(set(names_in(everybodys))) == others + 6
 
     asyncio.run(test())
 

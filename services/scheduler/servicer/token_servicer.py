@@ -22,7 +22,6 @@ from services.chassis.rpc import until_stopping
 from services.scheduler.config import SchedulerConfig
 from services.scheduler.domain.access_token import AccessToken
 from services.scheduler.domain.job import SECOND_US
-from services.scheduler.domain.view import Damaged
 from services.scheduler.keyring import Keyring
 from services.scheduler.store.access_tokens import AccessTokenStore
 from services.scheduler.wire.access_token import (
@@ -38,18 +37,19 @@ from services.scheduler.wire.access_token import (
 )
 from services.scheduler.wire.names import (
     page_size_of,
-    page_token,
     page_token_after,
     refuse,
     request_id_violations,
     request_of,
 )
-from services.scheduler.wire.page import whole
+from services.scheduler.wire.page import Serialized, page_of
 
 log = get_logger(__name__)
 
 LIST_SCOPE = "tokens"
 PLACE = "[0-9]{1,18} [a-zA-Z0-9_-]{1,64}"
+LOOKED_AT_MIN = 200
+"""Tokens that one call looks at for who may not see all of them, however few are asked for."""
 METADATA_BYTES_BESIDES = 4_096
 """Of a call's metadata, left for what is sent beside the token."""
 
@@ -153,29 +153,24 @@ class TokenServicer(token_service_pb2_grpc.TokenServiceServicer):
         )
         return messages.CreateTokenResponse(token=token, text=self._keyring.sign_access(given))
 
-    async def ListTokens(self, request: messages.ListTokensRequest, context: Any) -> messages.ListTokensResponse:
-        giver, limit = current_principal(), page_size_of(request.page_size)
+    async def ListTokens(self, request: messages.ListTokensRequest, context: Any) -> Serialized:
+        giver, shown_max = current_principal(), page_size_of(request.page_size)
+        looked_at = shown_max if giver.is_admin else max(shown_max, LOOKED_AT_MIN)
         after = page_token_after(request.page_token, LIST_SCOPE, form=PLACE)
-        place = after
-        response = messages.ListTokensResponse()
 
         def shown(token: AccessToken) -> messages.Token | None:
             return token_to_proto(token) if _may_give(giver, principal_of(token), known=bool(token.subject)) else None
 
-        while True:
-            found = await self._tokens.page(before=_place(place) if place else None, limit=limit + 1)
-            for token in found[:limit]:
-                place = _place_of(token)
-                proto = None if isinstance(token, Damaged) else whole(token, shown, _place_of)
-                if proto is not None:
-                    response.tokens.append(proto)
-                if len(response.tokens) == limit:
-                    break
-            if not found or (len(found) <= limit and place == _place_of(found[-1])):
-                return response
-            if len(response.tokens) == limit:
-                response.next_page_token = page_token(place, LIST_SCOPE)
-                return response
+        found = await self._tokens.page(before=_place(after) if after else None, limit=looked_at + 1)
+        return await page_of(
+            found,
+            shown,
+            limit=looked_at,
+            shown_max=shown_max,
+            place=lambda token: f"{token.create_time_us} {token.token_id}",
+            scope=LIST_SCOPE,
+            answer=lambda tokens, token: messages.ListTokensResponse(tokens=tokens, next_page_token=token),
+        )
 
     async def GetToken(self, request: messages.GetTokenRequest, context: Any) -> messages.GetTokenResponse:
         token = await self._tokens.get(token_id_of(request.name))
@@ -258,10 +253,6 @@ def _may_give(giver: Principal, holder: Principal, *, known: bool = True) -> boo
     if not known or holder.is_admin or holder.kind is not Kind.USER or not holder.roles:
         return False
     return all(giver.may(Role.ADMIN, project) for project in holder.roles)
-
-
-def _place_of(token: AccessToken | Damaged) -> str:
-    return token.place if isinstance(token, Damaged) else f"{token.create_time_us} {token.token_id}"
 
 
 def _place(text: str) -> tuple[int, str]:

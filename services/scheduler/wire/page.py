@@ -26,20 +26,22 @@ Made = TypeVar("Made")
 
 async def page_of(
     found: Sequence[Item | Damaged],
-    to_proto: Callable[[Item], Proto],
+    to_proto: Callable[[Item], Proto | None],
     *,
     limit: int,
     place: Callable[[Item], str],
     scope: str,
     answer: Callable[[Sequence[Proto], str], Message],
+    shown_max: int | None = None,
 ) -> Serialized:
     """The answer, serialised, with the first of `found` that fit, at least one; `found` has one more than `limit` where
     the list goes on.
 
     `answer` makes one of some items and the token of the next page in the list of this `scope`. What is damaged is left
-    out, with a line in the log: one bad record must not hide all the others.
+    out, with a line in the log: one bad record must not hide all the others. So is what `to_proto` makes None of; where
+    that may be much, `limit` is how many are looked at, and `shown_max` how many are in the answer.
     """
-    page = _Page(to_proto, place, answer)
+    page = _Page(to_proto, place, answer, shown_max if shown_max is not None else limit)
     items = await aside(found[:limit], page.written)
     goes_on = page.is_full or len(found) > limit
     end = answer([], page_token(page.last, scope) if goes_on else "")
@@ -54,13 +56,15 @@ class _Page(Generic[Item, Proto]):
 
     def __init__(
         self,
-        to_proto: Callable[[Item], Proto],
+        to_proto: Callable[[Item], Proto | None],
         place: Callable[[Item], str],
         answer: Callable[[Sequence[Proto], str], Message],
+        shown_max: int,
     ) -> None:
         self._to_proto = to_proto
         self._place = place
         self._answer = answer
+        self._shown_max = shown_max
         self._number = 0
         self._bytes_left = PAGE_BYTES_MAX
         self.is_full = False
@@ -72,7 +76,8 @@ class _Page(Generic[Item, Proto]):
         for item in some:
             proto = None if isinstance(item, Damaged) else whole(item, self._to_proto, self._place)
             self._bytes_left -= proto.ByteSize() if proto is not None else 0
-            self.is_full = self.is_full or (self._bytes_left < 0 and self._number > 0)
+            is_over = self._number == self._shown_max or (self._bytes_left < 0 and self._number > 0)
+            self.is_full = self.is_full or is_over
             if self.is_full:
                 break
             if proto is not None:
@@ -82,7 +87,7 @@ class _Page(Generic[Item, Proto]):
         return self._answer(items, "").SerializeToString()
 
 
-def whole(item: Item, to_proto: Callable[[Item], Made], place: Callable[[Item], Any]) -> Made | None:
+def whole(item: Item, to_proto: Callable[[Item], Made | None], place: Callable[[Item], Any]) -> Made | None:
     """The proto of a record; None, and a line in the log, where what is stored cannot be told."""
     try:
         return to_proto(item)
