@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 from sihlai.scheduler.v1 import job_service_pb2, project_service_pb2
+from sqlalchemy import text
 
 from services.chassis.errors import FailedPrecondition, NotFound, SihlaiError
 from services.scheduler.deletion import Deletion, DeletionLimits
@@ -91,6 +92,68 @@ def test_deleted_job_leaves_no_file_its_name_is_free_and_all_who_watch_are_told(
                 assert await asyncio.gather(*watches) == [job.uid, job.uid]
 
     asyncio.run(test())
+
+
+async def watched(client, parent: str, wanted: str, cursor: str = "") -> list[job_service_pb2.WatchJobsResponse]:
+    """What a watch of the jobs tells, up to the first message of a kind."""
+    request = job_service_pb2.WatchJobsRequest(parent=parent, cursor=cursor)
+    answers = []
+    async with asyncio.timeout(60):
+        async for answer in client.jobs.WatchJobs(request):
+            answers.append(answer)
+            if answer.WhichOneof("message") == wanted:
+                break
+    return answers
+
+
+def test_deleted_job_is_in_no_list_while_its_files_are_still_there_and_its_removal_is_told_once(serve):
+    # Nobody listens there.
+    away = {"checkpoint_root": "s3://bucket/checkpoints", "checkpoint_endpoint_url": "http://127.0.0.1:9"}
+
+    async def test():
+        async with serve(deletion_seconds=0.0, **away) as client:
+            await client.create_project("digits")
+            job = await client.submit("digits", job_id="first")
+            kept = await client.submit("digits", job_id="kept")
+            await client.jobs.StopJob(job_service_pb2.StopJobRequest(name=job.name))
+            before = await watched(client, "projects/-", "caught_up")
+            assert {each.job.uid for each in before[:-1]} == {job.uid, kept.uid}
+            answer = await client.jobs.DeleteJob(job_service_pb2.DeleteJobRequest(name=job.name))
+            assert (answer.uid, answer.done) == (job.uid, False)
+            again = await client.submit("digits", job_id="first")
+            for parent in ("projects/digits", "projects/-"):
+                for page_size in (1_000, 1):
+                    assert await listed(client, parent, page_size) == [again.uid, kept.uid]
+                assert [each.job.uid for each in (await watched(client, parent, "caught_up"))[:-1]] == [
+                    kept.uid,
+                    again.uid,
+                ]
+            found = await client.jobs.BatchGetJobs(job_service_pb2.BatchGetJobsRequest(uids=[job.uid, kept.uid]))
+            assert ([each.uid for each in found.jobs], list(found.missing)) == ([kept.uid], [job.uid])
+        async with serve(deletion_seconds=60.0) as client:  # the store answers again
+
+            async def is_gone() -> bool:
+                return await client.scheduler.database.read(
+                    lambda c: c.execute(text("SELECT count(*) FROM projects")).scalar_one() == 1
+                )
+
+            await client.when(is_gone)
+            told = await watched(client, "projects/-", "caught_up", before[-1].cursor)
+            assert [each.removed.uid or each.job.uid for each in told[:-1]] == [job.uid, again.uid]
+
+    asyncio.run(test())
+
+
+async def listed(client, parent: str, page_size: int) -> list[str]:
+    """The uids of all jobs, through all pages."""
+    request = job_service_pb2.ListJobsRequest(parent=parent, page_size=page_size)
+    uids = []
+    while True:
+        page = await client.jobs.ListJobs(request)
+        uids += [job.uid for job in page.jobs]
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            return uids
 
 
 def test_job_is_not_deleted_while_it_or_one_that_goes_on_from_it_has_not_ended(with_stores):

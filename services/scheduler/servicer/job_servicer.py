@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,8 +22,10 @@ from services.scheduler.servicer.submissions import Made, Submissions
 from services.scheduler.servicer.watch import JobWatch
 from services.scheduler.store.jobs import JobStore
 from services.scheduler.wire.job import (
+    is_deleted,
     job_filter_from_proto,
     job_to_proto,
+    listed_job_to_proto,
     queued_job_to_proto,
     seconds_of,
     stop_mode_from_proto,
@@ -96,7 +98,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         found = await self._jobs.batch(names, [uid for uid in request.uids if is_uid(uid)])
         # A uid says no project: what the caller may not see is not there.
         sees = current_principal().sees
-        found = [item for item in found if isinstance(item, Damaged) or sees(f"projects/{item.job.project_id}")]
+        found = [item for item in found if isinstance(item, Damaged) or _is_there(item.job, sees)]
         response = await _batch(request, found)
         if response.ByteSize() > BATCH_BYTES_MAX:
             raise _too_large(wanted)
@@ -110,7 +112,7 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         found = await self._jobs.page(job_filter, before=int(after) if after else None, limit=limit + 1)
         return await page_of(
             found,
-            job_to_proto,
+            listed_job_to_proto,
             limit=limit,
             place=lambda view: str(view.job.sequence),
             scope=scope,
@@ -186,6 +188,10 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
             return response(job=job_to_proto(view), **warnings).SerializeToString()
 
         return response.FromString(await self._jobs.submit(request_of(method, request), encode, made.submission))
+
+
+def _is_there(job: Job, sees: Callable[[str], bool]) -> bool:
+    return sees(f"projects/{job.project_id}") and not is_deleted(job.project_uid, job.uid)
 
 
 async def _batch(

@@ -25,7 +25,7 @@ from services.scheduler.domain.view import Damaged, JobFilter, JobView
 from services.scheduler.store.committed import Committed
 from services.scheduler.store.jobs import Changes, JobStore, Removal
 from services.scheduler.store.projects import ProjectStore
-from services.scheduler.wire.job import job_filter_from_proto, job_to_proto
+from services.scheduler.wire.job import is_deleted, job_filter_from_proto, job_to_proto
 from services.scheduler.wire.names import (
     cursor_from_revision,
     cursor_too_old,
@@ -248,7 +248,9 @@ class JobWatch:
 
 
 def _changes_of(found: Changes) -> list[_Change]:
-    return [_Change(item) for item in found.items if not isinstance(item, Damaged)]
+    """What can be told. That a job was deleted is told when it is, not once more when its files are gone."""
+    changes = (_Change(item) for item in found.items if not isinstance(item, Damaged))
+    return [change for change in changes if not is_deleted(change.project_uid, change.uid)]
 
 
 def _check_cursor(revision: int, found: Changes) -> None:

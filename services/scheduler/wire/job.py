@@ -73,6 +73,16 @@ def job_to_proto(view: JobView) -> job_pb2.Job:
     )
 
 
+def is_deleted(project_uid: str, uid: str) -> bool:
+    """Whether a job of this project is one that was deleted: until its files are gone it is in a project of its own."""
+    return project_uid == uid
+
+
+def listed_job_to_proto(view: JobView) -> job_pb2.Job | None:
+    """The job as lists have it; None where it was deleted."""
+    return None if is_deleted(view.job.project_uid, view.job.uid) else job_to_proto(view)
+
+
 def queued_job_to_proto(view: JobView, standing: QueueStanding | None) -> job_pb2.Job:
     """The job with its place in the queue, as GetJob alone tells it."""
     proto = job_to_proto(view)
