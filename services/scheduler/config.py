@@ -163,6 +163,12 @@ class SchedulerConfig(ServerConfig):
     database_busy_seconds: float = setting(
         10.0, "how long a statement waits where another process holds the SQLite file", units="s", minimum=0
     )
+    database_log_bytes_max: int = setting(
+        64 * 1024 * 1024,
+        "size of SQLite's write-ahead log from which on lists wait, so that it can begin anew",
+        units="bytes",
+        minimum=4 * 1024 * 1024,
+    )
     leader_silence_seconds: float = setting(
         3.0,
         "silence, in a transaction too, after which PostgreSQL cuts a leader off",

@@ -32,6 +32,7 @@ def database_limits(config: SchedulerConfig) -> DatabaseLimits:
         list_readers=config.list_readers,
         list_queue_max=config.list_queue_max,
         busy_seconds=config.database_busy_seconds,
+        log_bytes_max=config.database_log_bytes_max,
     )
 
 

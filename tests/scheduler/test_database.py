@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from services.chassis.errors import ResourceExhausted
 from services.scheduler.domain.dispatcher import Dispatcher
@@ -47,3 +49,37 @@ def test_full_queue_of_the_writer_is_refused_with_a_time_to_come_back(sqlite_url
         asyncio.run(test())
     finally:
         database.close()
+
+
+def test_sqlites_log_begins_anew_beside_lists_that_overlap_without_end(sqlite_url, stores_class):
+    """It is not begun anew while somebody reads in it; without lists that wait there is no such moment."""
+    limits = DatabaseLimits(log_bytes_max=4 * 1024 * 1024)
+    stores = stores_class(sqlite_url, limits=limits)
+    path, ends = Path(f"{stores.database.writing.url.database}-wal"), threading.Event()
+
+    def read_slowly(connection) -> int:
+        count = connection.execute(text("SELECT count(*) FROM jobs")).scalar_one()
+        ends.wait(0.05)
+        return int(count)
+
+    async def list_for_ever(offset: float) -> None:
+        await asyncio.sleep(offset)
+        while True:
+            await stores.database.list(read_slowly)
+
+    async def test(_stores) -> None:
+        await stores.create_project("digits")
+        lists = [asyncio.create_task(list_for_ever(0.025 * number)) for number in range(2)]
+        largest = 0
+        for number in range(400):
+            await asyncio.gather(*(stores.submit("digits", f"job-{number}-{each}") for each in range(4)))
+            largest = max(largest, path.stat().st_size)
+        for each in lists:
+            each.cancel()
+        ends.set()
+        await asyncio.gather(*lists, return_exceptions=True)
+        assert largest > limits.log_bytes_max, "it was large once"
+        assert largest < 4 * limits.log_bytes_max, "it is more than twice that without"
+        assert await stores.count("jobs") == 1_600
+
+    stores.run(test)

@@ -30,6 +30,7 @@ from services.scheduler.store.gathering import Ahead, DatabaseLimits, Gathering,
 from services.scheduler.store.leader import Leader, LeaderLimits, checked_url
 from services.scheduler.store.together import is_trouble
 from services.scheduler.store.transaction import EncodeFact, Question, Transaction
+from services.scheduler.store.write_ahead_log import WriteAheadLog
 
 log = get_logger(__name__)
 
@@ -68,11 +69,12 @@ class Database:
         self._projects: dict[str, Project] = {}
         """Those that transactions have read, as they are on disk: nobody but the writer changes one."""
         self.leader = Leader(self._url, leader_limits)
-        make = partial(make_engine, self._url, self.leader, busy_seconds=self._limits.busy_seconds)
+        make = partial(make_engine, self._url, self.leader, limits=self._limits)
         self.writing = make(readers=None)
         self._reading = make(readers=self._limits.readers)
         self._driver_error: type[Exception] = self.writing.dialect.loaded_dbapi.Error
         self._listing = make(readers=self._limits.list_readers, lists=True)
+        self._log = WriteAheadLog(self.writing, bytes_max=self._limits.log_bytes_max)
         self._waiting = Waiting(self._limits)
         self._gathering = Gathering(self._waiting, limits=self._limits)
         self._writer = threading.Thread(target=self._write_for_ever, name="database-writer", daemon=True)
@@ -136,7 +138,7 @@ class Database:
 
     async def read(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in a transaction of a reader. Raises what `work` raises."""
-        return await _in_thread(self._readers, self._reading, work)
+        return await _in_thread(self._readers, partial(_read, self._reading, work))
 
     async def list(self, work: Callable[[Connection], Result]) -> Result:
         """As `read`, for what may be slow: with threads of its own, and ResourceExhausted where too many wait."""
@@ -149,9 +151,13 @@ class Database:
             )
         self._lists += 1
         try:
-            return await _in_thread(self._list_readers, self._listing, work)
+            return await _in_thread(self._list_readers, partial(self._read_long, work))
         finally:
             self._lists -= 1
+
+    def _read_long(self, work: Callable[[Connection], Result]) -> Result:
+        with self._log.listing():
+            return _read(self._listing, work)
 
     def now_us(self, connection: Connection) -> int:
         """The time."""
@@ -164,6 +170,7 @@ class Database:
             committed = self._write_batch(units, queues)
             seconds_each = (time.thread_time() - began) / len(units)
             units[0].loop.call_soon_threadsafe(self._finish, units, committed, seconds_each)
+            self._log.look()
 
     def _write_batch(self, units: Sequence[Unit], queues: Sequence[Sequence[Unit]]) -> Committed | None:
         """One transaction. Where it fails as a whole, every unit gets that error and there is nothing to tell."""
@@ -284,9 +291,8 @@ class Database:
                 unit.future.set_result(unit.result)
 
 
-async def _in_thread(executor: ThreadPoolExecutor, engine: Engine, work: Callable[[Connection], Result]) -> Result:
-    read = charged(partial(_read, engine, work))
-    return await asyncio.get_running_loop().run_in_executor(executor, read)
+async def _in_thread(executor: ThreadPoolExecutor, read: Callable[[], Result]) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(executor, charged(read))
 
 
 def _read(engine: Engine, work: Callable[[Connection], Result]) -> Result:

@@ -40,6 +40,8 @@ class DatabaseLimits:
     """Lists that may wait for a thread."""
     busy_seconds: float = 10.0
     """How long a statement waits for a lock that another process holds (a backup, a shell)."""
+    log_bytes_max: int = 64 * 1024 * 1024
+    """SQLite's write-ahead log, from which on lists wait for one another so that it can begin anew."""
     gather_callers_min: int = 8
     """Where fewer call at once, a transaction waits for nobody."""
     gather_seconds: float = 0.002
