@@ -106,6 +106,8 @@ class Dispatcher:
         """Of each offer the kinds that wait and that it fits."""
         self._listed: dict[str, tuple[Turn, frozenset[str]]] = {}
         """Under which turn and kinds a project is in `_waiting`."""
+        self._kept_away: dict[str, frozenset[str]] = {}
+        """Of each kind that was asked about the runners that it keeps away from."""
         self._overtaken: set[str] = set()
         """Projects whose first job was overtaken as often as may be."""
 
@@ -235,11 +237,12 @@ class Dispatcher:
     def _first_turns(self) -> Iterator[Turn]:
         """Of each kind that an idle runner can serve the project whose turn it is."""
         seen: set[str] = set()
-        for offer in self._idle:
-            for kind in self._fitting[offer]:
-                if kind not in seen and self._choice(kind) is not None:
+        for offer, idle in self._idle.items():
+            for kind in self._fitting[offer] - seen:
+                avoided = self._avoided(kind)
+                if len(idle) > len(avoided) or any(runner_id not in avoided for _, runner_id in idle):
+                    seen.add(kind)
                     yield self._waiting[kind][0]
-                seen.add(kind)
 
     def _choice(self, kind: str) -> str | None:
         """The smallest idle runner that can serve the kind, of equal ones the one that is idle longest."""
@@ -255,11 +258,13 @@ class Dispatcher:
 
     def _avoided(self, kind: str) -> frozenset[str]:
         """The runners that jobs of this kind keep away from: none where no other one could serve them."""
-        avoided = frozenset(_needs(kind).avoided)
-        if not avoided:
-            return avoided
-        others = any(_fits(kind, offer) and not runners <= avoided for offer, runners in self._registered.items())
-        return avoided if others else frozenset()
+        found = self._kept_away.get(kind)
+        if found is None:
+            found = avoided = frozenset(_needs(kind).avoided)
+            if not any(_fits(kind, offer) and not each <= avoided for offer, each in self._registered.items()):
+                found = frozenset()
+            self._kept_away[kind] = found
+        return found
 
     def _set_runner(self, runner_id: str, after: _Runner | None) -> None:
         before = self._runners.get(runner_id)
@@ -288,6 +293,7 @@ class Dispatcher:
 
     def _move_offer(self, runner_id: str, old: Offer | None, new: Offer | None) -> None:
         is_change = False
+        self._kept_away.clear()
         if old is not None:
             self._registered[old].discard(runner_id)
             if not self._registered[old]:
@@ -349,6 +355,7 @@ class Dispatcher:
 
     def _forget_kind(self, kind: str) -> None:
         del self._waiting[kind]
+        self._kept_away.pop(kind, None)
         for kinds in self._fitting.values():
             kinds.discard(kind)
 
