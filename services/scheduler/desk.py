@@ -49,7 +49,7 @@ class DeskLimits:
     gap_seconds: float
     """So long after its call was answered an idle runner keeps its place: it calls again at once."""
     contested_seconds: float = 600.0
-    """So long after two processes called as one runner no third one takes it over from one that is heard of."""
+    """So long after two processes called as one runner no other host takes it over from one that is heard of."""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -79,6 +79,7 @@ class _Presence:
     applied: int = 0
     progress: Progress | None = None
     version: int = 0
+    host: str = ""
     heard: float = 0.0
     call: _Call | None = None
     place: WaitingCall | None = None
@@ -149,7 +150,7 @@ class RunnerDesk:
         self._presences: dict[str, dict[str, _Presence]] = {}
         self._heard: dict[str, _Heard] = {}
         self._contested: dict[str, float] = {}
-        """Runners that two processes called as, and when one was sent away last."""
+        """Runners of which one session was sent away while it lived, and when that was last."""
         self._stopping = False
 
     async def synchronize(self, report: Report) -> Answer:
@@ -165,6 +166,7 @@ class RunnerDesk:
             presence.call.superseded = True
             presence.call.changed.set()
         presence.call, presence.called, presence.heard = call, report.sequence, self._monotonic()
+        presence.host = report.capabilities.host
         gap_seconds = 0.0
         try:
             answer = await self._serve(report, presence, call)
@@ -181,21 +183,21 @@ class RunnerDesk:
                 presence.leave_place(after_seconds=gap_seconds)
 
     def _refuse_another(self, report: Report) -> None:
-        """Raise Aborted for a new session of a runner that two processes quarrel about while one of them has it.
+        """Raise Aborted for a new session of a runner that two hosts quarrel about while the other one has it.
 
         A new session takes a runner over at once: it was started anew, and what it held is gone. Two that are each
         started anew whenever they were sent away would end one another's attempts for ever.
         """
         sessions = self._presences.get(report.runner_id, {})
-        since = self._contested.get(report.runner_id)
-        if since is None or not sessions or report.session in sessions:
+        since, host = self._contested.get(report.runner_id), report.capabilities.host
+        if since is None or report.session in sessions or all(each.host == host for each in sessions.values()):
             return
         if self._monotonic() - since > self._limits.contested_seconds:
             del self._contested[report.runner_id]
             return
         self._contested[report.runner_id] = self._monotonic()
         name = f"runners/{report.runner_id}"
-        message = f"another process calls as {name}: give each a name of its own, or end the other and wait a minute"
+        message = f"another host calls as {name}: give each a name of its own, or end the other and wait a minute"
         raise Aborted(Reason.SESSION_REPLACED, message, {"runner": name})
 
     def on_committed(self, committed: Committed) -> None:

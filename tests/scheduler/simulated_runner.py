@@ -12,13 +12,13 @@ from tests.scheduler.client import Client
 class SimulatedRunner:
     """A runner's side of the protocol, call by call, against the real server."""
 
-    def __init__(self, client: Client, runner_id: str = "one", session: str = "first") -> None:
+    def __init__(self, client: Client, runner_id: str = "one", session: str = "first", host: str = "") -> None:
         self.client = client
         self.runner_id = runner_id
         self.session = session
         self.sequence = 0
         self.assignment: runner_service_pb2.Assignment | None = None
-        self.capabilities = {"tasks": ["TASK_MULTICLASS_CLASSIFICATION"], "software_version": "1.2.3"}
+        self.capabilities = {"tasks": ["TASK_MULTICLASS_CLASSIFICATION"], "software_version": "1.2.3", "host": host}
 
     def request(self, *, wait: float = 5.0, **fields) -> runner_service_pb2.SynchronizeRequest:
         self.sequence += 1

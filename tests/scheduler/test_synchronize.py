@@ -150,9 +150,9 @@ def test_two_hosts_with_one_runner_id_do_not_end_each_others_attempts_for_ever(s
         async with serve(lease_seconds=3.0) as client:
             await client.create_project()
             job = await client.submit()
-            first = simulated_runner(client, session="first")
+            first = simulated_runner(client, session="first", host="left")
             await first.idle()
-            second = simulated_runner(client, session="second")
+            second = simulated_runner(client, session="second", host="right")
             await second.idle(wait=0.0)  # taken for the first, started anew
             assert (await refused(first.work())).reason is Reason.SESSION_REPLACED
             await client.scheduler.upkeep.renew_and_expire([])
@@ -160,16 +160,16 @@ def test_two_hosts_with_one_runner_id_do_not_end_each_others_attempts_for_ever(s
             await second.idle()
             for number in range(3):
                 await second.work()
-                again = simulated_runner(client, session=f"first-again-{number}")
+                again = simulated_runner(client, session=f"first-again-{number}", host="left")
                 error = await refused(again.idle())
                 assert error.reason is Reason.SESSION_REPLACED
-                assert "another process calls as runners/one" in error.message
+                assert "another host calls as runners/one" in error.message
             assert (await second.work()).run.attempt.epoch == 2
             assert (await client.get(job.name)).attempts[-1].number == 2
 
             async def is_let_in() -> bool:
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    await simulated_runner(client, session="first-at-last").idle(wait=0.0)
+                    await simulated_runner(client, session="first-at-last", host="left").idle(wait=0.0)
                     return True
                 return False
 
