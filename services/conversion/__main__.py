@@ -32,7 +32,7 @@ from services.conversion.announcement import Announcer, announce_nothing
 from services.conversion.config import PREFIX, ConversionConfig
 from services.conversion.conveyor.conveyor import Conveyor
 from services.conversion.conveyor.pool import WorkerPool
-from services.conversion.conveyor.work import Slots
+from services.conversion.conveyor.work import SlotLimits, Slots
 from services.conversion.foreign.source import ForeignLimits
 from services.conversion.library import Library
 from services.conversion.passes.catalogue import CatalogueLimits, Cataloguer
@@ -168,7 +168,7 @@ def build_library(
     conveyor = Conveyor(
         threads=executor, workers=workers, workers_max=workers.workers_max, requests_max=config.requests_max
     )
-    slots = Slots(running_max=config.works_running_max, waiting_max=config.works_waiting_max)
+    slots = Slots(slot_limits(config))
     exchange = Exchange(
         access=access,
         indexer=indexer,
@@ -261,6 +261,17 @@ def object_limits(config: ConversionConfig) -> ObjectLimits:
         write_seconds=config.object_write_seconds,
         retries_max=config.object_retries_max,
         retry_seconds_max=config.object_retry_seconds_max,
+    )
+
+
+def slot_limits(config: ConversionConfig) -> SlotLimits:
+    """Who works, and who waits for it."""
+    return SlotLimits(
+        running_max=config.works_running_max,
+        user_running_max=config.user_works_running_max or max(1, config.works_running_max - 1),
+        waiting_max=config.works_waiting_max,
+        user_waiting_max=config.user_works_waiting_max,
+        principal_waiting_max=config.principal_works_waiting_max,
     )
 
 

@@ -47,7 +47,14 @@ class ConversionConfig(ServerConfig):
     principal_calls_max: int = setting(64, "calls at once of one user, streams not counted", units="calls", minimum=1)
     principal_streams_max: int = setting(64, "streams at once of one user", units="streams", minimum=1)
     works_running_max: int = setting(4, "inspections, validations and conversions at once", units="calls", minimum=1)
-    works_waiting_max: int = setting(256, "calls that wait for their turn", units="calls", minimum=0)
+    user_works_running_max: int | None = setting(
+        None, "the same of users; without it one less, so that one is left for runners", units="calls", minimum=1
+    )
+    works_waiting_max: int = setting(512, "calls that wait for their turn", units="calls", minimum=0)
+    user_works_waiting_max: int = setting(384, "the same of users; the rest is for runners", units="calls", minimum=0)
+    principal_works_waiting_max: int = setting(
+        64, "the same of one user, so that one leaves room for others", units="calls", minimum=0
+    )
     threads_max: int = setting(4, "threads that read headers and annotations", units="threads", minimum=1)
     workers_max: int | None = setting(
         None, "processes that read and write maps; without it one for each core", units="processes", minimum=1

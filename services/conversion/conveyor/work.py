@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from services.chassis.auth.principal import current_principal
+from services.chassis.auth.principal import Kind, Principal, current_principal
 from services.chassis.errors import Reason, ResourceExhausted, SihlaiError
 
 Result = TypeVar("Result")
@@ -55,72 +55,110 @@ class Meter:
         return Progress(phase=phase, done=done, total=total, rate=rate, seconds_left=left, warnings=warnings)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SlotLimits:
+    """How many work at once, and how many wait for it. What users may not take is left for runners and services.
+
+    Those have no limit of their own, as one token may stand for many of them.
+    """
+
+    running_max: int
+    user_running_max: int
+    """Of users together."""
+    waiting_max: int
+    user_waiting_max: int
+    """Of users together."""
+    principal_waiting_max: int
+    """Of one user."""
+
+
 class Slots:
     """At most `running_max` at once; `waiting_max` wait their turn, and whoever comes then is sent away.
 
     Who asks for much waits behind himself: turns go round among the principals that wait.
     """
 
-    def __init__(self, *, running_max: int, waiting_max: int) -> None:
-        self._running_max = running_max
-        self._waiting_max = waiting_max
-        self._taken = 0
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-        """By principal; the first one's turn is next."""
+    def __init__(self, limits: SlotLimits) -> None:
+        self._limits = limits
+        self._running: Counter[Kind] = Counter()
+        self._waiting: dict[tuple[Kind, str], deque[asyncio.Future[None]]] = {}
+        """By principal; the first one that may take a slot is next."""
 
     @property
     def idle(self) -> bool:
         """Whether nobody holds a slot."""
-        return not self._taken
+        return not self._running.total()
 
     @contextlib.asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
         """Wait for a slot and hold it. Raises ResourceExhausted where too many wait."""
-        if self._taken < self._running_max:
-            self._taken += 1
+        principal = current_principal()
+        if self._has_room(principal.kind):
+            self._running[principal.kind] += 1
         else:
-            await self._wait(current_principal().subject)
+            await self._wait(principal)
         try:
             yield
         finally:
-            self._pass_on()
+            self._give_up(principal.kind)
 
-    async def _wait(self, subject: str) -> None:
-        """Until the one who gives a slot up has passed it on."""
-        waiting = sum(map(len, self._waiting.values()))
-        if waiting >= self._waiting_max:
-            raise ResourceExhausted(
-                Reason.LIMIT_REACHED,
-                f"{waiting} calls wait for their turn already, and at most {self._waiting_max} may: try later",
-                {"what": "works_waiting_max", "limit": str(self._waiting_max)},
-                retry_after_seconds=BUSY_RETRY_SECONDS,
-            )
+    def _has_room(self, kind: Kind) -> bool:
+        """Whether one more of this kind may work."""
+        if self._running.total() >= self._limits.running_max:
+            return False
+        return kind is not Kind.USER or self._running[kind] < self._limits.user_running_max
+
+    async def _wait(self, principal: Principal) -> None:
+        """Until one who gave a slot up has passed it on."""
+        self._require_place(principal)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(subject, deque()).append(turn)
+        self._waiting.setdefault((principal.kind, principal.subject), deque()).append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():  # it was passed on just now
-                self._pass_on()
+                self._give_up(principal.kind)
             self._forget_cancelled()
             raise
 
-    def _pass_on(self) -> None:
-        """Give a slot to the next one."""
+    def _require_place(self, principal: Principal) -> None:
+        """Raise ResourceExhausted where so many wait that this one may not, of the narrowest limit first."""
+        waiting = {who: len(turns) for who, turns in self._waiting.items()}
+        bounds = [("works_waiting_max", self._limits.waiting_max, "", sum(waiting.values()))]
+        if principal.kind is Kind.USER:
+            of_users = sum(count for (kind, _), count in waiting.items() if kind is Kind.USER)
+            of_one = waiting.get((principal.kind, principal.subject), 0)
+            bounds = [
+                ("principal_works_waiting_max", self._limits.principal_waiting_max, f" of {principal.subject}", of_one),
+                ("user_works_waiting_max", self._limits.user_waiting_max, " of users", of_users),
+                *bounds,
+            ]
+        for what, limit, whose, count in bounds:
+            if count >= limit:
+                raise ResourceExhausted(
+                    Reason.LIMIT_REACHED,
+                    f"{count} calls{whose} wait for their turn already, and at most {limit} may: try later",
+                    {"what": what, "limit": str(limit)},
+                    retry_after_seconds=BUSY_RETRY_SECONDS,
+                )
+
+    def _give_up(self, kind: Kind) -> None:
+        """One of this kind works no longer: the next one does."""
+        self._running[kind] -= 1
         self._forget_cancelled()
-        if not self._waiting:
-            self._taken -= 1
+        who = next((who for who in self._waiting if self._has_room(who[0])), None)
+        if who is None:
             return
-        subject, turns = next(iter(self._waiting.items()))
+        self._running[who[0]] += 1
+        turns = self._waiting.pop(who)
         turns.popleft().set_result(None)
-        del self._waiting[subject]
         if turns:
-            self._waiting[subject] = turns  # last in the round
+            self._waiting[who] = turns  # last in the round
 
     def _forget_cancelled(self) -> None:
         """A cancelled call has no turn, from the moment on in which it is cancelled."""
-        left = {subject: deque(turn for turn in turns if not turn.done()) for subject, turns in self._waiting.items()}
-        self._waiting = {subject: turns for subject, turns in left.items() if turns}
+        left = {who: deque(turn for turn in turns if not turn.done()) for who, turns in self._waiting.items()}
+        self._waiting = {who: turns for who, turns in left.items() if turns}
 
 
 async def in_thread(executor: Executor, function: Callable[..., Result], *arguments: Any) -> Result:

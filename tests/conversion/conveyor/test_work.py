@@ -8,7 +8,22 @@ import pytest
 
 from services.chassis.auth.principal import Principal, set_current_principal
 from services.chassis.errors import ResourceExhausted
-from services.conversion.conveyor.work import RATE_SECONDS, Meter, Progress, Slots, Tell, Works, in_thread
+from services.conversion.conveyor.work import (
+    RATE_SECONDS,
+    Meter,
+    Progress,
+    SlotLimits,
+    Slots,
+    Tell,
+    Works,
+    in_thread,
+)
+
+
+def slots_of(**limits: int) -> Slots:
+    """One works at a time, and many may wait, but for these limits."""
+    many = {"user_running_max": 1, "waiting_max": 100, "user_waiting_max": 100, "principal_waiting_max": 100}
+    return Slots(SlotLimits(**{"running_max": 1, **many, **limits}))
 
 
 def test_rate_and_time_left_are_those_of_the_last_seconds() -> None:
@@ -86,7 +101,7 @@ def test_a_cancelled_call_waits_for_its_thread() -> None:
 
 def test_who_comes_when_too_many_wait_is_sent_away_and_a_place_is_free_again_when_one_leaves() -> None:
     async def main() -> None:
-        slots = Slots(running_max=1, waiting_max=1)
+        slots = slots_of(waiting_max=1)
 
         async def wait() -> str:
             async with slots.taken():
@@ -112,7 +127,7 @@ def test_who_comes_when_too_many_wait_is_sent_away_and_a_place_is_free_again_whe
 
 def test_who_asks_for_much_waits_behind_himself() -> None:
     async def main() -> None:
-        slots = Slots(running_max=1, waiting_max=100)
+        slots = slots_of()
         served = []
 
         async def work(subject: str) -> None:
@@ -133,9 +148,49 @@ def test_who_asks_for_much_waits_behind_himself() -> None:
     asyncio.run(main())
 
 
+def test_users_who_ask_for_all_there_is_leave_room_for_runners() -> None:
+    async def main() -> None:
+        slots = slots_of(running_max=2, waiting_max=4, user_waiting_max=3, principal_waiting_max=2)
+        may_end = asyncio.Event()
+
+        def call(subject: str) -> asyncio.Task[None]:
+            async def work() -> None:
+                set_current_principal(Principal(subject=subject))
+                async with slots.taken():
+                    working.append(subject)
+                    await may_end.wait()
+
+            return asyncio.create_task(work())
+
+        async def refusal_of(task: asyncio.Task[None]) -> dict[str, str]:
+            with pytest.raises(ResourceExhausted) as refused:
+                await task
+            return dict(refused.value.metadata)
+
+        working: list[str] = []
+        calls = [call("users/flood") for _ in range(3)]
+        await asyncio.sleep(0)
+        assert await refusal_of(call("users/flood")) == {"what": "principal_works_waiting_max", "limit": "2"}
+        calls.append(call("users/ada"))
+        await asyncio.sleep(0)
+        assert await refusal_of(call("users/ben")) == {"what": "user_works_waiting_max", "limit": "3"}
+        calls.append(call("runners/one"))
+        await asyncio.sleep(0)
+        assert working == ["users/flood", "runners/one"], "a user's second call waits, and the runner's works at once"
+        calls.append(call("runners/two"))
+        await asyncio.sleep(0)
+        assert await refusal_of(call("runners/three")) == {"what": "works_waiting_max", "limit": "4"}
+        may_end.set()
+        await asyncio.gather(*calls)
+        assert sorted(working[2:]) == ["runners/two", "users/ada", "users/flood", "users/flood"]
+        assert slots.idle
+
+    asyncio.run(main())
+
+
 def test_a_turn_that_is_passed_to_who_leaves_at_that_moment_is_passed_on() -> None:
     async def main() -> None:
-        slots = Slots(running_max=1, waiting_max=100)
+        slots = slots_of()
 
         async def work() -> str:
             async with slots.taken():
