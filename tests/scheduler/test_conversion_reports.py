@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -129,6 +130,37 @@ def test_each_attempt_keeps_its_own_reports_and_no_other_is_believed(serve, simu
                 assert (type(error), error.reason) == (NotFound, Reason.CONVERSION_REPORT_NOT_FOUND)
             error = await refused(get(client, f"{job.name}/conversionReports/{stranger.name}-training-cells"))
             assert error.reason is Reason.CONVERSION_REPORT_NOT_FOUND
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        '"split": 99',
+        '"head": "\\ud800"',
+        '"epoch": ' + "9" * 5_000,
+        '"later": ' + "[" * 100_000,
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_report_that_cannot_be_read_hides_no_other(serve, simulated_runner, wrong):
+    async def test():
+        async with serve() as client:
+            await client.create_project()
+            job = await client.submit(job_id="first")
+            runner = simulated_runner(client)
+            await runner.idle()
+            write_report(runner.assignment, "cells")
+            bad = write_report(runner.assignment, "damaged") / "report.json"
+            whole = {"head": "damaged", "split": "DATASET_SPLIT_TRAINING", "attempt": "1", "epoch": "1"}
+            key = wrong.partition(":")[0].strip('"')
+            others = json.dumps({name: value for name, value in whole.items() if name != key})
+            bad.write_text(f"{others[:-1]}, {wrong}}}")
+            assert [report.head for report in await list_all(client, job.name)] == ["cells"]
+            error = await refused(get(client, f"{job.name}/conversionReports/1-training-damaged"))
+            assert error.reason is Reason.CONVERSION_REPORT_NOT_FOUND
+            await client.jobs.StopJob(job_service_pb2.StopJobRequest(name=job.name))
 
     asyncio.run(test())
 

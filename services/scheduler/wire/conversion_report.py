@@ -38,9 +38,10 @@ def report_from_json(content: bytes, job_name: str, key: ReportKey, attempt: int
         report = json_format.Parse(content, messages.ConversionReport(), ignore_unknown_fields=True)
     except (json_format.ParseError, UnicodeDecodeError) as error:
         raise _not_whole(name, str(error)) from error
-    split = messages.DatasetSplit.Name(report.split).removeprefix("DATASET_SPLIT_").lower()
-    if (report.epoch, split, report.head, report.attempt) != (key.epoch, key.split, key.head, attempt):
-        raise _not_whole(name, f"it is of attempt {report.attempt}, {report.epoch}-{split}-{report.head}")
+    split = messages.DatasetSplit.Value(f"DATASET_SPLIT_{key.split.upper()}")
+    if (report.epoch, report.split, report.head, report.attempt) != (key.epoch, split, key.head, attempt):
+        found = f"attempt {report.attempt}, epoch {report.epoch}, split {report.split}, head {report.head!r}"
+        raise _not_whole(name, f"it is of {found}")
     report.name = name
     return report
 
