@@ -264,6 +264,21 @@ def test_inspecting_again_reads_no_image_again(run: Any, dataset: Any) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b'{"version":1,"images":[["\xff"]]}', b'{"images":[[1]]}'])
+def test_an_index_that_cannot_be_read_is_made_again(run: Any, dataset: Any, content: bytes) -> None:
+    dataset.write()
+
+    async def test(service: Any) -> None:
+        first = await service.stub.InspectDataset(service_pb2.InspectDatasetRequest(source=dataset.source))
+        (index,) = (service.store / "indices").iterdir()
+        whole = index.read_bytes()
+        index.write_bytes(content)
+        assert await service.stub.InspectDataset(service_pb2.InspectDatasetRequest(source=dataset.source)) == first
+        assert index.read_bytes() == whole
+
+    run(test)
+
+
 def test_the_process_starts_sweeps_serves_and_stops(dataset: Any, tmp_path: Path) -> None:
     dataset.write()
     left_behind = [tmp_path / "store/.draft-0", tmp_path / "store/datasets/0"]

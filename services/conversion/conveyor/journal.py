@@ -35,7 +35,7 @@ class Journal:
         """The result of a chunk of these records, if it is there."""
         try:
             found = _decode(self._path(number).read_bytes())
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, ValueError):
             return None
         names = [name for name, *_ in found.written]
         return found if names == [record.image.name for record in records] else None

@@ -25,12 +25,15 @@ from typing import Any
 
 from services.chassis.errors import InvalidArgument
 from services.chassis.files import sync
+from services.chassis.log import get_logger
 from services.chassis.objects.access import ObjectLimits
 from services.chassis.objects.store import ObjectFolder, ObjectNotFound, open_store
 from services.chassis.objects.uri import local_path, uri_parts
 from services.conversion.conveyor.work import in_thread, some_at_a_time
 from services.conversion.index import Index, index_from_json, index_to_json
 from services.conversion.store.draft import PREFIX, Draft, Drafts
+
+log = get_logger(__name__)
 
 DATASETS = "datasets"
 INDICES = "indices"
@@ -88,13 +91,21 @@ class ResultStore:
         return f"{self._objects.uri}/{DATASETS}/{digest}"
 
     async def find(self, digest: str) -> Mapping[str, Any] | None:
-        """The report of a converted dataset that is whole, or None. Counts as a use."""
+        """The report of a converted dataset that is whole, or None. Counts as a use.
+
+        A dataset whose report cannot be read is removed: it is made again.
+        """
         try:
             content = await self._objects.read(f"{DATASETS}/{digest}/{REPORT}")
         except ObjectNotFound:
             return None
+        try:
+            report: Mapping[str, Any] = json.loads(content)
+        except ValueError as error:
+            log.error("dataset_damaged", digest=digest, problem=str(error))
+            await self._remove(digest)
+            return None
         await self._touch(f"{DATASETS}/{digest}")
-        report: Mapping[str, Any] = json.loads(content)
         return report
 
     @contextlib.asynccontextmanager
@@ -127,13 +138,17 @@ class ResultStore:
         return True
 
     async def read_index(self, key: str) -> Index | None:
-        """An index that was kept, or None."""
+        """An index that was kept, or None, also where it cannot be read."""
         try:
             content = await self._objects.read(f"{INDICES}/{key}.json")
+            index = await asyncio.to_thread(index_from_json, content)
         except ObjectNotFound:
             return None
+        except ValueError as error:
+            log.error("index_damaged", key=key, problem=str(error))
+            return None
         await self._touch(f"{INDICES}/{key}.json")
-        return await asyncio.to_thread(index_from_json, content)
+        return index
 
     async def write_index(self, key: str, index: Index) -> None:
         """Keep an index."""

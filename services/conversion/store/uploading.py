@@ -99,7 +99,7 @@ class Uploading:
             await self._folder.delete(MARK)
 
     async def _mark(self) -> Mark | None:
-        with contextlib.suppress(ObjectNotFound, msgspec.DecodeError):
+        with contextlib.suppress(ObjectNotFound, ValueError):
             return msgspec.json.decode(await self._folder.read(MARK), type=Mark)
         return None
 

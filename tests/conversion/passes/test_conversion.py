@@ -240,6 +240,20 @@ async def again(service: Any, dataset: Any) -> None:
     assert (await service.convert(dataset.source, MULTILABEL)).reused
 
 
+def test_a_converted_dataset_whose_report_cannot_be_read_is_made_again(run: Any, dataset: Any) -> None:
+    dataset.write()
+
+    async def test(service: Any) -> None:
+        first = await service.convert(dataset.source, MULTILABEL)
+        report = Path(first.dataset.uri.removeprefix("file://")) / "report.json"
+        whole = report.read_bytes()
+        report.write_bytes(whole[:-9])
+        second = await service.convert(dataset.source, MULTILABEL)
+        assert (second, report.read_bytes()) == (first, whole)
+
+    run(test)
+
+
 def test_two_at_once_do_the_work_once(run: Any, dataset: Any) -> None:
     dataset.write()
 
