@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+SOURCE_CHARACTERS_MAX = 256
+"""Of the name of who wrote a line. A page of a thousand fits into every message."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LogFilter:

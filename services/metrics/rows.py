@@ -117,11 +117,16 @@ class Lines:
             continued=[self.continued[i] for i in indexes],
         )
 
+    @property
+    def sizes_bytes(self) -> list[int]:
+        """What each line takes on the wire, at most."""
+        texts = zip(self.texts, self.sources, strict=True)
+        return [text_bytes(text) + text_bytes(source) + LINE_OVERHEAD_BYTES for text, source in texts]
+
     def pieces(self, bytes_max: int) -> Iterator[Lines]:
         """The lines in pieces of about `bytes_max` at most, for messages that are not too large."""
         start, size_bytes = 0, 0
-        for index, text in enumerate(self.texts):
-            line_bytes = text_bytes(text) + LINE_OVERHEAD_BYTES
+        for index, line_bytes in enumerate(self.sizes_bytes):
             if index > start and size_bytes + line_bytes > bytes_max:
                 yield self.picked(list(range(start, index)))
                 start, size_bytes = index, 0
@@ -147,12 +152,13 @@ class LineRows:
     @property
     def size_bytes(self) -> int:
         """What the lines take on the wire, about."""
-        return sum(map(text_bytes, self.lines.texts)) + len(self.lines.texts) * LINE_OVERHEAD_BYTES
+        return sum(self.lines.sizes_bytes)
 
     @property
     def memory_bytes(self) -> int:
         """What the message takes while it waits."""
-        return MESSAGE_MEMORY_BYTES + LINE_MEMORY_BYTES * self.row_count + sum(map(len, self.lines.texts))
+        characters = sum(map(len, self.lines.texts)) + sum(map(len, self.lines.sources))
+        return MESSAGE_MEMORY_BYTES + LINE_MEMORY_BYTES * self.row_count + characters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -139,8 +139,9 @@ class Metrics:
         self.process.terminate()
         return self.process.wait(WAIT_SECONDS)
 
-    def channel(self, *, of_runner: bool = False) -> grpc.Channel:
-        opened = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+    def channel(self, *, of_runner: bool = False, usual: bool = False) -> grpc.Channel:
+        """`usual`: as a client opens it that sets nothing, and takes messages of 4 MiB."""
+        opened = grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS[:1] if usual else CHANNEL_OPTIONS)
         channel = tokens.carrying(opened, self.runner_access if of_runner else self.access)
         self.channels.append(channel)
         return channel

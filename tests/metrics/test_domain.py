@@ -27,8 +27,10 @@ from services.metrics.point import (
     matches_pattern,
     series_id_of,
 )
-from services.metrics.rows import PointRows
+from services.metrics.rows import LineRows, Lines, PointRows
 from services.metrics.wire.ingest import MessageLimits, ingest_message_from_proto
+from services.metrics.wire.log import LogWire
+from services.metrics.wire.times import TIME_UNIX_US_MAX
 from services.metrics.writer_key import Finish, WriterKind, WriterRecord
 
 STEPS = st.integers(-(2**63), 2**63 - 1)
@@ -250,6 +252,25 @@ def test_columns_of_any_length_are_read_as_they_were_written(count: int) -> None
     assert columns.steps.tolist() == steps
     assert columns.times_unix_us.tolist() == list(range(count))
     assert columns.values.tolist() == [step / 7 for step in steps]
+
+
+def test_lines_go_out_in_messages_that_are_small_also_where_their_sources_are_long() -> None:
+    count = 100
+    lines = Lines(
+        attempt=2**16 - 1,
+        rank=2**16 - 1,
+        numbers=list(range(2**62, 2**62 + count)),
+        times_unix_us=[TIME_UNIX_US_MAX] * count,
+        levels=[2] * count,
+        sources=["ü" * 1_000] * count,
+        streams=[2] * count,
+        texts=["x"] * count,
+        continued=[True] * count,
+    )
+    pieces = list(lines.pieces(10_000))
+    assert [number for piece in pieces for number in piece.numbers] == lines.numbers
+    assert max(len(LogWire().body(piece)) for piece in pieces) <= 10_000
+    assert LineRows(sequence=1, lines=lines).size_bytes >= len(LogWire().body(lines))
 
 
 def test_a_message_that_is_laid_out_in_another_way_means_the_same() -> None:

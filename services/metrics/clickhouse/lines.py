@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from services.metrics.clickhouse.store import Store
 from services.metrics.cursor import Places
-from services.metrics.log import LogFilter
+from services.metrics.log import SOURCE_CHARACTERS_MAX, LogFilter
 from services.metrics.rows import LINE_OVERHEAD_BYTES, Lines
 
 # Of lines that are too long for one page together only the first come: `total` tells that there are more.
@@ -20,8 +20,8 @@ SELECT number, time_unix_us, level, source, stream, continued, line, total FROM 
     SELECT
         *,
         count() OVER () AS total,
-        sum(length(line) + {{overhead:UInt64}}) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING)
-            - length(line) AS bytes_before
+        sum(length(line) + length(source) + {{overhead:UInt64}}) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING)
+            - length(line) - length(source) AS bytes_before
     FROM (
         SELECT number, time_unix_us, level, source, stream, continued, line FROM logs
         WHERE job_uid = {{job_uid:String}} AND attempt = {{attempt:UInt16}} AND rank = {{rank:UInt16}}
@@ -118,7 +118,7 @@ class LineStore:
             numbers=columns["number"],
             times_unix_us=columns["time_unix_us"],
             levels=columns["level"],
-            sources=columns["source"],
+            sources=_short(columns["source"]),
             streams=columns["stream"],
             texts=columns["line"],
             continued=columns["continued"],
@@ -186,7 +186,13 @@ class LineStore:
     async def fields(self, job_uid: str) -> LogFields:
         """The values that occur."""
         row = (await self._store.read(FIELDS, job_uid=job_uid)).to_pylist()[0]
+        row["sources"] = set(_short(row["sources"]))
         return LogFields(**{name: tuple(sorted(values)) for name, values in row.items()})
+
+
+def _short(sources: list[str]) -> list[str]:
+    """As they are taken now: there was no limit once."""
+    return [source[:SOURCE_CHARACTERS_MAX] for source in sources]
 
 
 def _latest(found: list[tuple[int, int, int]], rows: pa.Table, lines: int) -> list[tuple[int, int, int]]:

@@ -12,6 +12,7 @@ from sihlai.metrics.v1 import ingest_service_pb2
 from services.chassis.errors import InvalidArgument, Violation
 from services.metrics.ingest.stream import Answer
 from services.metrics.ingest.writer import Opening, Refusal
+from services.metrics.log import SOURCE_CHARACTERS_MAX
 from services.metrics.rows import LineRows, Lines, PointRows
 from services.metrics.wire.points import flat_points
 from services.metrics.wire.series import definition_from_proto
@@ -148,6 +149,12 @@ def _line_rows_from_proto(proto: ingest_service_pb2.LineBatch, limits: MessageLi
         problems.append(Violation(field="lines.levels", description="has a value that is no LogLevel"))
     if not set(proto.streams) <= set(log_line_pb2.LogStream.values()):
         problems.append(Violation(field="lines.streams", description="has a value that is no LogStream"))
+    longest_source = max(map(len, proto.sources), default=0)
+    if longest_source > SOURCE_CHARACTERS_MAX:
+        description = (
+            f"has one of {longest_source} characters, but {SOURCE_CHARACTERS_MAX} is the most: name it shorter"
+        )
+        problems.append(Violation(field="lines.sources", description=description))
     longest = max(map(len, proto.lines), default=0)
     if longest > limits.line_characters:
         description = f"has a line of {longest} characters, but {limits.line_characters} is the most: split it"

@@ -264,6 +264,7 @@ Wrong = Callable[[IngestClient, Job], None]
         (lambda c, j: c.send(ingest_service_pb2.IngestRequest(writer=1)), "message"),
         (lambda c, j: c.lines(2, 1, 1, ["a line"], levels=[9]), "lines.levels"),
         (lambda c, j: c.lines(2, 1, 1, ["a line"], sources=[]), "lines.sources"),
+        (lambda c, j: c.lines(2, 1, 1, ["a line"], sources=["s" * 257]), "lines.sources"),
         (lambda c, j: c.lines(2, 1, 0, ["a line"]), "lines.first_number"),
         (lambda c, j: c.lines(2, 1, 1, ["a line"], times_unix_us=[2**62]), "lines.times_unix_us"),
         (lambda c, j: c.lines(2, 1, 1, ["x" * 70_000]), "lines.lines"),
