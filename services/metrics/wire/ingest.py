@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -123,6 +124,9 @@ def _point_rows_from_proto(proto: ingest_service_pb2.PointBatch, limits: Message
         raise _invalid(problems)
     points, wrong = flat_points(proto)
     problems += wrong + _row_violations("points.columns", len(points.steps), limits)
+    times = points.times_unix_us
+    if len(times):
+        problems += _time_violations("points.columns", (times.min(), times.max()))
     if problems:
         raise _invalid(problems)
     return PointRows(
@@ -143,8 +147,8 @@ def _line_rows_from_proto(proto: ingest_service_pb2.LineBatch, limits: MessageLi
     if not 1 <= proto.first_number <= LINE_NUMBER_MAX:
         description = f"is {proto.first_number}, but lines are numbered from 1"
         problems.append(Violation(field="lines.first_number", description=description))
-    if proto.times_unix_us and not times_fit(proto.times_unix_us):
-        problems.append(Violation(field="lines.times_unix_us", description="has a time outside the years 1 to 9999"))
+    if proto.times_unix_us:
+        problems += _time_violations("lines.times_unix_us", proto.times_unix_us)
     if not set(proto.levels) <= set(log_line_pb2.LogLevel.values()):
         problems.append(Violation(field="lines.levels", description="has a value that is no LogLevel"))
     if not set(proto.streams) <= set(log_line_pb2.LogStream.values()):
@@ -190,6 +194,14 @@ def _row_violations(field: str, rows: int, limits: MessageLimits) -> list[Violat
     if rows > limits.rows:
         return [Violation(field=field, description=f"carries {rows} rows, but {limits.rows} is the most: send less")]
     return []
+
+
+def _time_violations(field: str, times_unix_us: Sequence[int]) -> list[Violation]:
+    if times_fit(times_unix_us):
+        return []
+    found = f"from {min(times_unix_us)} to {max(times_unix_us)}"
+    description = f"has times {found}, but microseconds since 1970 in the years 1 to 9999 are taken"
+    return [Violation(field=field, description=description)]
 
 
 def _invalid(problems: list[Violation]) -> InvalidArgument:

@@ -246,6 +246,13 @@ def test_another_protocol_version_is_refused(server: Metrics, book: JobBook, ing
 Wrong = Callable[[IngestClient, Job], None]
 
 
+def at_times(job: Job, *times_unix_us: int) -> series_pb2.PointColumns:
+    """Points of these times."""
+    points = columns(job.uid, LOSS, range(len(times_unix_us)), [1.0] * len(times_unix_us))
+    points.times_unix_us[:] = times_unix_us
+    return points
+
+
 @pytest.mark.parametrize(
     ("send", "field"),
     [
@@ -254,6 +261,8 @@ Wrong = Callable[[IngestClient, Job], None]
         (lambda c, j: c.points(1, 0, columns(j.uid, LOSS, [1], [1.0])), "points.sequence"),
         (lambda c, j: c.points(1, 1, columns(j.uid, LOSS, [1, 2], [1.0])), "points.columns[0]"),
         (lambda c, j: c.points(1, 1, series_pb2.PointColumns(series_id=1)), "points.columns[0]"),
+        (lambda c, j: c.points(1, 1, at_times(j, 1, 253_402_300_800_000_000)), "points.columns"),
+        (lambda c, j: c.points(1, 1, at_times(j, -(2**63), 1)), "points.columns"),
         (
             lambda c, j: c.points(
                 1, 1, columns(j.uid, "x", [1], [1.0]), new_series=[series_pb2.SeriesDefinition(series_id=1, name="x")]
