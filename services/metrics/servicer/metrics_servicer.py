@@ -24,7 +24,13 @@ from services.metrics.query.compare import BUCKETS_DEFAULT, compare_jobs
 from services.metrics.query.export import exported
 from services.metrics.query.query import Curve, PageStart, Queries
 from services.metrics.servicer.page_token import page_token_to_text, place_from_page_token
-from services.metrics.servicer.request import PAGE_SIZE_MAX, named, require_names, require_not_negative
+from services.metrics.servicer.request import (
+    PAGE_BYTES_MAX,
+    PAGE_SIZE_MAX,
+    named,
+    require_names,
+    require_not_negative,
+)
 from services.metrics.wire import series as wire_series
 from services.metrics.wire.export import export_file
 from services.metrics.writer_key import WriterKind
@@ -163,7 +169,8 @@ class MetricsServicer(metrics_service_pb2_grpc.MetricsServiceServicer):
         """A page of series with points, and the key after which the next begins; empty at the end."""
         by_uid = {job.uid: job for job in jobs}
         page, more = await self._queries.page(list(by_uid), selector, name_prefix=name_prefix, after=after, size=size)
-        return await asyncio.to_thread(_page_to_proto, by_uid, page, more, self._answer_bytes_max)
+        bytes_max = min(PAGE_BYTES_MAX, self._answer_bytes_max)
+        return await asyncio.to_thread(_page_to_proto, by_uid, page, more, bytes_max)
 
     def _require_fits(
         self, response: metrics_service_pb2.QuerySeriesResponse | metrics_service_pb2.CompareJobsResponse
@@ -183,7 +190,7 @@ def _page_to_proto(
     more: bool,
     bytes_max: int,
 ) -> tuple[list[series_pb2.Series], str]:
-    """As many as fit into a message, and the key of the last that was looked at where something follows."""
+    """As many as fit, at least one, and the key of the last that was looked at where something follows."""
     series: list[series_pb2.Series] = []
     size_bytes, last = 0, ""
     for job_uid, definition, summary in page:

@@ -10,6 +10,8 @@ from services.metrics.job_wire import require_job_names
 from services.metrics.jobs import Jobs
 
 PAGE_SIZE_MAX = 1_000
+PAGE_BYTES_MAX = 3 * 2**20
+"""Of a list. A client in any language takes messages of 4 MiB when nobody tells it otherwise."""
 JOBS_MAX = 100
 
 

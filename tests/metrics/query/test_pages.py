@@ -66,6 +66,28 @@ def test_pages_of_points_are_exact_with_ties_duplicates_and_attempts(server: Met
         assert found[name] == sorted(wanted[name])  # values rise with the place
 
 
+def test_lists_of_series_come_in_pages_that_every_client_takes(
+    server: Metrics, book: JobBook, ingest: IngestClient
+) -> None:
+    job = submit(book)
+    context = {f"{number:02}" * 128: "x" * 256 for number in range(16)}
+    names = [f"series/{number:03}" for number in range(600)]
+    ingest.open(1, server.token(job.uid), series=[definition(job.uid, name, context) for name in names])
+    ingest.points(1, 1, *(columns(job.uid, name, [1], [0.0], context) for name in names))
+    ingest.wait_stored(1, 1)
+    metrics = metrics_service_pb2_grpc.MetricsServiceStub(server.channel(usual=True))
+    for kind, call, jobs in (
+        (pb.ListSeriesRequest, metrics.ListSeries, {"job": job.name}),
+        (pb.SummarizeJobsRequest, metrics.SummarizeJobs, {"jobs": [job.name]}),
+    ):
+        token, found, pages = "", list[str](), 0
+        while token or not pages:
+            page = call(kind(page_size=1_000, page_token=token, **jobs))
+            found += [series.definition.name for series in page.series]
+            token, pages = page.next_page_token, pages + 1
+        assert (found, pages) == (names, 2)
+
+
 def test_a_page_token_is_bound_to_its_request(server: Metrics, book: JobBook, ingest: IngestClient) -> None:
     job = submit(book)
     ingest.open(1, server.token(job.uid), series=[definition(job.uid, LOSS)])
