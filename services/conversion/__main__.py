@@ -56,6 +56,8 @@ COLLECTION_THRESHOLDS = (10_000, 10, 1_000)
 """As gc.set_threshold has them. A full collection stops every call for a second where a large dataset is in memory, and
 finds next to nothing, as records hold no cycles: it comes seldom therefore, and when nobody works."""
 COLLECTION_SECONDS = 30.0
+ENVELOPE_BYTES_MAX = 2**16
+"""What an answer takes beside the images that it tells of."""
 
 log = logs.get_logger(__name__)
 
@@ -287,8 +289,11 @@ def foreign_limits(config: ConversionConfig) -> ForeignLimits:
 
 def catalogue_limits(config: ConversionConfig) -> CatalogueLimits:
     """Sizes of lists of images."""
+    answer_bytes_max = config.message_bytes_max - ENVELOPE_BYTES_MAX
     return CatalogueLimits(
         page_images_max=config.list_images_max,
+        page_bytes_max=min(config.list_bytes_max, answer_bytes_max),
+        answer_bytes_max=answer_bytes_max,
         side_max=config.list_side_max,
         image_bytes_max=config.preview_image_bytes_max,
         kept_max=config.lists_kept_max,

@@ -89,11 +89,17 @@ class ConversionConfig(ServerConfig):
     preview_image_bytes_max: int = setting(
         64 * 2**20, "larger image files are not shown on a contact sheet", units="bytes", minimum=1
     )
-    preview_bytes_max: int = setting(4 * 2**20, "size of a contact sheet's file", units="bytes", minimum=2**16)
+    preview_bytes_max: int = setting(3 * 2**20, "size of a contact sheet's file", units="bytes", minimum=2**16)
     preview_seconds_max: float = setting(
         20.0, "a conversion waits so long for its contact sheet, then goes without", units="s", minimum=0
     )
     list_images_max: int = setting(200, "images on a page of a list", units="images", minimum=1)
+    list_bytes_max: int = setting(
+        3 * 2**20,
+        "size of such a page; clients take 4 MiB when nobody tells them otherwise",
+        units="bytes",
+        minimum=2**12,
+    )
     list_side_max: int = setting(4_096, "the longer side of a picture of an image", units="pixels", minimum=1)
     lists_kept_max: int = setting(4, "datasets whose images are listed that are kept in memory", units="datasets")
     list_seconds_max: float = setting(

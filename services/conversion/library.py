@@ -21,10 +21,11 @@ from services.conversion.dataset.metadata import AnnotationSet, choose_set
 from services.conversion.dataset.refusal import changed, refusal
 from services.conversion.dataset.snapshot import Snapshot
 from services.conversion.finding import Finding, Report
-from services.conversion.passes.catalogue import Cataloguer, ImagesPage, ImagesRequest, Row, Shown
+from services.conversion.passes.catalogue import Cataloguer, ImagesRequest
 from services.conversion.passes.conversion import Conversion, ConversionResult, digest_of, result_from_report
 from services.conversion.passes.examination import Examiner, Inspection, ValidationTotals, progress_teller
 from services.conversion.passes.exchange import Exchange
+from services.conversion.passes.page import ImagesPage, ListedImage
 from services.conversion.passes.preview import Preview, Previewer, PreviewRequest
 from services.conversion.picture.gallery import Gallery
 from services.conversion.reader.reader import Described, Reader
@@ -150,7 +151,7 @@ class Library:
         async with self.slots.taken(), self.store.using(request.source.uri):
             return await self.cataloguer.images(request)
 
-    async def image(self, request: ImagesRequest, name: str) -> tuple[Row, Shown]:
+    async def image(self, request: ImagesRequest, name: str) -> ListedImage:
         """One image of a dataset."""
         async with self.slots.taken(), self.store.using(request.source.uri):
             return await self.cataloguer.image(request, name)

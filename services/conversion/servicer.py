@@ -105,5 +105,5 @@ class ConversionServicer(ConversionServiceServicer):
     async def GetImage(self, request: service_pb2.GetImageRequest, context: Context) -> service_pb2.GetImageResponse:
         limits = self._library.cataloguer.limits
         return wire_images.image_to_proto(
-            *await self._library.image(*wire_images.image_request_from_proto(request, limits))
+            await self._library.image(*wire_images.image_request_from_proto(request, limits))
         )

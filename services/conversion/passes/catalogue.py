@@ -32,6 +32,7 @@ from services.conversion.formats import FORMATS
 from services.conversion.formats.format import Format, MapFile
 from services.conversion.index import ImageEntry, ImageSize
 from services.conversion.passes.conversion import Conversion
+from services.conversion.passes.page import NOTHING_SHOWN, ImagesPage, ListedImage, Row, Shown
 from services.conversion.reader.reader import Reader
 from services.conversion.source.place import DatasetSource
 from services.conversion.task import Task
@@ -40,6 +41,7 @@ from services.split.choice import HeadAnnotations, learned_names, validation_nam
 FINDINGS_MAX = 100_000
 """Of one dataset that are kept with their images; the rules of all are."""
 JPEG_QUALITY = 85
+PICTURES_AT_ONCE_MAX = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,9 @@ class CatalogueLimits:
     """What is answered at once, and what is kept."""
 
     page_images_max: int
+    page_bytes_max: int
+    answer_bytes_max: int
+    """Of one image alone."""
     side_max: int
     image_bytes_max: int
     """Larger image files are not shown."""
@@ -107,41 +112,6 @@ class ImagesRequest:
     def key(self) -> str:
         """Equal for requests that look at the same dataset in the same way, with the same rights."""
         return repr((self.source.key(), self.annotation_set, self.end, self.via, self.options))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One image. `text`: its annotation in the normalised form; of a map what is said beside it. None is null."""
-
-    entry: ImageEntry
-    text: str | None
-    categories: tuple[str, ...] = ()
-    count: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """A picture of an image, or the `problem` for which there is none."""
-
-    content: bytes = b""
-    media_type: str = ""
-    width: int = 0
-    height: int = 0
-    problem: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImagesPage:
-    """Some images in the order of their names, of `total` that were asked for."""
-
-    rows: tuple[Row, ...]
-    thumbnails: tuple[Shown, ...]
-    findings: Mapping[str, Sequence[Finding]]
-    """By image."""
-    task: Task
-    fingerprint: str
-    total: int
-    next_begin: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,26 +244,48 @@ class Cataloguer:
             self._executor, catalogue.selection, request.category, request.rule, request.split, heads
         )
         chosen = positions[request.begin : request.begin + request.count]
-        rows = tuple(catalogue.rows[position] for position in chosen)
-        thumbnails: dict[str, Shown] = {}
-        if request.side:
-
-            async def show(entry: ImageEntry) -> None:
-                thumbnails[entry.name] = await self._picture(catalogue, request.source, entry, request.side)
-
-            await some_at_a_time((show(row.entry) for row in rows), self.limits.page_images_max)
-        end = request.begin + len(rows)
+        images = await self._fitting(catalogue, request, [catalogue.rows[position] for position in chosen])
+        end = request.begin + len(images)
         return ImagesPage(
-            rows=rows,
-            thumbnails=tuple(thumbnails[row.entry.name] for row in rows) if request.side else (),
-            findings={row.entry.name: catalogue.findings.get(row.entry.name, ()) for row in rows},
+            images=tuple(images),
             task=catalogue.task,
             fingerprint=catalogue.fingerprint,
             total=len(positions),
             next_begin=end if end < len(positions) else None,
         )
 
-    async def image(self, request: ImagesRequest, name: str) -> tuple[Row, Shown]:
+    async def _fitting(self, catalogue: Catalogue, request: ImagesRequest, rows: Sequence[Row]) -> list[ListedImage]:
+        """The first images that fit on a page together, at least one. Only a few pictures are made in vain."""
+        page: list[ListedImage] = []
+        bytes_left = self.limits.page_bytes_max
+        for start in range(0, len(rows), PICTURES_AT_ONCE_MAX):
+            some = rows[start : start + PICTURES_AT_ONCE_MAX]
+            for image in await self._listed(catalogue, request, some):
+                bytes_left -= image.size_bytes
+                if page and bytes_left < 0:
+                    return page
+                page.append(image)
+        return page
+
+    async def _listed(self, catalogue: Catalogue, request: ImagesRequest, rows: Sequence[Row]) -> list[ListedImage]:
+        """The images, each small enough for a page."""
+        pictures: dict[str, Shown] = {}
+        if request.side:
+
+            async def show(entry: ImageEntry) -> None:
+                pictures[entry.name] = await self._picture(catalogue, request.source, entry, request.side)
+
+            await some_at_a_time((show(row.entry) for row in rows), PICTURES_AT_ONCE_MAX)
+        return [
+            ListedImage(
+                row=row,
+                shown=pictures.get(row.entry.name, NOTHING_SHOWN),
+                findings=catalogue.findings.get(row.entry.name, ()),
+            ).fitted(self.limits.page_bytes_max)
+            for row in rows
+        ]
+
+    async def image(self, request: ImagesRequest, name: str) -> ListedImage:
         """One image with its picture, `request.side` at most. Raises InvalidArgument where there is no such image."""
         catalogue = await self._catalogue(request)
         position = catalogue.by_name.get(name)
@@ -302,7 +294,8 @@ class Cataloguer:
             raise InvalidArgument([Violation(field="image", description=description)])
         row = catalogue.rows[position]
         side = request.side or self.limits.side_max
-        return row, await self._picture(catalogue, request.source, row.entry, side)
+        shown = await self._picture(catalogue, request.source, row.entry, side)
+        return ListedImage(row=row, shown=shown).fitted(self.limits.answer_bytes_max)
 
     async def _catalogue(self, request: ImagesRequest) -> Catalogue:
         key = request.key()

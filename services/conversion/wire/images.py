@@ -9,14 +9,12 @@ from sihlai.conversion.v1 import task_pb2
 
 from services.conversion.passes.catalogue import (
     CatalogueLimits,
-    ImagesPage,
     ImagesRequest,
     LearnedTask,
-    Row,
-    Shown,
     Side,
     SplitRequest,
 )
+from services.conversion.passes.page import ImagesPage, ListedImage
 from services.conversion.wire.dataset import (
     TEXT_CHARACTERS_MAX,
     Violations,
@@ -95,15 +93,8 @@ def image_request_from_proto(proto: service_pb2.GetImageRequest, limits: Catalog
 def images_to_proto(page: ImagesPage) -> service_pb2.ListImagesResponse:
     """A page of images."""
     token = f"{page.next_begin}.{page.fingerprint}" if page.next_begin is not None else ""
-    images = []
-    for position, row in enumerate(page.rows):
-        item = row_to_proto(row)
-        if page.thumbnails:
-            _show(item, page.thumbnails[position])
-        item.findings.extend(finding_to_proto(each) for each in page.findings[row.entry.name])
-        images.append(item)
     return service_pb2.ListImagesResponse(
-        images=images,
+        images=map(listed_to_proto, page.images),
         next_page_token=token,
         total_size=page.total,
         task=task_to_proto(page.task),
@@ -111,16 +102,14 @@ def images_to_proto(page: ImagesPage) -> service_pb2.ListImagesResponse:
     )
 
 
-def image_to_proto(row: Row, shown: Shown) -> service_pb2.GetImageResponse:
+def image_to_proto(image: ListedImage) -> service_pb2.GetImageResponse:
     """One image."""
-    item = row_to_proto(row)
-    _show(item, shown)
-    return service_pb2.GetImageResponse(image=item)
+    return service_pb2.GetImageResponse(image=listed_to_proto(image))
 
 
-def row_to_proto(row: Row) -> service_pb2.DatasetImage:
-    """An image with its annotation, without a picture."""
-    entry = row.entry
+def listed_to_proto(image: ListedImage) -> service_pb2.DatasetImage:
+    """An image with its annotation, its picture and what is wrong with it."""
+    row, entry, shown = image.row, image.row.entry, image.shown
     state = service_pb2.LABEL_STATE_UNLABELLED
     if row.text is not None:
         state = service_pb2.LABEL_STATE_LABELLED if row.count else service_pb2.LABEL_STATE_NEGATIVE
@@ -130,16 +119,16 @@ def row_to_proto(row: Row) -> service_pb2.DatasetImage:
         height=entry.height,
         size_bytes=entry.size_bytes,
         state=state,
-        annotation_json=row.text or "null",
-        categories=row.categories,
+        annotation_json="" if image.annotation_problem else row.text or "null",
+        categories=() if image.annotation_problem else row.categories,
+        annotation_problem=image.annotation_problem,
+        picture=shown.content,
+        media_type=shown.media_type,
+        picture_width=shown.width,
+        picture_height=shown.height,
+        picture_problem=shown.problem,
+        findings=map(finding_to_proto, image.findings),
     )
-
-
-def _show(item: service_pb2.DatasetImage, shown: Shown) -> None:
-    item.picture = shown.content
-    item.media_type = shown.media_type
-    item.picture_width, item.picture_height = shown.width, shown.height
-    item.picture_problem = shown.problem
 
 
 def _dataset_from_proto(

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from PIL import Image
 from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
@@ -76,6 +77,63 @@ def test_thumbnails_and_one_image_are_no_larger_than_asked(run: Any, boxes: Any)
         assert "does not exist" in gone.picture_problem
 
     run(test)
+
+
+async def pages_of(service: Any, source: Any, **fields: Any) -> list[Any]:
+    pages, token = list[Any](), ""
+    while token or not pages:
+        pages.append(await listing(service, source, page_token=token, **fields))
+        token = pages[-1].next_page_token
+    return pages
+
+
+def test_pages_of_large_thumbnails_are_small_enough_for_every_client(run: Any, dataset: Any) -> None:
+    names = [f"{number:02}.png" for number in range(20)]
+    dataset.write("task: autoencoding\n", images=(), **{"notes.txt": ""})
+    for number, name in enumerate(names):
+        noise = np.random.default_rng(number).integers(0, 256, (900, 900, 3), np.uint8)
+        Image.fromarray(noise).save(dataset.path / "images" / name)
+
+    async def test(service: Any) -> None:
+        pages = await pages_of(service, dataset.source, thumbnail_side=800)
+        assert [image.name for page in pages for image in page.images] == names
+        assert all(image.picture_width == 800 for page in pages for image in page.images)
+        assert max(page.ByteSize() for page in pages) <= 3 * 2**20 + 2**16
+        assert min(len(page.images) for page in pages[:-1]) > 1
+
+    run(test)
+
+
+def test_what_is_too_large_for_a_page_says_so_and_hides_no_other_image(run: Any, dataset: Any) -> None:
+    boxes = ", ".join("{category: cat, bbox: [0, 0, 2, 3]}" for _ in range(2_000))
+    sound = "{category: cat, bbox: [0, 0, 1, 1]}"
+    broken = ", ".join("{category: cat, bbox: [1, 1, 1, 1]}" for _ in range(400))
+    dataset.write(
+        "task: object detection\ncategories: [cat]\nannotations: a.yaml\n",
+        images=("b.png", "c.png", "d.png"),
+        **{"a.yaml": f"a.png: []\nb.png: [{boxes}]\nc.png: [{broken}]\nd.png: [{sound}]\n"},
+    )
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)
+    Image.fromarray(noise).save(dataset.path / "images/a.png")
+
+    async def test(service: Any) -> None:
+        pages = await pages_of(service, dataset.source, thumbnail_side=500)
+        assert max(page.ByteSize() for page in pages) < 60_000
+        a, b, c, d = (image for page in pages for image in page.images)
+        assert (a.picture, a.annotation_json) == (b"", "[]")
+        assert "an answer has 40000 at most: ask for a smaller one" in a.picture_problem
+        assert (b.annotation_json, list(b.categories), b.state) == ("", [], 1)
+        assert "read it from the dataset" in b.annotation_problem
+        assert (len(c.findings), len(b.picture) > 0) == (100, True)
+        assert (json.loads(d.annotation_json)[0]["category"], d.annotation_problem) == ("cat", "")
+        for name in ("a.png", "b.png"):
+            request = service_pb2.GetImageRequest(source=dataset.source, image=name, side_max=500)
+            whole = (await service.stub.GetImage(request)).image
+            assert (whole.picture_problem, whole.annotation_problem) == ("", "")
+            assert whole.picture
+            assert len(json.loads(whole.annotation_json)) == (0 if name == "a.png" else 2_000)
+
+    run(test, list_bytes_max=40_000)
 
 
 def test_a_dataset_that_changed_between_pages_is_told_once_it_is_looked_at_again(run: Any, boxes: Any) -> None:
