@@ -111,8 +111,8 @@ def pages(folder: Path) -> Iterator[tuple[bytes, Callable[[], float]]]:
             began = time.perf_counter()
             found = loop.run(library.images(request))
             seconds = time.perf_counter() - began
-            assert len(found.rows) == PAGE
-            assert all(each.content for each in found.thumbnails)
+            assert len(found.images) == PAGE
+            assert all(each.shown.content for each in found.images)
             return seconds
 
         try:

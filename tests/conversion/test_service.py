@@ -164,6 +164,25 @@ def test_all_that_is_wrong_with_a_request_is_said_at_once(run: Any) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("wrapped", ["{%s}", "urn:uuid:%s", "%s ", "-%s", "{{{%s"])
+def test_a_request_id_has_the_form_that_the_scheduler_takes(wrapped: str, run: Any) -> None:
+    a_uuid = "6a1f9f38-97f7-4b6f-b1d2-7b1f0c3a1f10"
+
+    async def test(service: Any) -> None:
+        for call, kind in (
+            (service.stub.ConvertDataset, service_pb2.ConvertDatasetRequest),
+            (service.stub.ImportDataset, service_pb2.ImportDatasetRequest),
+            (service.stub.ExportDataset, service_pb2.ExportDatasetRequest),
+        ):
+            wrong = {
+                violation.field for violation in (await refused(call(kind(request_id=wrapped % a_uuid)))).violations
+            }
+            right = {violation.field for violation in (await refused(call(kind(request_id=a_uuid)))).violations}
+            assert wrong - right == {"request_id"}
+
+    run(test)
+
+
 @pytest.mark.parametrize("uri", ["/folder", "http://host/x", "file://host/x", "file:///a/../b", "s3://"])
 def test_what_is_no_uri_is_refused(uri: str, run: Any) -> None:
     async def test(service: Any) -> None:

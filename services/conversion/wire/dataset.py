@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -10,12 +9,13 @@ from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
 from sihlai.conversion.v1 import dataset_pb2, task_pb2
 
 from services.chassis.errors import InvalidArgument, Reason, Violation
+from services.chassis.ids import is_uuid
 from services.chassis.objects.key import key_from_proto, key_violations
 from services.chassis.objects.uri import WANTED
 from services.conversion.convert.edge import Edge, KeypointToDetection, SemanticToMultilabel, StepOptions
 from services.conversion.convert.plan import Plan, edges_from
 from services.conversion.conveyor.work import Progress
-from services.conversion.finding import Action, Finding, Severity
+from services.conversion.finding import Action, Finding, Severity, shortened
 from services.conversion.formats.description import DESCRIPTIONS
 from services.conversion.formats.names import NAME_CHARACTERS_MAX, RESERVED_NAMES, is_name
 from services.conversion.library import ConversionRequest
@@ -106,6 +106,12 @@ def options_from_proto(proto: service_pb2.ConversionOptions, field: str, wrong: 
     return tuple(options)
 
 
+def check_request_id(text: str, wrong: Violations) -> None:
+    """A request's id is a UUID, or left out. It decides nothing: work is known by what it is to make."""
+    if text and not is_uuid(text):
+        wrong.add("request_id", f"is {shortened(text)!r}, but must be a UUID")
+
+
 def plan_request_from_proto(
     proto: service_pb2.PlanConversionRequest,
 ) -> tuple[Task | DatasetSource, str, Task, tuple[Task, ...], tuple[StepOptions, ...]]:
@@ -160,8 +166,7 @@ def convert_request_from_proto(proto: service_pb2.ConvertDatasetRequest) -> Conv
     end = task_from_proto(proto.to, "to", wrong)
     via = via_from_proto(proto.via, wrong)
     options = options_from_proto(proto.options, "options", wrong)
-    if proto.request_id and not is_uuid(proto.request_id):
-        wrong.add("request_id", f"is {proto.request_id[:40]!r}, but must be a UUID")
+    check_request_id(proto.request_id, wrong)
     destination = None
     if proto.HasField("destination"):
         destination = source_from_proto(proto.destination, "destination", wrong)
@@ -379,12 +384,3 @@ def _semantic_options(
     if proto.min_pixels < 1:
         wrong.add(f"{path}.min_pixels", f"is {proto.min_pixels}, but must be at least 1")
     return SemanticToMultilabel(min_pixels=proto.min_pixels)
-
-
-def is_uuid(text: str) -> bool:
-    """Whether a text can be a request's id."""
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True

@@ -13,8 +13,8 @@ from services.conversion.passes.exchange import ExportRequest, ImportRequest
 from services.conversion.wire.dataset import (
     TEXT_CHARACTERS_MAX,
     Violations,
+    check_request_id,
     finding_to_proto,
-    is_uuid,
     options_from_proto,
     progress_to_proto,
     result_to_proto,
@@ -64,7 +64,7 @@ def import_request_from_proto(proto: service_pb2.ImportDatasetRequest) -> Import
         wrong.add("unannotated", f"is {proto.unannotated}, which means nothing: give null, empty, or leave it out")
     if len(proto.split) > TEXT_CHARACTERS_MAX or not proto.split.isprintable():
         wrong.add("split", "is no name: give that of a part such as train, or leave it out")
-    _check_request_id(proto.request_id, wrong)
+    check_request_id(proto.request_id, wrong)
     wrong.check()
     return ImportRequest(
         source=source,
@@ -86,7 +86,7 @@ def export_request_from_proto(proto: service_pb2.ExportDatasetRequest) -> Export
     foreign = _format_from_proto(proto.format, wrong)
     via = via_from_proto(proto.via, wrong)
     options = options_from_proto(proto.options, "options", wrong)
-    _check_request_id(proto.request_id, wrong)
+    check_request_id(proto.request_id, wrong)
     wrong.check()
     return ExportRequest(
         source=source,
@@ -128,8 +128,3 @@ def _format_from_proto(number: int, wrong: Violations) -> str:
         problem = "is missing" if number == service_pb2.FOREIGN_FORMAT_UNSPECIFIED else f"is {number}, which is none"
         wrong.add("format", f"{problem}: name one of {', '.join(FOREIGN_FORMATS.values())}")
     return found
-
-
-def _check_request_id(text: str, wrong: Violations) -> None:
-    if text and not is_uuid(text):
-        wrong.add("request_id", f"is {text[:40]!r}, but must be a UUID")

@@ -11,12 +11,12 @@ from functools import cache
 from typing import Any
 
 from services.chassis.errors import InvalidArgument, OutOfRange, Reason, Violation
+from services.chassis.ids import is_uuid
 from services.scheduler.domain.request import Request
 from services.scheduler.specification import CHECKPOINT_ID
 
 ID_PATTERN = "[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
 _ID = re.compile(ID_PATTERN)
-_UUID = re.compile("[0-9a-fA-F]{8}(-?)([0-9a-fA-F]{4}\\1){3}[0-9a-fA-F]{12}")
 _UID = re.compile("[a-z0-9-]{1,64}")
 """What the server keys jobs by. Callers may ask for others: there are none."""
 ALL_PROJECTS = "-"
@@ -73,7 +73,7 @@ def id_violations(value: str, field: str) -> list[Violation]:
 
 def request_id_violations(value: str) -> list[Violation]:
     """What is wrong with a request id; an empty one is allowed, and promises nothing."""
-    if not value or _UUID.fullmatch(value):
+    if not value or is_uuid(value):
         return []
     return [Violation(field="request_id", description=f"is {value[:NAME_SHOWN_MAX]!r}, but must be a UUID")]
 

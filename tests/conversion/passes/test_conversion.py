@@ -231,6 +231,8 @@ def test_a_repeat_returns_what_is_there(run: Any, dataset: Any) -> None:
         assert path.stat().st_mtime_ns == written
         second.reused = False
         assert second == first
+        third = await service.convert(dataset.source, MULTICLASS, request_id="6a1f9f38-97f7-4b6f-b1d2-7b1f0c3a1f10")
+        assert not third.reused, "another request under this id is work of its own, as the proto says"
 
     run(test)
     run(lambda service: again(service, dataset))
