@@ -19,6 +19,8 @@ from services.chassis.errors import Unavailable
 Result = TypeVar("Result")
 
 PSYCOPG = "psycopg"
+_CURSORS = "cursors"
+"""Under which a connection's information has those that it says many things with."""
 
 logging.getLogger(PSYCOPG).setLevel(logging.ERROR)
 """It warns of each error behind the one that it raises: what was said after that is not done."""
@@ -53,15 +55,19 @@ def together(
     with _errors_of(connection, steps):
         driver: Any = connection.connection.dbapi_connection
         many = len(steps) > 1 or commit is not _commit_nothing
-        work = _in_a_pipeline if connection.dialect.driver == PSYCOPG and many else _one_by_one
-        return work(driver, steps, commit)
+        if connection.dialect.driver == PSYCOPG and many:
+            return _in_a_pipeline(driver, connection.info.setdefault(_CURSORS, []), steps, commit)
+        return _one_by_one(driver, steps, commit)
 
 
-def _in_a_pipeline(driver: Any, steps: Sequence[Step[Any]], commit: Callable[[], None]) -> list[Any]:
-    cursors = [driver.cursor() for _ in steps]
+def _in_a_pipeline(
+    driver: Any, cursors: list[Any], steps: Sequence[Step[Any]], commit: Callable[[], None]
+) -> list[Any]:
+    """`cursors` are the connection's own: psycopg takes as long to make one as to send a statement."""
+    cursors += [driver.cursor() for _ in range(len(steps) - len(cursors))]
     try:
         with driver.pipeline():
-            for step, cursor in zip(steps, cursors, strict=True):
+            for step, cursor in zip(steps, cursors, strict=False):
                 step.say(cursor)
             commit()
     except BaseException:
@@ -69,7 +75,7 @@ def _in_a_pipeline(driver: Any, steps: Sequence[Step[Any]], commit: Callable[[],
         # alone: from then on such a statement would fail each time.
         driver._prepared.clear()
         raise
-    return [step.hear(cursor) for step, cursor in zip(steps, cursors, strict=True)]
+    return [step.hear(cursor) for step, cursor in zip(steps, cursors, strict=False)]
 
 
 def _one_by_one(driver: Any, steps: Sequence[Step[Any]], commit: Callable[[], None]) -> list[Any]:
