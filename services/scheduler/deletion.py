@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from services.chassis.errors import Reason, SihlaiError, Unavailable
+from services.chassis.errors import SihlaiError
 from services.chassis.log import get_logger
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.store.projects import ProjectStore
@@ -26,31 +27,52 @@ class DeletionLimits:
     jobs_at_once: int = 16
     """Jobs whose files are deleted at once."""
     job_seconds: float = 60.0
-    """How long the deletion of one job's files may take before it begins anew."""
+    """How long the deletion of one job's files may take before it is left alone."""
+    left_alone_seconds: float = 120.0
+    """How long a job whose files could not be deleted is left alone, before it is tried, and logged, again."""
     pause_seconds: float = 600.0
     """After so long it is looked again whether anything was left."""
 
 
 class Deletion:
-    """One for each process."""
+    """One for each process. `monotonic` is in seconds."""
 
-    def __init__(self, projects: ProjectStore, checkpoints: CheckpointStore, *, limits: DeletionLimits) -> None:
+    def __init__(
+        self,
+        projects: ProjectStore,
+        checkpoints: CheckpointStore,
+        *,
+        limits: DeletionLimits,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._projects = projects
         self._checkpoints = checkpoints
         self._limits = limits
+        self._monotonic = monotonic
+        self._left_alone: dict[str, float] = {}
+        """Uids of jobs whose files could not be deleted, and when that is tried again."""
         self._asked = asyncio.Event()
         self._moved = asyncio.Event()
 
     async def turn(self) -> None:
-        """Take out all that there is, then wait for more. Raises where nothing could be taken out."""
+        """Try once to take out all that there is, then wait for more, or until what failed is to be tried again."""
         self._asked.clear()
-        while doomed := await self._projects.doomed():
-            for start in range(0, len(doomed), self._limits.jobs_at_once):
-                await self._take_out(doomed[start : start + self._limits.jobs_at_once])
+        now_seconds = self._monotonic()
+        self._left_alone = {uid: until for uid, until in self._left_alone.items() if until > now_seconds}
+        last = None
+        while doomed := await self._projects.doomed(after=last):
+            last = doomed[-1]
+            uids = [job.uid for job in doomed if job.uid not in self._left_alone]
+            for start in range(0, len(uids), self._limits.jobs_at_once):
+                await self._take_out(uids[start : start + self._limits.jobs_at_once])
         await self._projects.purge([])
         self._tell()
+        pause_seconds = self._limits.pause_seconds
+        if self._left_alone:
+            log.warning("deletion_unfinished", jobs=len(self._left_alone))
+            pause_seconds = max(0.0, min(self._left_alone.values()) - self._monotonic())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.pause_seconds):
+            async with asyncio.timeout(pause_seconds):
                 await self._asked.wait()
 
     async def is_done(self, project_uid: str, *, seconds: float) -> bool:
@@ -66,26 +88,27 @@ class Deletion:
         return False
 
     async def _take_out(self, uids: Sequence[str]) -> None:
-        errors = await asyncio.gather(*(self._delete_files(uid) for uid in uids))
-        gone = [uid for uid, error in zip(uids, errors, strict=True) if error is None]
+        are_gone = await asyncio.gather(*(self._delete_files(uid) for uid in uids))
+        gone = [uid for uid, is_gone in zip(uids, are_gone, strict=True) if is_gone]
         if gone:
             await self._projects.purge(gone)
             self._tell()
-        elif error := next(iter(errors), None):
-            raise error
 
-    async def _delete_files(self, job_uid: str) -> SihlaiError | None:
-        """Why they could not be deleted; None where they are gone."""
+    async def _delete_files(self, job_uid: str) -> bool:
+        """Whether they are gone. Where they could not be deleted the job is left alone for a while."""
         try:
             async with asyncio.timeout(self._limits.job_seconds):
                 await self._checkpoints.delete_job(job_uid)
         except SihlaiError as error:
             log.warning("job_files_not_deleted", job_uid=job_uid, problem=error.message)
-            return error
         except TimeoutError:
-            log.warning("job_files_not_deleted", job_uid=job_uid, problem="it takes long, and goes on")
-            return Unavailable(Reason.OBJECT_STORE_UNAVAILABLE, f"the files of {job_uid} could not be deleted in time")
-        return None
+            log.warning("job_files_not_deleted", job_uid=job_uid, problem="it takes long, and goes on later")
+        except Exception:
+            log.exception("job_files_not_deleted", job_uid=job_uid)
+        else:
+            return True
+        self._left_alone[job_uid] = self._monotonic() + self._limits.left_alone_seconds
+        return False
 
     def _tell(self) -> None:
         self._moved.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import structlog
@@ -237,13 +238,25 @@ class Stores:
         await self._take_out()
 
     async def _take_out(self) -> None:
-        while uids := await self.projects.doomed():
-            await self.projects.purge(uids)
+        while doomed := await self.projects.doomed():
+            await self.projects.purge([job.uid for job in doomed])
         await self.projects.purge([])
 
     async def facts(self) -> list[str]:
         """The last words of the subjects of all events, in order."""
         return [event.subject.rpartition(".")[2] for event in await self.outbox.oldest(10_000)]
+
+    async def uids(self) -> list[str]:
+        """Those of all jobs, of deleted projects too, in order."""
+        query = text("SELECT uid FROM jobs ORDER BY uid")
+        return await self.database.read(lambda connection: list(connection.execute(query).scalars()))
+
+    async def when(self, condition: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
+        """Wait until the condition holds."""
+        deadline = time.monotonic() + seconds
+        while not await condition():
+            assert time.monotonic() < deadline, "it never came to hold"
+            await asyncio.sleep(0.02)
 
     async def count(self, table: str, condition: str = "1 = 1") -> int:
         query = text(f"SELECT count(*) FROM {table} WHERE {condition}")

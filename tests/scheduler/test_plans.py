@@ -100,7 +100,7 @@ async def live(stores: Any, checkpoint: Any) -> None:
         validation=None,
     )
     await projects.delete(REQUEST, lambda _: b"", project_id="gone")
-    await projects.purge(await projects.doomed())
+    await projects.purge([job.uid for job in await projects.doomed()])
 
 
 def plan_of(engine: Engine, executed: Executed) -> list[str]:

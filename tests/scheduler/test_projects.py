@@ -242,7 +242,7 @@ def test_what_a_deletion_left_behind_is_taken_out_later(with_stores):
         await stores.projects.delete(NOBODY, uid_of, project_id="digits")  # the process ends here
         await stores.create_project("digits")
         await stores.submit("digits", "first")
-        await stores.projects.purge(await stores.projects.doomed())
+        await stores.projects.purge([job.uid for job in await stores.projects.doomed()])
         assert (await stores.count("jobs"), await stores.count("projects")) == (1, 1)
         assert len(await stores.jobs.batch([("digits", "first")], [])) == 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 
+from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -54,6 +55,14 @@ DELETED = "~"
 """What the id of a deleted project begins with while its jobs are taken out; no caller's id does."""
 _IS_DELETED = tables.projects.c.project_id.like(f"{DELETED}%")
 PROJECT_BY_ID = Statement(select(tables.projects), key=tables.projects.c.project_id)
+
+
+class DoomedJob(Struct, frozen=True, kw_only=True):
+    """A job that is to be taken out, and its place in the order of all of them."""
+
+    project_uid: str
+    job_id: str
+    uid: str
 
 
 class ProjectStore:
@@ -186,11 +195,16 @@ class ProjectStore:
 
         return await self._database.write(lambda tx: answered(tx, request, lambda: delete_project(tx), encode))
 
-    async def doomed(self) -> list[str]:
-        """The uids of jobs of deleted projects that are still there, at most JOBS_PURGED_MAX."""
+    async def doomed(self, *, after: DoomedJob | None = None) -> list[DoomedJob]:
+        """Jobs of deleted projects that are still there, in a fixed order from `after` on, at most JOBS_PURGED_MAX."""
         jobs, projects = tables.jobs, tables.projects
-        query = select(jobs.c.uid).join(projects, projects.c.uid == jobs.c.project_uid).where(_IS_DELETED)
-        return await self._database.list(lambda c: list(c.execute(query.limit(JOBS_PURGED_MAX)).scalars()))
+        query = select(projects.c.uid.label("project_uid"), jobs.c.job_id, jobs.c.uid)
+        query = query.join(jobs, jobs.c.project_uid == projects.c.uid).where(_IS_DELETED)
+        if after is not None:
+            is_later = (projects.c.uid > after.project_uid) | (jobs.c.job_id > after.job_id)
+            query = query.where(projects.c.uid >= after.project_uid, is_later)
+        query = query.order_by(projects.c.uid, jobs.c.job_id).limit(JOBS_PURGED_MAX)
+        return await self._database.list(lambda c: [DoomedJob(**row._mapping) for row in c.execute(query)])
 
     async def purge(self, job_uids: Sequence[str]) -> None:
         """Take out these jobs of deleted projects, and the projects that have none left; who watches is told."""
