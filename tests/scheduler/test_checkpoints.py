@@ -75,10 +75,79 @@ def test_a_checkpoint_with_a_missing_or_short_file_is_not_adopted(tmp_path: Path
     assert [manifest.iteration for manifest in adopt(tmp_path)] == [3]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"files": []}', "null"])
-def test_a_damaged_manifest_is_not_adopted(tmp_path: Path, content: str) -> None:
-    (write_checkpoint(tmp_path) / "manifest.json").write_text(content)
-    assert adopt(tmp_path) == []
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"files": []}',
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"more":' + b"[" * 100_000,
+        b"1" + b"0" * 5_000,
+    ],
+)
+def test_a_damaged_manifest_costs_no_other_checkpoint(tmp_path: Path, content: bytes) -> None:
+    damaged = write_checkpoint(tmp_path, iteration=20)
+    write_checkpoint(tmp_path, iteration=100)
+    (damaged / "manifest.json").write_bytes(content)
+    assert [manifest.iteration for manifest in adopt(tmp_path)] == [100]
+
+
+def one_file(**changes: Any) -> list[dict[str, Any]]:
+    return [{"name": "model.safetensors", "size_bytes": 7, "sha256": "00"} | changes]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epoch": "3"},
+        {"epoch": -3},
+        {"iteration": float("inf")},
+        {"iteration": float("nan")},
+        {"iteration": 20.0},
+        {"iteration": -20},
+        {"iteration": 10**400},
+        {"cause": None},
+        {"files": {}},
+        {"files": []},
+        {"files": one_file(name=7)},
+        {"files": one_file(size_bytes=-7)},
+        {"files": one_file(size_bytes=10**400)},
+        {"files": one_file(sha256=[])},
+        {"create_time_unix_us": float("inf")},
+        {"cause": "\ud800"},
+        {"selection_value": 10**400},
+        {"selection_value": "0.5"},
+        {"best": "false"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_manifest_with_another_value_costs_no_other_checkpoint(tmp_path: Path, changes: dict[str, Any]) -> None:
+    change_manifest(write_checkpoint(tmp_path, iteration=20), **changes)
+    write_checkpoint(tmp_path, iteration=100)
+    assert [manifest.iteration for manifest in adopt(tmp_path)] == [100]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_selection_value_that_is_no_finite_number_costs_no_model(tmp_path: Path, value: float) -> None:
+    write_checkpoint(tmp_path, selection_value=value)
+    assert [(manifest.iteration, manifest.selection_value) for manifest in adopt(tmp_path)] == [(100, None)]
+
+
+def test_a_checkpoint_whose_manifest_is_damaged_is_not_streamed(tmp_path: Path) -> None:
+    change_manifest(write_checkpoint(tmp_path), selection_value=10**400)
+    store = CheckpointStore(tmp_path.as_uri())
+    with pytest.raises(NotFound) as raised:
+        asyncio.run(download(store, f"{store.prefix(JOB, 3)}/100", "model.safetensors"))
+    assert raised.value.reason is Reason.CHECKPOINT_NOT_FOUND
+
+
+def change_manifest(folder: Path, **changes: Any) -> None:
+    file = folder / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 def test_a_manifest_of_another_epoch_is_not_adopted(tmp_path: Path) -> None:

@@ -58,9 +58,9 @@ async def work(stores, project_id: str, checkpoint) -> AttemptKey:
     return AttemptKey(job_uid=standing.attempt.job_uid, epoch=standing.attempt.epoch)
 
 
-async def spoil(stores, *columns: str) -> None:
+async def spoil(stores, *columns: str, word: str = "{") -> None:
     """What is there of the columns is no JSON any more; PostgreSQL takes nothing but JSON."""
-    word = "{" if stores.database.writing.dialect.name == "sqlite" else "[]"
+    word = word if stores.database.writing.dialect.name == "sqlite" else "[]"
     for column in columns:
         table, _, name = column.partition(".")
         damage = text(f"UPDATE {table} SET {name} = '{word}' WHERE {ROWS[table]}")
@@ -77,11 +77,16 @@ def test_what_holds_other_json_is_left_out_and_stops_nothing(postgresql_url, sto
     stores_class(postgresql_url).run(lambda stores: all_else_goes_on(stores, checkpoint, COLUMNS))
 
 
-async def all_else_goes_on(stores, checkpoint, columns) -> None:
+def test_json_that_is_nested_without_end_is_left_out_and_stops_nothing(sqlite_url, stores_class, checkpoint):
+    word = "[" * 100_000
+    stores_class(sqlite_url).run(lambda stores: all_else_goes_on(stores, checkpoint, ["jobs.labels"], word=word))
+
+
+async def all_else_goes_on(stores, checkpoint, columns, **how: str) -> None:
     await work(stores, DAMAGED, checkpoint)
     key = await work(stores, SOUND, checkpoint)
     await put_aside(stores, (DAMAGED, SOUND))
-    await spoil(stores, *columns)
+    await spoil(stores, *columns, **how)
     await is_shown(stores)
     gone = await is_looked_after(stores, key)
     if {"jobs.source", "attempts.resume"} & set(columns):

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
 
 from services.chassis.errors import InvalidArgument, NotFound, OutOfRange, Reason, ResourceExhausted, Violation
 from services.chassis.log import get_logger
@@ -28,22 +30,25 @@ DELETED_AT_ONCE = 8
 """Files of one folder."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointFile:
+_Count: TypeAlias = Annotated[int, Meta(ge=0)]
+
+
+class CheckpointFile(Struct, frozen=True, kw_only=True):
     """One file. `sha256` is in hexadecimal."""
 
     name: str
-    size_bytes: int
+    size_bytes: _Count
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointManifest:
-    """A whole checkpoint. `cause` is a name of sihlai.scheduler.v1.CheckpointCause without its prefix."""
+class CheckpointManifest(Struct, frozen=True, kw_only=True):
+    """A whole checkpoint: what `manifest.json` holds, and where it lies. `cause` is a name of
+    sihlai.scheduler.v1.CheckpointCause without its prefix.
+    """
 
-    uri: str
-    epoch: int
-    iteration: int
+    uri: str = ""
+    epoch: _Count
+    iteration: _Count
     cause: str
     files: tuple[CheckpointFile, ...]
     create_time_unix_us: int
@@ -151,10 +156,10 @@ async def _read_manifest(folder: ObjectFolder, sizes: Mapping[str, int]) -> Chec
     if MANIFEST not in sizes:
         raise _NotWholeError(f"{MANIFEST} is missing")
     try:
-        manifest = _manifest_from_json(folder.uri, json.loads(await folder.read(MANIFEST)))
+        manifest = _manifest_from_json(folder.uri, await folder.read(MANIFEST))
     except ObjectNotFound as error:
         raise _NotWholeError(f"{MANIFEST} is missing") from error
-    except (ResourceExhausted, ValueError, KeyError, TypeError) as error:
+    except (ResourceExhausted, ValueError, RecursionError) as error:
         raise _NotWholeError(f"{MANIFEST} cannot be read: {type(error).__name__}: {error}") from error
     for file in manifest.files:
         size_bytes = sizes.get(file.name)
@@ -164,25 +169,17 @@ async def _read_manifest(folder: ObjectFolder, sizes: Mapping[str, int]) -> Chec
     return manifest
 
 
-def _manifest_from_json(uri: str, content: Mapping[str, Any]) -> CheckpointManifest:
-    """Raises ValueError, KeyError or TypeError for what is no manifest."""
-    value = content["selection_value"]
-    manifest = CheckpointManifest(
-        uri=uri,
-        epoch=int(content["epoch"]),
-        iteration=int(content["iteration"]),
-        cause=str(content["cause"]),
-        files=tuple(
-            CheckpointFile(name=str(each["name"]), size_bytes=int(each["size_bytes"]), sha256=str(each["sha256"]))
-            for each in content["files"]
-        ),
-        create_time_unix_us=int(content["create_time_unix_us"]),
-        selection_value=None if value is None else float(value),
-        best=bool(content["best"]),
-    )
+def _manifest_from_json(uri: str, content: bytes) -> CheckpointManifest:
+    """Raises ValueError, or RecursionError, for what is no manifest.
+
+    Python writes NaN and Infinity, which are null elsewhere: a selection value that is none costs no model. And it
+    reads half characters, which nothing else takes.
+    """
+    strict = msgspec.json.encode(json.loads(content))
+    manifest = msgspec.json.decode(strict, type=CheckpointManifest)
     if not manifest.files:
         raise ValueError("it names no file")
-    return manifest
+    return msgspec.structs.replace(manifest, uri=uri)
 
 
 def _check_place(manifest: CheckpointManifest, epoch: int, iteration: int) -> None:

@@ -65,7 +65,7 @@ def from_json(text: str | bytes) -> Any:
     """What is stored in such a column. NotJson is for the row's own reader: here all rows would fail with this one."""
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, or nested without end
         return NotJson()
 
 
