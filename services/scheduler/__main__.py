@@ -279,7 +279,7 @@ class Scheduler:
         self.desk.stop()
 
     def _add_services(self) -> None:
-        config, now = self.config, _now_us
+        config = self.config
         mint = TokenMint(self.keyring, minutes=config.write_token_minutes, now=_now)
         bounds = SourceBounds(allowed_roots=config.allowed_roots, allowed_hosts=config.allowed_endpoint_hosts)
         project_servicer = ProjectServicer(
@@ -313,7 +313,6 @@ class Scheduler:
                 log_drain_hours_max=config.log_drain_hours_max,
                 progress_reports_max=config.progress_reports_max,
             ),
-            now_us=now,
         )
         checkpoint_servicer = CheckpointServicer(rows, self.checkpoints)
         report_servicer = ConversionReportServicer(

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from services.chassis import rpc
 from services.chassis.errors import OutOfRange, Reason
+from services.scheduler.domain.lease import key_of
 
 HOUR_US = 3_600_000_000
 
@@ -76,3 +77,18 @@ def test_a_spool_that_comes_later_than_lines_are_taken_is_dropped_and_gets_no_to
                 assert (len(answer.write_tokens), len(answer.dropped_spools)) == wanted
 
     asyncio.run(test())
+
+
+def test_how_long_ago_an_attempt_ended_is_told_by_the_clock_of_the_database(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.submit("digits")
+        standing = await stores.report("one")
+        await stores.end("one", standing, "COMPLETED")
+        key = key_of(standing.attempt)
+        stores.clock.pass_seconds(3_599)
+        assert list(await stores.runners.attempts([key], ended_hours_max=1.0)) == [key]
+        stores.clock.pass_seconds(2)
+        assert await stores.runners.attempts([key], ended_hours_max=1.0) == {}
+
+    with_stores(test)

@@ -229,7 +229,7 @@ def test_spool_of_an_attempt_that_cannot_be_read_is_neither_dropped_nor_in_the_w
     async def test(stores):
         keys = [await work(stores, project_id, checkpoint) for project_id in (DAMAGED, SOUND)]
         await spoil(stores, "attempts.progress")
-        found = await stores.runners.attempts(keys)
+        found = await stores.runners.attempts(keys, ended_hours_max=1.0)
         assert [isinstance(found[key][0], Damaged) for key in keys] == [True, False]
 
     with_stores(test)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +21,8 @@ from services.chassis.errors import FailedPrecondition, Reason
 from services.chassis.log import get_logger
 from services.scheduler.assignment import Assignments, UnassignableError
 from services.scheduler.desk import Answer, RunnerDesk
-from services.scheduler.domain.job import SECOND_US, Attempt, Checkpoint
-from services.scheduler.domain.lease import AttemptKey, BeIdle, Report, RunAttempt, SpoolReport, key_of
+from services.scheduler.domain.job import Checkpoint
+from services.scheduler.domain.lease import AttemptKey, BeIdle, Report, RunAttempt, key_of
 from services.scheduler.domain.view import Damaged, RunnerView
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.store.runners import RunnerStore, Standing
@@ -58,7 +57,7 @@ class RunnerLimits:
 
 
 class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
-    """Synchronize. `now_us` is the time."""
+    """Synchronize."""
 
     def __init__(
         self,
@@ -69,7 +68,6 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
         checkpoints: CheckpointStore,
         mint: TokenMint,
         limits: RunnerLimits,
-        now_us: Callable[[], int],
     ) -> None:
         self._desk = desk
         self._runners = runners
@@ -77,7 +75,6 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
         self._checkpoints = checkpoints
         self._mint = mint
         self._limits = limits
-        self._now_us = now_us
 
     async def Synchronize(
         self, request: runner_service_pb2.SynchronizeRequest, context: Any
@@ -152,23 +149,19 @@ class RunnerServicer(runner_service_pb2_grpc.RunnerServiceServicer):
         if standing.attempt is not None and standing.job is not None:
             token = self._mint.token(standing.attempt, standing.job.project_id, drain_only=False)
             response.write_tokens.append(_token_to_proto(token))
-        found = await self._runners.attempts([spool.key for spool in report.spools])
+        keys = [spool.key for spool in report.spools]
+        found = await self._runners.attempts(keys, ended_hours_max=self._limits.log_drain_hours_max)
         for spool in report.spools:
             attempt, project_id = found.get(spool.key, (None, ""))
             if isinstance(attempt, Damaged):
                 continue  # nobody knows whose it is: the runner keeps what may be the only copy
-            if attempt is None or not self._is_wanted(spool, attempt):
+            if attempt is None or attempt.number != spool.number:
                 response.dropped_spools.append(key_to_proto(spool.key))
             elif attempt.runner_id != report.runner_id:
                 # Neither a right to write into somebody else's log, nor a reason to delete what may be its only copy.
                 log.warning("spool_of_another_runner", runner=report.runner_id, wanted=attempt.runner_id)
             else:
                 response.write_tokens.append(_token_to_proto(self._mint.token(attempt, project_id, drain_only=True)))
-
-    def _is_wanted(self, spool: SpoolReport, attempt: Attempt) -> bool:
-        limit_us = round(self._limits.log_drain_hours_max * 3_600 * SECOND_US)
-        is_late = attempt.end_time_us is not None and self._now_us() - attempt.end_time_us > limit_us
-        return spool.number == attempt.number and not is_late
 
 
 class RunnerAdminServicer(runner_admin_service_pb2_grpc.RunnerAdminServiceServicer):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import Connection, or_, select, tuple_
 
 from services.chassis.log import get_logger
 from services.scheduler.domain import job as domain
@@ -161,8 +161,10 @@ class RunnerStore:
         """How the runner stands; None where it is unknown."""
         return await self._database.read(lambda connection: _standing(connection, runner_id))
 
-    async def attempts(self, keys: Sequence[AttemptKey]) -> dict[AttemptKey, tuple[Attempt | Damaged, str]]:
-        """Those of the attempts that exist, with their projects' ids."""
+    async def attempts(
+        self, keys: Sequence[AttemptKey], *, ended_hours_max: float
+    ) -> dict[AttemptKey, tuple[Attempt | Damaged, str]]:
+        """Those of the attempts that exist and ended no longer ago than this, with their projects' ids."""
         if not keys:
             return {}
 
@@ -170,7 +172,10 @@ class RunnerStore:
             attempts, jobs = tables.attempts, tables.jobs
             columns = tuple_(attempts.c.job_uid, attempts.c.epoch)
             query = select(attempts, jobs.c.project_id.label("project_id")).join(jobs, jobs.c.uid == attempts.c.job_uid)
-            rows = connection.execute(query.where(columns.in_([(key.job_uid, key.epoch) for key in keys]))).all()
+            oldest_us = self._database.now_us(connection) - round(ended_hours_max * 3_600 * SECOND_US)
+            is_recent = or_(attempts.c.end_time_us.is_(None), attempts.c.end_time_us >= oldest_us)
+            query = query.where(columns.in_([(key.job_uid, key.epoch) for key in keys]), is_recent)
+            rows = connection.execute(query).all()
             found = readable(rows, _attempt_in_project, place=lambda row: f"{row.job_uid}/{row.number}")
             return {
                 AttemptKey(job_uid=row.job_uid, epoch=row.epoch): (attempt, row.project_id)
