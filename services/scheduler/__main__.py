@@ -72,6 +72,7 @@ from services.scheduler.store.checkpoints import CheckpointRows
 from services.scheduler.store.database import Database
 from services.scheduler.store.jobs import JobStore
 from services.scheduler.store.leader import LeaderLimits, require_encrypted_database
+from services.scheduler.store.orphans import OrphanRows
 from services.scheduler.store.outbox import OutboxStore
 from services.scheduler.store.placing import Placing
 from services.scheduler.store.projects import ProjectStore
@@ -172,10 +173,10 @@ class Scheduler:
         )
         self.clock = Clock(self.upkeep, self.desk, limits=TickLimits())
         self.adoption = Adoption(
-            self.upkeep,
+            OrphanRows(database),
             self.checkpoints,
             limits=AdoptionLimits(seconds_max=config.adoption_seconds_max, days_max=config.adoption_days_max),
-            now_us=_now_us,
+            monotonic=time.monotonic,
         )
         self.deletion = Deletion(self.projects, self.checkpoints, limits=DeletionLimits())
         self.forgetting = Forgetting(
@@ -364,10 +365,6 @@ def _announced(config: SchedulerConfig) -> dict[str, str]:
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
 
 
 if __name__ == "__main__":

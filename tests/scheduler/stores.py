@@ -33,6 +33,7 @@ from services.scheduler.store.forgetting import KeepingLimits
 from services.scheduler.store.gathering import DatabaseLimits
 from services.scheduler.store.jobs import JobStore
 from services.scheduler.store.leader import LeaderLimits
+from services.scheduler.store.orphans import OrphanRows
 from services.scheduler.store.outbox import OutboxStore
 from services.scheduler.store.placing import Placing, WaitingCall
 from services.scheduler.store.projects import ProjectStore
@@ -135,6 +136,7 @@ class Stores:
         )
         self.checkpoints = CheckpointRows(self.database)
         self.outbox = OutboxStore(self.database)
+        self.orphans = OrphanRows(self.database)
         self.upkeep = Upkeep(
             self.database,
             self.placing,
@@ -222,8 +224,8 @@ class Stores:
 
     async def adopt_all(self, **found: list[Checkpoint]) -> None:
         """Look for the checkpoints of every ended attempt, and find none but those given by job uid."""
-        for orphan in await self.upkeep.attempts_to_adopt(100):
-            await self.upkeep.adopt(orphan.key, found.get(orphan.key.job_uid, []))
+        for orphan in await self.orphans.due(100):
+            await self.orphans.adopt(orphan.key, found.get(orphan.key.job_uid, []))
 
     async def delete_project(self, project_id: str) -> None:
         """Delete it and all that is its."""

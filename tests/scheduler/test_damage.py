@@ -126,8 +126,8 @@ async def is_looked_after(stores, key: AttemptKey) -> list[CheckpointKey]:
     closed = [each for _ in range(3) for each in await stores.upkeep.renew_and_expire([])]
     assert SOUND in {each.runner_id for each in closed}
     assert await stores.count("runners", f"runner_id = '{SOUND}' AND put_aside_until_us IS NULL") == 1
-    assert key in {orphan.key for orphan in await stores.upkeep.attempts_to_adopt(100)}
-    await stores.upkeep.adopt(key, [])
+    assert key in {orphan.key for orphan in await stores.orphans.due(100)}
+    await stores.orphans.adopt(key, [])
     job = (await stores.jobs.get(SOUND, "resumed"))[0].job
     assert job.ready
 

@@ -79,6 +79,10 @@ async def live(stores: Any, checkpoint: Any) -> None:
     await stores.upkeep.renew_and_expire([])
     stores.clock.pass_seconds(20)
     await stores.upkeep.renew_and_expire([])
+    [waited_for] = await stores.orphans.waited_for()
+    await stores.orphans.look_later(waited_for, seconds=5.0)
+    assert await stores.orphans.let_go([waited_for]) == [waited_for]
+    await stores.orphans.give_up(waited_for)
     await stores.upkeep.restart_clocks()
     await projects.update(
         REQUEST,

@@ -36,10 +36,12 @@ class AttemptKey(Struct, frozen=True, kw_only=True):
 
 
 class Orphan(Struct, frozen=True, kw_only=True):
-    """An ended attempt whose checkpoints are to be looked for. `waits`: its job is not claimed before that."""
+    """An attempt that ended so long ago, whose checkpoints are to be looked for. `waits`: its job is not claimed before
+    that.
+    """
 
     key: AttemptKey
-    end_time_us: int
+    ended_seconds: float
     waits: bool
 
 

@@ -214,7 +214,8 @@ def reattach_attempt(transaction: Transaction, attempt: Attempt, report: Report,
             attempts = tables.attempts
             is_it = (attempts.c.job_uid == attempt.job_uid) & (attempts.c.epoch == attempt.epoch) & ~attempts.c.active
             values = changes(attempt_to_row(attempt), attempt_to_row(again))
-            result = transaction.connection.execute(update(attempts).where(is_it).values(**values, adopted=False))
+            values |= {"adopted": False, "adopt_time_us": 0}  # what it leaves is looked for as soon as it ends again
+            result = transaction.connection.execute(update(attempts).where(is_it).values(**values))
             assert result.rowcount == 1, "it was read in this transaction"
             save_job(transaction, job, taken)
             transaction.dispatcher.occupy(job.project_uid, served=served_of(transaction, job))

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import Column, Connection, Row, and_, bindparam, case, func, select, update
+from sqlalchemy import Column, Row, bindparam, case, func, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.log import get_logger
@@ -23,16 +23,14 @@ from services.scheduler.domain.job import (
     Attempt,
     AttemptOutcome,
     AttemptPhase,
-    Checkpoint,
     Job,
     JobReason,
     JobState,
     avoiding_none,
 )
-from services.scheduler.domain.lease import AttemptKey, Orphan
 from services.scheduler.domain.timekeeping import ClockLimits, Guard, Look, SilenceLimits, outage, step_us
 from services.scheduler.store import tables
-from services.scheduler.store.attempts import close_attempt, load_job, record_checkpoints, save_job
+from services.scheduler.store.attempts import close_attempt, load_job, save_job
 from services.scheduler.store.credentials import forget_credentials
 from services.scheduler.store.database import Database
 from services.scheduler.store.forgetting import ROWS_MAX, KeepingLimits, forget_old
@@ -108,58 +106,6 @@ class Upkeep:
         )
         self._seen = seen  # not before it is on disk: what was not done is seen again, and done then
         return closed
-
-    async def attempts_to_adopt(self, limit: int) -> list[Orphan]:
-        """Ended attempts whose checkpoints are to be looked for now, those first that were to be looked for first."""
-
-        def read(connection: Connection) -> list[Orphan]:
-            attempts, jobs = tables.attempts, tables.jobs
-            waits = and_(jobs.c.held, jobs.c.epoch == attempts.c.epoch)
-            columns = attempts.c.job_uid, attempts.c.epoch, attempts.c.end_time_us, waits.label("waits")
-            query = select(*columns).join(jobs, jobs.c.uid == attempts.c.job_uid)
-            due = attempts.c.adopt_time_us <= self._database.now_us(connection)
-            query = query.where(~attempts.c.active, ~attempts.c.adopted, due)
-            query = query.order_by(attempts.c.adopt_time_us).limit(limit)
-            return [
-                Orphan(
-                    key=AttemptKey(job_uid=row.job_uid, epoch=row.epoch),
-                    end_time_us=row.end_time_us or 0,
-                    waits=row.waits,
-                )
-                for row in connection.execute(query)
-            ]
-
-        return await self._database.read(read)
-
-    async def adopt(self, key: AttemptKey, checkpoints: Sequence[Checkpoint]) -> None:
-        """Record what was found of an ended attempt; its job, if it is queued again, may be claimed now."""
-
-        def adopt(transaction: Transaction) -> None:
-            _set_adoption(transaction, key, adopted=True)
-            job = load_job(transaction.connection, key.job_uid)
-            if job is not None:
-                _let_go(transaction, record_checkpoints(transaction, job, checkpoints), key)
-
-        await self._database.write(adopt, control=True)
-
-    async def look_later(self, key: AttemptKey, *, seconds: float, let_go: bool) -> None:
-        """Look for the attempt's checkpoints again later. `let_go`: its job need not wait for them any longer."""
-
-        def look_later(transaction: Transaction) -> None:
-            _set_adoption(transaction, key, adopt_time_us=transaction.now_us + round(seconds * SECOND_US))
-            if let_go:
-                _let_job_go(transaction, key)
-
-        await self._database.write(look_later, control=True)
-
-    async def give_up(self, key: AttemptKey) -> None:
-        """Nobody looks for the attempt's checkpoints any more."""
-
-        def give_up(transaction: Transaction) -> None:
-            _set_adoption(transaction, key, adopted=True)
-            _let_job_go(transaction, key)
-
-        await self._database.write(give_up, control=True)
 
     async def forget(self) -> None:
         """Drop what has been kept long enough. A clock that was set forward makes nothing old."""
@@ -396,23 +342,3 @@ def _lost(_job: Job, attempt: Attempt) -> _End:
 def _late_stop(_job: Job, attempt: Attempt) -> _End:
     message = f"the runner did not end within the grace period; it was {attempt.phase.lower()}"
     return _End(outcome=AttemptOutcome.STOPPED, reason=JobReason.USER_STOP, message=message)
-
-
-def _set_adoption(transaction: Transaction, key: AttemptKey, **values: object) -> None:
-    attempts = tables.attempts
-    is_it = (attempts.c.job_uid == key.job_uid) & (attempts.c.epoch == key.epoch) & ~attempts.c.active
-    transaction.connection.execute(update(attempts).where(is_it).values(**values))
-
-
-def _let_job_go(transaction: Transaction, key: AttemptKey) -> None:
-    """As `_let_go`; one that cannot be read stays, and is not asked for without end."""
-    with transaction.apart("job_not_let_go", job_uid=key.job_uid):
-        job = load_job(transaction.connection, key.job_uid)
-        if job is not None:
-            _let_go(transaction, job, key)
-
-
-def _let_go(transaction: Transaction, job: Job, key: AttemptKey) -> None:
-    """The job, if it waits for this attempt's checkpoints, may be claimed."""
-    if job.held and job.epoch == key.epoch:
-        save_job(transaction, job, replace(job, held=False))
