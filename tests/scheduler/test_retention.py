@@ -197,6 +197,28 @@ def test_the_files_of_what_goes_are_deleted_and_no_others(with_stores, checkpoin
     with_stores(test)
 
 
+def test_store_that_is_away_holds_up_a_part_of_what_goes_and_the_rest_goes_later(with_stores, checkpoint, monkeypatch):
+    monkeypatch.setattr(retention, "PRUNED_TOGETHER_MAX", 2)
+
+    async def test(stores):
+        await stores.create_project("digits")
+        uid = await stores.submit("digits", "first")
+        standing = await stores.report("one")
+        store = CheckpointStore("s3://bucket/checkpoints", endpoint_url="http://127.0.0.1:9")  # nobody listens there
+        made = [checkpoint(uid, 1, n) for n in (1, 2, 3, 4, 5, 30, 60, 90, 99)]
+        made = [replace(each, uri=f"{store.prefix(uid, 1)}/{each.key.iteration}") for each in made]
+        await stores.end("one", standing, "COMPLETED", checkpoints=tuple(made))
+        stores.clock.pass_seconds(600)
+        rows = RetentionRows(stores.database, RETENTION, pinned_by=pinned_checkpoint)
+        limits = ForgettingLimits(pause_seconds=0.0, deletion_seconds=0.2)
+        forgetting = Forgetting(stores.upkeep, store, rows, limits=limits)
+        for left in (7, 5, 4):
+            await forgetting.turn()
+            assert await stores.count("checkpoints") == left
+
+    with_stores(test)
+
+
 def test_ended_keys_are_forgotten_by_a_loop_of_their_own(tmp_path: Path):
     path = tmp_path / "token.pem"
     TokenSigner.from_file(path)  # makes it

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.chassis.errors import SihlaiError
 from services.chassis.log import get_logger
+from services.scheduler.domain.job import Checkpoint
 from services.scheduler.keyring import Keyring
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.store.retention import RetentionRows
@@ -23,6 +25,8 @@ class ForgettingLimits:
     """How often things are forgotten."""
 
     pause_seconds: float = 600.0
+    deleted_at_once: int = 16
+    """Checkpoints whose files are deleted at once."""
     deletion_seconds: float = 20.0
     """How long the deletion of one checkpoint's files may take."""
 
@@ -50,19 +54,34 @@ class Forgetting:
         await asyncio.sleep(self._limits.pause_seconds)
 
     async def _prune(self) -> None:
-        """Take out old checkpoints, then their files. Files that could not be deleted stay, and harm nothing."""
+        """Take out old checkpoints, then their files. Files that could not be deleted stay, and harm nothing; what is
+        left is taken out the next time: a store that hangs holds up nothing else.
+        """
         count = 0
         async with contextlib.aclosing(self._retention.prune()) as parts:
             async for part in parts:
                 count += len(part)
-                for checkpoint in part:
-                    try:
-                        async with asyncio.timeout(self._limits.deletion_seconds):
-                            await self._checkpoints.delete(checkpoint.uri)
-                    except (SihlaiError, TimeoutError) as error:
-                        log.error("checkpoint_not_deleted", uri=checkpoint.uri, problem=str(error))
+                if not await self._are_deleted(part):
+                    break
         if count:
             log.info("checkpoints_pruned", count=count)
+
+    async def _are_deleted(self, checkpoints: Sequence[Checkpoint]) -> bool:
+        """Delete the files of the checkpoints, and return whether those of all are gone."""
+        gone: list[bool] = []
+        for start in range(0, len(checkpoints), self._limits.deleted_at_once):
+            some = checkpoints[start : start + self._limits.deleted_at_once]
+            gone += await asyncio.gather(*(self._is_deleted(checkpoint.uri) for checkpoint in some))
+        return all(gone)
+
+    async def _is_deleted(self, uri: str) -> bool:
+        try:
+            async with asyncio.timeout(self._limits.deletion_seconds):
+                await self._checkpoints.delete(uri)
+        except (SihlaiError, TimeoutError) as error:
+            log.error("checkpoint_not_deleted", uri=uri, problem=str(error) or type(error).__name__)
+            return False
+        return True
 
 
 class KeyForgetting:
