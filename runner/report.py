@@ -88,12 +88,16 @@ class CheckpointWritten(msgspec.Struct, frozen=True, tag="checkpoint_written", a
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended", array_like=True):
-    """The trainer's last word. `reason` is a name of sihlai.scheduler.v1.JobReason without its prefix."""
+    """The trainer's last word. `reason` is a name of sihlai.scheduler.v1.JobReason without its prefix.
+
+    `unforeseen`: it failed by what nobody meant to tell the user, so that the machine may be to blame.
+    """
 
     outcome: Outcome
     reason: str
     message: str
     iteration: int
+    unforeseen: bool = False
 
 
 Report = Points | Line | Progress | CheckpointStarted | CheckpointWritten | Ended

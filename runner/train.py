@@ -20,9 +20,10 @@ from sihlai.scheduler.v1 import job_spec_pb2
 from runner.report import Ended, Level, Outcome, ReportWriter
 from runner.trainer.attempt_file import Attempt, read_attempt
 from runner.trainer.checkpoint import Position
-from runner.trainer.commands import Commands
+from runner.trainer.commands import Commands, leave_signals_to_agent
 from runner.trainer.config import PREFIX, TrainerConfig
-from runner.trainer.failure import Failure, FailureReason, trainer_failure
+from runner.trainer.failure import Failure, FailureReason, runner_failure, trainer_failure
+from runner.trainer.fault import is_fault_of_machine
 from runner.trainer.gradient import add_gradient
 from runner.trainer.machine import keep_memory_of_steps
 from runner.trainer.optimizer import set_rate
@@ -39,7 +40,10 @@ EXIT_CODE_USAGE = 2
 STANDARD_INPUT = 0
 MESSAGE_CHARACTERS_MAX = 1_000
 NOTHING = torch.empty(0)
-OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+OUT_OF_MEMORY_WORDS = (
+    *("can't allocate memory", "not enough memory", "CUDA out of memory", "CUDA error: out of memory"),
+    *("CUDA driver error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
 
 
 def main() -> int:
@@ -52,6 +56,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_CODE_USAGE
     faulthandler.enable()  # a crash leaves its stack in the log
+    leave_signals_to_agent()
     keep_memory_of_steps()
     commands = Commands()
     commands.listen(STANDARD_INPUT)
@@ -89,6 +94,7 @@ def run(config: TrainerConfig, reporter: Reporter, commands: Commands) -> Ended:
             reason=failure.reason,
             message=failure.message[:MESSAGE_CHARACTERS_MAX],
             iteration=session.iteration if session else 0,
+            unforeseen=not isinstance(error, Failure),
         )
 
 
@@ -183,9 +189,9 @@ def validation_due(position: Position, trainer: job_spec_pb2.Trainer) -> bool:
 
 
 def failure_of(error: Exception, session: Session | None, attempt: Attempt | None) -> Failure:
-    """What a person is told about an exception. A Failure is told as it is."""
+    """What a person is told about an exception. A Failure is told as it is; the machine may be behind that too."""
     if isinstance(error, Failure):
-        return error
+        return runner_failure(error.message) if is_fault_of_machine(error) else error
     where = f"in step {session.iteration + 1}" if session else "before the first step"
     if attempt is not None and is_out_of_memory(error):
         spec = attempt.spec
@@ -196,8 +202,10 @@ def failure_of(error: Exception, session: Session | None, attempt: Attempt | Non
             f" and data.width ({spec.data.height} x {spec.data.width}), or take a smaller backbone than"
             f" {spec.model.backbone.name}",
         )
-    words = " ".join(str(error).split())
-    return trainer_failure(f"the trainer failed {where} with {type(error).__name__}, see the log: {words}")
+    problem, words = f"the trainer failed {where} with {type(error).__name__}", " ".join(str(error).split())
+    if is_fault_of_machine(error):
+        return runner_failure(f"{problem}, because the runner's disk, driver or GPU does not work: {words}")
+    return trainer_failure(f"{problem}, see the log: {words}")
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -268,9 +268,9 @@ class Attempt:
         )
         command = [*parts.trainer_command, "--attempt-file", str(attempt_file)]
         ending = await self._supervision.run(command, folder=self._folder, environ=parts.environ)
-        # One that died before it could say anything: of the job, or of this machine?
-        silent = ending.outcome == job_pb2.ATTEMPT_OUTCOME_FAILED and not self._supervision.reported
-        problem = await parts.fitness.check() if silent else ""
+        # By the job, or by this machine?
+        doubtful = ending.outcome == job_pb2.ATTEMPT_OUTCOME_FAILED and self._supervision.unexplained
+        problem = await parts.fitness.check() if doubtful else ""
         return ending_of_fault(f"{problem}. The trainer: {ending.message}") if problem else ending
 
     async def _with_uploads(self, ending: Ending) -> Ending:

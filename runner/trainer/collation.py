@@ -20,6 +20,7 @@ from runner.tasks.task import WrongAnnotation
 from runner.trainer.augmentation import UNCHANGED, Change, Changes, change_of, changes_anything, seed_of, strengthened
 from runner.trainer.batch import Batch, Unreadable
 from runner.trainer.dataset import Example, labelled_counts
+from runner.trainer.fault import is_fault_of_machine
 from runner.trainer.image import CHANNELS
 from runner.trainer.loader import Loader
 from runner.trainer.order import Order
@@ -217,6 +218,8 @@ class BatchAssembly:
         try:
             view = store.copy(self._positions[slot], self._pictures[slot])
         except UnreadableImage as error:
+            if is_fault_of_machine(error):
+                raise
             self._broken[slot] = str(error)
             self._views[slot] = store.blank(self._pictures[slot])
         else:
@@ -239,6 +242,8 @@ class BatchAssembly:
             try:
                 self._placed[index][slot] = task.place(target, view)
             except (UnreadableImage, WrongAnnotation) as error:
+                if is_fault_of_machine(error):
+                    raise
                 found = Unreadable(
                     name=self._examples[slot].name,
                     reason=str(error),

@@ -1,12 +1,14 @@
 """The agent's commands to the trainer, read from standard input by a thread of its own.
 
 The end of the input means that the agent is gone: the process then ends at once, because nobody is left to hear it or
-to delete the dataset behind it.
+to delete the dataset behind it. Signals are the agent's: a service that is stopped, or a machine that shuts down, sends
+them to every process, and the trainer must live on to write the checkpoint that the agent then asks for.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 
 from runner.report import COMMAND_HAND_BACK, COMMAND_STOP
@@ -14,6 +16,13 @@ from runner.report import COMMAND_HAND_BACK, COMMAND_STOP
 EXIT_CODE_ORPHANED = 3
 CHUNK_BYTES = 4_096
 LINE_BYTES_MAX = 1_024
+SIGNALS_FOR_AGENT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def leave_signals_to_agent() -> None:
+    """From now on end by the agent's word alone. In the main thread; what is started later is as deaf."""
+    for number in SIGNALS_FOR_AGENT:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Commands:

@@ -12,6 +12,8 @@ from runner.report import Ended, Outcome
 
 MESSAGE_CHARACTERS_MAX = 4_000
 VMSTAT = Path("/proc/vmstat")
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE})
+"""Signals by which a program ends for what it did itself. The others but SIGBUS come from outside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,26 +68,34 @@ def failure(reason: job_pb2.JobReason.ValueType, message: str, tail: str = "") -
     return Ending(outcome=job_pb2.ATTEMPT_OUTCOME_FAILED, reason=reason, message=text)
 
 
-def ending_of_trainer(last_word: Ended | None, death: Death, *, hand_back: bool, tail: str) -> Ending:
-    """How an attempt ends whose trainer ran. Its last word counts, whatever became of its process afterwards."""
+def ending_of_trainer(last_word: Ended | None, death: Death, *, stopping: bool, hand_back: bool, tail: str) -> Ending:
+    """How an attempt ends whose trainer ran. Its last word counts, whatever became of its process afterwards.
+
+    `stopping`: it was told to end, with `hand_back` for another runner to go on from its last checkpoint.
+    """
     if last_word is not None:
         return _ending_of_last_word(last_word, tail)
     if death.killed_for:
         return ending_of_stop(hand_back=hand_back, message=death.killed_for)
-    if death.exit_code == -signal.SIGKILL and death.out_of_memory_kills != 0:
+    if death.exit_code >= 0:
+        message = f"the trainer ended with exit code {death.exit_code} and without saying why"
+        return failure(job_pb2.JOB_REASON_TRAINER_ERROR, message, tail)
+    number = -death.exit_code
+    if number in CRASHES:
+        return failure(job_pb2.JOB_REASON_TRAINER_ERROR, f"the trainer crashed with {_signal_name(number)}", tail)
+    if number == signal.SIGKILL and (death.out_of_memory_kills or (death.out_of_memory_kills is None and not stopping)):
         likely = "" if death.out_of_memory_kills else "most likely "
         message = (
             f"the trainer was killed by SIGKILL, {likely}because the machine's memory was not enough: "
             "lower the batch size or the resolution"
         )
         return failure(job_pb2.JOB_REASON_OUT_OF_MEMORY, message, tail)
-    if death.exit_code < 0:
-        message = f"the trainer was killed by {_signal_name(-death.exit_code)} from outside"
-        if -death.exit_code in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE):
-            message = f"the trainer crashed with {_signal_name(-death.exit_code)}"
-    else:
-        message = f"the trainer ended with exit code {death.exit_code} and without saying why"
-    return failure(job_pb2.JOB_REASON_TRAINER_ERROR, message, tail)
+    if number == signal.SIGBUS:
+        return ending_of_fault("the trainer ended with SIGBUS: the machine's disk, /dev/shm or memory does not work")
+    message = f"the trainer was killed by {_signal_name(number)} from outside"
+    if stopping:
+        return ending_of_stop(hand_back=hand_back, message=f"{message} while it was stopped")
+    return ending_of_fault(f"{message}, and not by its agent: see what ends processes on the runner's machine")
 
 
 def out_of_memory_kills() -> int | None:

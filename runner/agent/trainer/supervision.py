@@ -71,8 +71,6 @@ class Supervision:
         self._last_word: Ended | None = None
         self._last_checkpoint_written = False
         self._failure = ""
-        self.reported = False
-        """Whether the trainer has said anything at all."""
         self._killed_for = ""
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -80,6 +78,11 @@ class Supervision:
     def process_id(self) -> int | None:
         """The trainer's process; None where none runs."""
         return None if self._process is None else self._process.group.leader
+
+    @property
+    def unexplained(self) -> bool:
+        """Whether the trainer has not said how it ended, or not known why."""
+        return self._last_word is None or self._last_word.unforeseen
 
     async def run(self, command: Sequence[str], *, folder: Path, environ: Mapping[str, str]) -> Ending:
         """From start to end; nothing that the trainer started is left afterwards. Raises OSError at the start."""
@@ -117,7 +120,13 @@ class Supervision:
         )
         if self._failure:
             return failure(job_pb2.JOB_REASON_INTERNAL, self._failure, self._recorder.tail())
-        return ending_of_trainer(self._last_word, death, hand_back=self._wanted.hand_back, tail=self._recorder.tail())
+        return ending_of_trainer(
+            self._last_word,
+            death,
+            stopping=self._wanted.stopping is not Stopping.NO,
+            hand_back=self._wanted.hand_back,
+            tail=self._recorder.tail(),
+        )
 
     def stop(self, wanted: StopWanted) -> None:
         """Tell the trainer to end with a checkpoint within its grace, or end it at once."""
@@ -155,7 +164,6 @@ class Supervision:
     async def _relay_reports(self, process: TrainerProcess) -> None:
         try:
             async for reports in process.reports():
-                self.reported = True
                 for report in reports:
                     self._take_in(report)
                 await self._recorder.room()

@@ -49,10 +49,10 @@ def checkpoint(cause):
         (draft / "state.pt").write_text(str(iteration))
         draft.rename(folder)
     except OSError as error:
-        end(Outcome.FAILED, "CHECKPOINT_ERROR", f"the checkpoint of step {iteration} cannot be written: {error}")
+        end(Outcome.FAILED, "RUNNER_FAULT", f"the checkpoint of step {iteration} cannot be written: {error}")
     writer.write(CheckpointWritten(str(folder), iteration, cause, 0.5, False))
-def end(outcome, reason, message=""):
-    writer.write(Ended(outcome, reason, message, iteration))
+def end(outcome, reason, message="", unforeseen=False):
+    writer.write(Ended(outcome, reason, message, iteration, unforeseen))
     sys.stdout.flush()
     os._exit(0)
 if does == "fork":
@@ -66,6 +66,10 @@ while iteration < iterations_max:
     if does == "crash" and iteration == 3:
         print("about to fail", file=sys.stderr)
         raise RuntimeError("the trainer is broken")
+    if unfit.exists() and does == "die-unfit":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if unfit.exists() and does in ("break-unfit", "refuse-unfit"):
+        end(Outcome.FAILED, "TRAINER_ERROR", "the loss is nan", does == "break-unfit")
     if does == "die" and iteration == 3:
         os.kill(os.getpid(), signal.SIGSEGV)
     if does == "validate" and iteration % 10 == 0 and iteration < iterations_max:

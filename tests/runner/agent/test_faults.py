@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -72,6 +74,42 @@ def test_a_runner_that_cannot_train_hands_its_job_back_and_takes_it_again_when_i
     assert (job.state, len(job.attempts)) == (COMPLETED, 2)
     assert not runner(system).capabilities.problem
     until(lambda: not left_behind(work))
+
+
+@pytest.mark.parametrize("does", ["die-unfit", "break-unfit"])
+def test_a_trainer_that_fails_on_a_machine_that_does_not_work_fails_no_job(
+    system: System, work: Path, does: str
+) -> None:
+    name = system.submit(system.project(), iterations=400, step_ms="10", does=does)
+    system.wait_step(name, 3)
+    with unfit(system, "RuntimeError: CUDA error: uncorrectable ECC error encountered"):
+        job = system.wait_for(name, lambda job: job.state != job_pb2.JOB_STATE_RUNNING)
+        assert (job.attempts[0].outcome, job.attempts[0].reason) == (HANDED_BACK, job_pb2.JOB_REASON_RUNNER_FAULT)
+        assert "uncorrectable ECC error" in job.attempts[0].message
+        assert "uncorrectable ECC error" in runner(system).capabilities.problem
+    assert system.wait_ended(name).state == COMPLETED
+
+
+def test_what_a_trainer_says_on_purpose_is_the_jobs_also_on_a_machine_that_does_not_work(
+    system: System, work: Path
+) -> None:
+    name = system.submit(system.project(), iterations=400, step_ms="10", does="refuse-unfit")
+    system.wait_step(name, 3)
+    with unfit(system, "RuntimeError: CUDA error: uncorrectable ECC error encountered"):
+        job = system.wait_ended(name)
+    assert (job.state, job.reason) == (job_pb2.JOB_STATE_FAILED, job_pb2.JOB_REASON_TRAINER_ERROR)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_trainer_that_is_killed_from_outside_fails_no_job(system: System, work: Path, number: signal.Signals) -> None:
+    name = system.submit(system.project(), iterations=200, step_ms="10")
+    system.wait_step(name, 3)
+    (trainer,) = system.trainers()
+    os.kill(trainer, number)
+    job = system.wait_ended(name)
+    assert (job.attempts[0].outcome, job.attempts[0].reason) == (HANDED_BACK, job_pb2.JOB_REASON_RUNNER_FAULT)
+    assert f"killed by {number.name} from outside" in job.attempts[0].message
+    assert (job.state, len(job.attempts)) == (COMPLETED, 2)
 
 
 def test_a_runner_that_cannot_train_from_its_start_takes_no_job_at_all(system: System, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Whole trainings in this process: what is learned, reported, saved and refused."""
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from runner.predict import Predictor
 from runner.report import (
@@ -261,7 +264,7 @@ def test_a_diverging_loss_ends_the_job_with_its_step(workshop: Workshop, halves:
     spec = spec_from(model={"heads": heads}, trainer=trainer)
     outcome = workshop.run(workshop.write_attempt(workshop.write_dataset({"side": halves}), spec))
     ended = outcome.ended
-    assert (ended.outcome, ended.reason) == (Ending.FAILED, "TRAINER_ERROR")
+    assert (ended.outcome, ended.reason, ended.unforeseen) == (Ending.FAILED, "TRAINER_ERROR", False)
     assert f"in step {ended.iteration + 1}: lower the learning rate" in ended.message
     assert not outcome.of(CheckpointWritten)
     assert "Traceback" not in outcome.lines
@@ -367,12 +370,76 @@ def test_memory_that_is_not_enough_says_what_to_lower(workshop: Workshop) -> Non
     assert "lower data.height and data.width (16 x 16)" in failure.message
 
 
+CUDA_ADVICE = "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(f"CUDA error: uncorrectable ECC error encountered\n{CUDA_ADVICE}"),
+        RuntimeError(f"CUDA error: CUDA-capable device(s) is/are busy or unavailable\n{CUDA_ADVICE}"),
+        RuntimeError(f"CUDA error: no kernel image is available for execution on the device\n{CUDA_ADVICE}"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+        RuntimeError("CUDA driver error: unknown error"),
+        RuntimeError("CUDA driver version is insufficient for CUDA runtime version"),
+        RuntimeError("unable to write to file </torch_5_0>: No space left on device (28)"),
+        RuntimeError("can't start new thread"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        *(OSError(number, os.strerror(number)) for number in (errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EROFS)),
+    ],
+)
+def test_what_the_machine_does_wrong_is_the_runners_fault(workshop: Workshop, error: Exception) -> None:
+    attempt = read_attempt(workshop.write_attempt({"images": "i", "heads": {}}, spec_from()))
+    failure = failure_of(error, None, attempt)
+    assert failure.reason is FailureReason.RUNNER_FAULT
+    assert "the runner's disk, driver or GPU does not work" in failure.message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(f"CUDA error: device-side assert triggered\n{CUDA_ADVICE}"),
+        RuntimeError(f"CUDA error: an illegal memory access was encountered\n{CUDA_ADVICE}"),
+        RuntimeError("CUDA driver error: device-side assert triggered"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (8x3 and 4x5)"),
+        FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "dataset/images/000.png"),
+        PermissionError(errno.EACCES, os.strerror(errno.EACCES), "dataset/images/000.png"),
+    ],
+)
+def test_what_a_specification_or_a_mistake_brings_about_stays_the_trainers(
+    workshop: Workshop, error: Exception
+) -> None:
+    attempt = read_attempt(workshop.write_attempt({"images": "i", "heads": {}}, spec_from()))
+    assert failure_of(error, None, attempt).reason is FailureReason.TRAINER_ERROR
+
+
+@pytest.mark.parametrize("bad_data", ["BAD_DATA_SKIP", "BAD_DATA_FAIL"])
+def test_a_disk_that_does_not_give_an_image_is_the_runners_fault(
+    workshop: Workshop, halves: dict[str, str], bad_data: str
+) -> None:
+    training = workshop.write_dataset({"side": halves})
+    image = Path(training["images"]) / "007.png"
+    image.unlink()
+    image.symlink_to("/proc/self/mem")  # whose first page nobody can read: EIO
+    ended = workshop.run(workshop.write_attempt(training, spec_from(data={"bad_data": bad_data}))).ended
+    assert (ended.reason, ended.unforeseen) == ("RUNNER_FAULT", True)
+    assert "Input/output error" in ended.message
+
+
+def test_a_disk_that_does_not_give_the_annotations_is_the_runners_fault(workshop: Workshop) -> None:
+    training = workshop.write_dataset({"side": {"a.png": "left"}})
+    annotations = Path(training["heads"]["side"]) / "annotations.json"
+    annotations.unlink()
+    annotations.symlink_to("/proc/self/mem")
+    assert refused(workshop, spec_from(), training).ended.reason == "RUNNER_FAULT"
+
+
 def test_a_mistake_of_ours_is_told_in_a_sentence_and_traced_in_the_log(workshop: Workshop) -> None:
     training = workshop.write_dataset({"side": {"a.png": "left", "b.png": "top", "c.png": "top"}})
     spec = spec_from()
     spec.trainer.ClearField("batch_size")  # the scheduler would have filled it in
     outcome = refused(workshop, spec, training)
-    assert outcome.ended.reason == "TRAINER_ERROR"
+    assert (outcome.ended.reason, outcome.ended.unforeseen) == ("TRAINER_ERROR", True)
     assert "Traceback" in outcome.lines
 
 

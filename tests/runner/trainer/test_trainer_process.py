@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -75,6 +76,28 @@ def test_the_process_ends_at_once_when_its_agent_is_gone(workshop: Workshop, hal
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(SECONDS_MAX) == EXIT_CODE_ORPHANED
+
+
+def test_signals_to_all_processes_of_a_machine_leave_the_trainer_to_its_agent(
+    workshop: Workshop, halves: dict[str, str]
+) -> None:
+    """As systemd sends them to a whole control group, and a terminal to its foreground processes."""
+    spec = spec_from(trainer={"iterations_max": 100_000})
+    with trainer(workshop.write_attempt(workshop.write_dataset({"side": halves}), spec)) as (process, pipe):
+        reports = read_reports(pipe)
+        steps = (report.step for report in reports if isinstance(report, Points))
+        reached = next(steps)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            process.send_signal(number)
+        assert next(step for step in steps if step > reached + 20)
+        assert process.stdin is not None
+        process.stdin.write(b"hand-back\n")
+        process.stdin.flush()
+        *_, last = rest = list(reports)
+        assert isinstance(last, Ended)
+        assert last.outcome is Outcome.HANDED_BACK
+        assert any(isinstance(report, CheckpointWritten) for report in rest)
+        assert process.wait(SECONDS_MAX) == 0
 
 
 def test_wrong_flags_are_named_without_a_stack_trace() -> None:

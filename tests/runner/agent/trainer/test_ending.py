@@ -28,10 +28,8 @@ CRASHED, KILLED = Death(exit_code=1), Death(exit_code=-signal.SIGKILL, out_of_me
         (None, CRASHED, False, "FAILED", "TRAINER_ERROR", "exit code 1 and without saying why\n\nthe tail"),
         (None, Death(exit_code=0), False, "FAILED", "TRAINER_ERROR", "exit code 0"),
         (None, Death(exit_code=-signal.SIGSEGV), False, "FAILED", "TRAINER_ERROR", "crashed with SIGSEGV"),
-        (None, Death(exit_code=-signal.SIGTERM), False, "FAILED", "TRAINER_ERROR", "killed by SIGTERM from outside"),
         (None, KILLED, False, "FAILED", "OUT_OF_MEMORY", "SIGKILL, because the machine's memory was not enough"),
         (None, Death(exit_code=-9), False, "FAILED", "OUT_OF_MEMORY", "most likely because"),
-        (None, Death(exit_code=-9, out_of_memory_kills=0), False, "FAILED", "TRAINER_ERROR", "SIGKILL from outside"),
         (None, Death(exit_code=-9, killed_for="too slow"), False, "STOPPED", "USER_STOP", "too slow"),
         (None, Death(exit_code=-9, killed_for="too slow"), True, "HANDED_BACK", "UNSPECIFIED", "too slow"),
     ],
@@ -39,10 +37,41 @@ CRASHED, KILLED = Death(exit_code=1), Death(exit_code=-signal.SIGKILL, out_of_me
 def test_every_end_of_a_trainer_has_a_typed_reason(
     last_word: Ended | None, death: Death, hand_back: bool, outcome: str, reason: str, says: str
 ) -> None:
-    ending = ending_of_trainer(last_word, death, hand_back=hand_back, tail="the tail")
+    stopping = hand_back or bool(death.killed_for)
+    ending = ending_of_trainer(last_word, death, stopping=stopping, hand_back=hand_back, tail="the tail")
     assert job_pb2.AttemptOutcome.Name(ending.outcome) == f"ATTEMPT_OUTCOME_{outcome}"
     assert job_pb2.JobReason.Name(ending.reason) == f"JOB_REASON_{reason}"
     assert says in ending.message
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("stopping", "hand_back", "outcome", "reason"),
+    [
+        (False, False, "HANDED_BACK", "RUNNER_FAULT"),
+        (True, False, "STOPPED", "USER_STOP"),
+        (True, True, "HANDED_BACK", "UNSPECIFIED"),
+    ],
+)
+def test_a_trainer_that_was_killed_from_outside_fails_no_job(
+    number: signal.Signals, stopping: bool, hand_back: bool, outcome: str, reason: str
+) -> None:
+    death = Death(exit_code=-number, out_of_memory_kills=0)
+    ending = ending_of_trainer(None, death, stopping=stopping, hand_back=hand_back, tail="the tail")
+    assert job_pb2.AttemptOutcome.Name(ending.outcome) == f"ATTEMPT_OUTCOME_{outcome}"
+    assert job_pb2.JobReason.Name(ending.reason) == f"JOB_REASON_{reason}"
+    assert f"the trainer was killed by {number.name} from outside" in ending.message
+
+
+def test_a_stop_makes_no_lack_of_memory_of_a_kill_that_the_kernel_does_not_tell_of() -> None:
+    ending = ending_of_trainer(None, Death(exit_code=-signal.SIGKILL), stopping=True, hand_back=True, tail="")
+    assert (ending.outcome, ending.reason) == (job_pb2.ATTEMPT_OUTCOME_HANDED_BACK, job_pb2.JOB_REASON_UNSPECIFIED)
+
+
+def test_a_bus_error_is_the_runners_fault() -> None:
+    """Where a file that is mapped cannot be read or written: /dev/shm is full, or a disk fails."""
+    ending = ending_of_trainer(None, Death(exit_code=-signal.SIGBUS), stopping=False, hand_back=False, tail="")
+    assert (ending.outcome, ending.reason) == (job_pb2.ATTEMPT_OUTCOME_HANDED_BACK, job_pb2.JOB_REASON_RUNNER_FAULT)
 
 
 def test_a_message_is_bounded_and_keeps_the_end_of_the_log() -> None:
