@@ -25,7 +25,7 @@ from torch import nn
 
 from runner.tasks.task import Vocabulary
 from runner.trainer.average import WeightAverage
-from runner.trainer.failure import checkpoint_failure
+from runner.trainer.failure import checkpoint_failure, runner_failure
 from runner.trainer.optimizer import load_optimizer_state
 from services.chassis.files import sync
 
@@ -37,6 +37,10 @@ WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "state.pt"
 CONFIG_FILE = "config.json"
 NAMES_SHOWN_MAX = 5
+CHECKPOINTS_ON_DISK = 2
+"""Room is wanted for so many: one is written while the one before it waits for its upload."""
+COPIES_IN_CHECKPOINT = 3
+"""Of the weights: themselves, and what AdamW keeps of each. An average is one more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,19 @@ class Resumed:
 
     position: Position
     differences: tuple[str, ...]
+
+
+def require_room(folder: Path, model: nn.Module, average: WeightAverage | None) -> None:
+    """Raise Failure where the disk of the folder has no room for a training's checkpoints; it need not exist."""
+    weights_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+    copies = COPIES_IN_CHECKPOINT + (average is not None)
+    wanted_bytes = CHECKPOINTS_ON_DISK * copies * weights_bytes
+    free_bytes = shutil.disk_usage(folder.parent).free
+    if free_bytes < wanted_bytes:
+        raise runner_failure(
+            f"the runner's disk has {free_bytes} bytes free, but {CHECKPOINTS_ON_DISK} checkpoints of this model may"
+            f" take {wanted_bytes}: use a runner with a larger disk"
+        )
 
 
 def write_checkpoint(
@@ -142,8 +159,8 @@ def _write(
         sync(folder.parent)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save says RuntimeError for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
-        reason = f"the checkpoint of step {config['iteration']} cannot be written: {error}"
-        raise checkpoint_failure(reason) from error
+        reason = f"the checkpoint of step {config['iteration']} cannot be written to the runner's disk: {error}"
+        raise runner_failure(reason) from error
 
 
 def resume_checkpoint(

@@ -67,7 +67,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> N
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(Failure, match="the checkpoint of step 7 cannot be written") as failure:
         write(tmp_path / "file" / "7", Position(iteration=7))
-    assert failure.value.reason is FailureReason.CHECKPOINT_ERROR
+    assert failure.value.reason is FailureReason.RUNNER_FAULT
     (tmp_path / "8").mkdir()
     (tmp_path / "8" / "old").write_text("somebody's")
     with pytest.raises(Failure):

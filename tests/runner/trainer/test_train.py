@@ -32,6 +32,7 @@ from runner.trainer.failure import FailureReason
 from runner.trainer.model import build_model
 from runner.trainer.rehearsal import rehearse
 from runner.trainer.reporter import Reporter
+from tests.chaos.disk import disk, why_no_disk
 from tests.runner.trainer.conftest import Outcome, Workshop, spec_from
 from tests.runner.trainer.task_rows import ROWS, write_head, write_images
 
@@ -353,10 +354,52 @@ def test_a_damaged_checkpoint_is_a_checkpoint_error(workshop: Workshop) -> None:
     assert refused(workshop, spec_from(), resume_folder=str(workshop.folder)).ended.reason == "CHECKPOINT_ERROR"
 
 
-def test_a_checkpoint_folder_that_cannot_be_written_is_a_checkpoint_error(workshop: Workshop) -> None:
+def test_a_checkpoint_folder_that_cannot_be_written_is_the_runners_fault(workshop: Workshop) -> None:
     (workshop.folder / "file").write_text("in the way")
     ended = refused(workshop, spec_from(), checkpoint_folder=str(workshop.folder / "file")).ended
-    assert ended.reason == "CHECKPOINT_ERROR"
+    assert ended.reason == "RUNNER_FAULT"
+
+
+def test_a_disk_without_room_for_two_checkpoints_is_refused_before_the_first_step(
+    workshop: Workshop, halves: dict[str, str]
+) -> None:
+    if why := why_no_disk():
+        pytest.skip(why)
+    training = workshop.write_dataset({"side": halves})
+    sizes: dict[float, int] = {}
+    for decay in (0.0, 0.5):
+        spec = spec_from(trainer={"ema_decay": decay})
+        done = workshop.run(workshop.write_attempt(training, spec))
+        (last,) = (each for each in done.of(CheckpointWritten) if each.cause == "FINAL")
+        tensors = [Path(last.folder) / name for name in ("model.safetensors", "state.pt")]
+        sizes[decay] = sum(path.stat().st_size for path in tensors)
+        with disk(workshop.folder / f"disk-{decay}", round(1.9 * sizes[decay])) as small:
+            outcome = refused(workshop, spec, training, checkpoint_folder=str(small.folder / "checkpoints"))
+        assert outcome.ended.reason == "RUNNER_FAULT"
+        assert "2 checkpoints of this model may take" in outcome.ended.message
+        assert not outcome.of(Points)
+    assert sizes[0.5] > 1.2 * sizes[0.0]
+
+
+def test_a_disk_that_is_full_when_a_checkpoint_is_written_is_the_runners_fault(
+    workshop: Workshop, halves: dict[str, str]
+) -> None:
+    if why := why_no_disk():
+        pytest.skip(why)
+    training = workshop.write_dataset({"side": halves})
+    with disk(workshop.folder / "disk", 2**23) as small:
+        attempt = workshop.write_attempt(training, spec_from(), checkpoint_folder=str(small.folder / "checkpoints"))
+        filled: list[Report] = []
+
+        def fill(report: Report) -> None:
+            if isinstance(report, Points) and not filled:
+                filled.append(report)
+                small.fill()
+
+        ended = workshop.run(attempt, tell=fill).ended
+        assert (ended.outcome, ended.reason) == (Ending.FAILED, "RUNNER_FAULT")
+        assert "cannot be written to the runner's disk" in ended.message
+        assert not [path for path in small.folder.rglob("*") if path.is_file() and path.name != "filler"]
 
 
 def test_memory_that_is_not_enough_says_what_to_lower(workshop: Workshop) -> None:
