@@ -22,6 +22,7 @@ class Relay:
         self._writers: set[asyncio.StreamWriter] = set()
         self._pattern: re.Pattern[bytes] | None = None
         self._answer_bytes_max: int | None = None
+        self._break_bytes = 0
         self._request_bytes_per_second = 0.0
         self._free_at = 0.0
         self._answer_delay_seconds = 0.0
@@ -45,6 +46,10 @@ class Relay:
         """From now on pass only so many bytes of the answer to a request that has this pattern in it."""
         self._hold(pattern)
         self._answer_bytes_max = after_bytes
+
+    def break_answers(self, after_bytes: int) -> None:
+        """From now on end each connection once so many bytes of answers have passed; 0: none any more."""
+        self._break_bytes = after_bytes
 
     def slow_requests(self, bytes_per_second: float) -> None:
         """From now on requests pass at this rate, all connections together."""
@@ -139,8 +144,11 @@ class Relay:
     async def _pass_answers(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, marked: asyncio.Event
     ) -> None:
-        passed = 0
+        passed = sent = 0
         while piece := await reader.read(PIECE_BYTES):
+            sent += len(piece)
+            if 0 < self._break_bytes < sent:
+                return
             if marked.is_set() and self._answer_bytes_max is not None:
                 room = max(0, self._answer_bytes_max - passed)
                 if len(piece) > room:

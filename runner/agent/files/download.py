@@ -25,9 +25,10 @@ from sihlai.scheduler.v1 import job_pb2
 from runner.agent.fault import RunnerFault
 from services.chassis.backoff import Backoff
 from services.chassis.errors import FailedPrecondition, PermissionDenied, Reason, RetryableError, SihlaiError
+from services.chassis.files import replacing
 from services.chassis.objects.access import ObjectLimits
 from services.chassis.objects.key import key_from_proto
-from services.chassis.objects.store import LocalDiskFailed, ObjectChanged, ObjectFolder, ObjectNotFound, open_store
+from services.chassis.objects.store import ClockWrong, ObjectChanged, ObjectFolder, ObjectNotFound, open_store
 from services.chassis.objects.uri import split_uri, uri_parts
 
 METADATA = "metadata.json"
@@ -42,11 +43,13 @@ RETRY_SECONDS_FIRST = 0.2
 RETRY_SECONDS_MAX = 10.0
 IN_MEMORY_BYTES_MAX = 2**20
 """Larger images and maps are written piece by piece."""
-HASH_CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**20
 
 Result = TypeVar("Result")
 OnProblem: TypeAlias = Callable[[str], None]
 """Is told what a download waits for, in words, and nothing once it goes on."""
+OnMoved: TypeAlias = Callable[[], None]
+"""Is told that something has come."""
 
 
 def ignored(problem: str) -> None:
@@ -109,7 +112,8 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
 class Wanted:
     """A file to fetch: an `image` or a `map` of this name, to be written to `path`.
 
-    `etag` and `sha256` are those that it must have; empty: none is known.
+    `etag` and `sha256` are those that it must have; empty: none is known. `own`: it is read with the rights of this
+    process, and no user's.
     """
 
     what: str
@@ -119,6 +123,7 @@ class Wanted:
     size_bytes: int
     etag: str = ""
     sha256: str = ""
+    own: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +160,7 @@ class Downloads:
         """Fetch a head's metadata, annotations and index into `folder`. Raises our errors where it cannot."""
         store = open_result(converted)
         for name in (METADATA, ANNOTATIONS, INDEX):
-            await self._tried(store, lambda name=name: store.copy_to_local(name, folder / name), on_problem)  # type: ignore[misc]  # a loop's lambda
+            await self._copied(store, name, folder / name, on_problem, own=True)
         metadata = _decoded(folder / METADATA, Metadata)
         maps: Sequence[Wanted] = ()
         if metadata.annotations.endswith("/"):
@@ -170,7 +175,7 @@ class Downloads:
 
         FailedPrecondition (DATASET_INVALID) where a name would lead outside the folder.
         """
-        store = self._open_images(source, uri)
+        store, own = self._open_images(source, uri)
         local = split_uri(uri).scheme == "file"
         wanted = []
         for image in images:
@@ -184,6 +189,7 @@ class Downloads:
                     size_bytes=image.size_bytes,
                     etag="" if local else image.etag,
                     sha256=image.etag.removeprefix(LOCAL_ETAG_PREFIX) if local else "",
+                    own=own,
                 )
             )
         return wanted
@@ -247,7 +253,7 @@ class Downloads:
         for file in checkpoint.files:
             check_name(file.name)
             try:
-                await self._tried(store, lambda name=file.name: store.copy_to_local(name, folder / name), on_problem)  # type: ignore[misc]  # a loop's lambda
+                await self._copied(store, file.name, folder / file.name, on_problem, own=True)
             except RetryableError:
                 raise
             except SihlaiError as error:
@@ -260,32 +266,35 @@ class Downloads:
         size_bytes = sum(file.size_bytes for file in checkpoint.files)
         return Downloaded(files=len(checkpoint.files), size_bytes=size_bytes, seconds=time.monotonic() - begun)
 
-    def _open_images(self, source: dataset_pb2.DatasetSource, uri: str) -> ObjectFolder:
+    def _open_images(self, source: dataset_pb2.DatasetSource, uri: str) -> tuple[ObjectFolder, bool]:
         """With the source's credentials. A bucket without any is read as a public one, as conversion does.
+
+        True beside it where it is read with this process's own, as the configuration says.
 
         Otherwise a user would get what this process alone may read, or send its key's name to a server of theirs.
         """
         credentials = key_from_proto(source.credentials, source.region) if source.HasField("credentials") else None
-        own = any(uri_parts(uri)[: len(parts)] == parts for parts in self._own)
-        return open_store(
+        own = credentials is None and any(uri_parts(uri)[: len(parts)] == parts for parts in self._own)
+        store = open_store(
             uri,
             endpoint_url=source.endpoint_url or None,
             region=source.region,
             credentials=credentials,
             anonymous=credentials is None and not own,
         )
+        return store, own
 
     async def _fetch(self, wanted: Wanted, on_problem: OnProblem) -> None:
         store, name, etag = wanted.store, wanted.name, wanted.etag
         try:
             if wanted.size_bytes <= IN_MEMORY_BYTES_MAX:
-                content = await self._tried(store, lambda: store.read(name, etag=etag), on_problem)
+                content = await self._tried(
+                    store, lambda moved: store.read(name, etag=etag), on_problem, own=wanted.own
+                )
                 wanted.path.write_bytes(content)
                 size_bytes = len(content)
             else:
-                size_bytes = await self._tried(
-                    store, lambda: store.copy_to_local(name, wanted.path, etag=etag), on_problem
-                )
+                size_bytes = await self._copied(store, name, wanted.path, on_problem, etag=etag, own=wanted.own)
         except ObjectNotFound as error:
             raise _changed(wanted, "is gone") from error
         except ObjectChanged as error:
@@ -295,26 +304,58 @@ class Downloads:
         if wanted.sha256 and await asyncio.to_thread(sha256_of, wanted.path) != wanted.sha256:
             raise _changed(wanted, "has not the checksum that was recorded")
 
-    async def _tried(
-        self, store: ObjectFolder, fetch: Callable[[], Awaitable[Result]], on_problem: OnProblem
-    ) -> Result:
-        """What `fetch` gives, once the store is there. RetryableError where it is away for too long.
+    async def _copied(
+        self, store: ObjectFolder, name: str, path: Path, on_problem: OnProblem, *, etag: str = "", own: bool
+    ) -> int:
+        """Copy an object to `path`, whole or not at all; its size. A try goes on where the one before it broke off."""
+        found = etag
 
-        RunnerFault where this machine is what does not work: its disk, or a folder that is not mounted here.
+        def note(etag: str) -> None:
+            nonlocal found
+            found = etag
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, synced=False) as file:
+
+            async def go_on(moved: OnMoved) -> None:
+                async for chunk in store.stream(name, CHUNK_BYTES, offset=file.tell(), etag=found, on_etag=note):
+                    await asyncio.to_thread(file.write, chunk)
+                    moved()
+
+            await self._tried(store, go_on, on_problem, own=own)
+            return file.tell()
+
+    async def _tried(
+        self, store: ObjectFolder, fetch: Callable[[OnMoved], Awaitable[Result]], on_problem: OnProblem, *, own: bool
+    ) -> Result:
+        """What `fetch` gives, once the store is there. RetryableError where nothing came for too long.
+
+        RunnerFault where this machine is what does not work: its clock, its `own` rights, a folder that is not mounted.
         """
         limits = self._limits
         backoff = Backoff(seconds_first=RETRY_SECONDS_FIRST, seconds_max=RETRY_SECONDS_MAX, randomness=self._random)
-        began = time.monotonic()
+        moved_at = time.monotonic()
         was_there = False
+
+        def moved() -> None:
+            nonlocal moved_at
+            moved_at = time.monotonic()
+            backoff.reset()
+            on_problem("")
+
         while True:
             try:
-                result = await fetch()
-            except LocalDiskFailed as error:
+                result = await fetch(moved)
+            except ClockWrong as error:
                 raise RunnerFault(error.message) from error
             except RetryableError as error:
-                if time.monotonic() - began > limits.unavailable_seconds_max:
+                if time.monotonic() - moved_at > limits.unavailable_seconds_max:
                     raise
                 on_problem(error.message)
+            except PermissionDenied as error:
+                if own:
+                    raise RunnerFault(f"the runner's own rights do not suffice: {error.message}") from error
+                raise
             except ObjectNotFound as error:
                 if await asyncio.to_thread(store.is_there):
                     if was_there:
@@ -322,7 +363,7 @@ class Downloads:
                     was_there = True  # but perhaps not yet when the object was looked for
                     continue
                 problem = f"{store.uri} is missing on this machine: is it mounted?"
-                if time.monotonic() - began > limits.missing_seconds_max:
+                if time.monotonic() - moved_at > limits.missing_seconds_max:
                     raise RunnerFault(problem) from error
                 on_problem(problem)
             else:
@@ -375,6 +416,7 @@ def _wanted_maps(store: ObjectFolder, folder: Path) -> list[Wanted]:
                 path=folder / MAPS / name,
                 size_bytes=entry.size_bytes,
                 sha256=entry.sha256,
+                own=True,
             )
     return list(wanted.values())
 

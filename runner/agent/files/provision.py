@@ -37,7 +37,17 @@ from runner.agent.files.left_out import check_share, finding, forget, skips, tol
 from runner.agent.files.set_aside import SetAside, set_aside
 from runner.agent.telemetry.recorder import Recorder
 from runner.agent.trainer.ending import Ending, ending_of_fault, ending_of_outage, failure
-from services.chassis.errors import Aborted, Cancelled, DeadlineExceeded, Internal, Reason, RetryableError, SihlaiError
+from services.chassis.errors import (
+    Aborted,
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    PermissionDenied,
+    Reason,
+    RetryableError,
+    SihlaiError,
+    Unauthenticated,
+)
 
 ATTEMPT_FILE = "attempt.json"
 DATASET = "dataset"
@@ -276,6 +286,8 @@ def ending_of_provision(error: Exception) -> Ending:
             return ending_of_fault(str(error))
         case OSError():
             return ending_of_fault(f"the runner could not prepare the attempt: {fault_of(error)}")
+        case Unauthenticated() | PermissionDenied(reason=Reason.PERMISSION_DENIED):
+            return ending_of_fault(f"conversion does not take this runner's token: {error.message}")
         case Internal():
             return failure(job_pb2.JOB_REASON_INTERNAL, error.message)
         case RetryableError() | Aborted() | Cancelled() | DeadlineExceeded():

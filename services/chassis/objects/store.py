@@ -57,6 +57,8 @@ WRONG_REGION = "Received redirect without LOCATION"
 NOT_FINAL = "RequestTimeout"
 """What S3 also says with status 400: it waited too long for a body."""
 NOT_A_DIRECTORY = "(os error 20)"
+CLOCK_WRONG = re.compile("RequestTimeTooSkewed|Request date header too old")
+"""What S3 and Azure say with status 403, but for a HEAD, whose answer holds nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,10 @@ class ObjectAlreadyExists(AlreadyExists):
 
 class LocalDiskFailed(Unavailable):
     """This machine's own disk does not take what was read; the store is not to blame."""
+
+
+class ClockWrong(Unavailable):
+    """The store takes no request from this machine, whose clock is not the store's; nobody's rights are to blame."""
 
 
 class ObjectFolder:
@@ -145,11 +151,17 @@ class ObjectFolder:
             return bytes(await result.bytes_async())
 
     async def stream(
-        self, path: str, chunk_bytes: int = CHUNK_BYTES, *, offset: int = 0, etag: str = ""
+        self,
+        path: str,
+        chunk_bytes: int = CHUNK_BYTES,
+        *,
+        offset: int = 0,
+        etag: str = "",
+        on_etag: Callable[[str], None] = lambda etag: None,
     ) -> AsyncIterator[bytes]:
         """The object from `offset` on, in pieces of about `chunk_bytes`. An offset at the end gives nothing.
 
-        `etag`: as for `read`.
+        `etag`: as for `read`. `on_etag` gets the one that it has: with it a later call goes on with the same object.
         """
         full = self._full(_checked_path(path))
         with self._translated(path), self._store.reading(full) as (store, name):
@@ -159,6 +171,7 @@ class ObjectFolder:
             if etag:
                 options["if_match"] = etag
             result = await obstore.get_async(store, name, options=options)
+            on_etag(result.meta["e_tag"] or "")
             async for chunk in result.stream(min_chunk_size=chunk_bytes):
                 yield bytes(chunk)
 
@@ -410,6 +423,11 @@ def _error_of(error: Exception, uri: str, advice: str) -> SihlaiError:
     if isinstance(error, InvalidPathError):
         message = f"{uri} holds a name that no object can have: {_first_line(error)}"
         return FailedPrecondition(Reason.DATASET_INVALID, message, metadata)
+    if CLOCK_WRONG.search(str(error)):
+        message = (
+            f"{uri} is refused by the object store, because this machine's clock is not the store's: set the clock"
+        )
+        return ClockWrong(Reason.OBJECT_STORE_UNAVAILABLE, message, metadata, retry_after_seconds=5.0)
     if isinstance(error, (PermissionDeniedError, UnauthenticatedError, PermissionError)) or code in ("401", "403"):
         message = f"{uri} is refused by the object store: {advice}"
         return PermissionDenied(Reason.OBJECT_STORE_DENIED, message, metadata)

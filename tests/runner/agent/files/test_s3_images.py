@@ -91,6 +91,26 @@ def test_a_bucket_that_is_away_for_a_while_is_waited_for_and_then_nobodys_fault(
     )
 
 
+def test_a_download_that_breaks_off_again_and_again_goes_on_where_it_was(bucket: Bucket, tmp_path: Path) -> None:
+    """No connection lives long enough for the whole of it, and all of it takes longer than a store may be away."""
+    content = random.Random(0).randbytes(24 * 2**20)
+    bucket.put("images/huge.tif", content)
+    limits = DownloadLimits(concurrent_max=4, unavailable_seconds_max=1, missing_seconds_max=0, disk_free_bytes_min=0)
+
+    async def fetch_over_a_relay() -> float:
+        async with relay_to(bucket.server.port) as relay:
+            relay.break_answers(2**21)
+            source = bucket.source()
+            source.endpoint_url = relay.endpoint_url
+            downloads = Downloads(limits=limits, randomness=random.Random(0))
+            image = IndexedImage(name="huge.tif", size_bytes=len(content))
+            wanted = downloads.images(source, f"{bucket.uri}/images", [image], tmp_path)
+            return (await downloads.files(wanted, tmp_path, on_progress=lambda done, total: None)).seconds
+
+    assert asyncio.run(fetch_over_a_relay()) > limits.unavailable_seconds_max
+    assert (tmp_path / "huge.tif").read_bytes() == content
+
+
 def test_an_image_that_is_gone_from_its_bucket_ends_the_download(images: Bucket, tmp_path: Path) -> None:
     images.delete("images/7.png")
     with pytest.raises(FailedPrecondition, match=r"the image 7\.png is gone") as refused:
