@@ -306,7 +306,9 @@ class Attempt:
         if ending.outcome == job_pb2.ATTEMPT_OUTCOME_FAILED:
             return ending
         if refused:
-            return failure(job_pb2.JOB_REASON_CHECKPOINT_ERROR, f"the last checkpoint is not in the store: {message}")
+            message = f"the last checkpoint is not in the store: {message}"
+            by_runner = self._uploads.runner_failed
+            return ending_of_fault(message) if by_runner else failure(job_pb2.JOB_REASON_CHECKPOINT_ERROR, message)
         if ending.outcome == job_pb2.ATTEMPT_OUTCOME_COMPLETED:  # not without its model
             return ending_of_outage(f"trained to the end, but the last checkpoint is not in the store: {message}")
         return Ending(outcome=ending.outcome, reason=ending.reason, message=message)

@@ -24,7 +24,7 @@ from sihlai.scheduler.v1 import job_pb2
 from runner.agent.files.download import sha256_of
 from runner.report import CheckpointWritten
 from services.chassis.backoff import Backoff
-from services.chassis.errors import RetryableError, SihlaiError
+from services.chassis.errors import PermissionDenied, RetryableError, SihlaiError
 from services.chassis.log import get_logger
 from services.chassis.objects.store import ObjectAlreadyExists, ObjectFolder, ObjectNotFound, open_store
 
@@ -88,6 +88,8 @@ class Uploads:
         """What the upload waits for, in words; empty while it waits for nothing."""
         self.failures: list[str] = []
         """Why checkpoints were given up, oldest first."""
+        self.runner_failed = False
+        """Whether this machine is why the last of them was: its disk, or its rights in the store."""
 
     def add(self, written: CheckpointWritten) -> None:
         """Upload it when the earlier ones are done. With too many waiting, the oldest that is not the best goes."""
@@ -113,6 +115,7 @@ class Uploads:
                     checkpoint = await self._upload(written)
                 except (UploadFailed, SihlaiError, OSError) as error:
                     self.failures.append(f"checkpoint {written.iteration} was not uploaded: {error}")
+                    self.runner_failed = isinstance(error, (PermissionDenied, OSError))
                     self._on_problem(self.failures[-1])
                 else:
                     await asyncio.to_thread(shutil.rmtree, written.folder, True)

@@ -258,8 +258,25 @@ def test_an_upload_whose_answer_was_lost_is_taken_up_and_another_content_is_refu
     uploading = asyncio.run(upload())
     assert [checkpoint.iteration for checkpoint in uploading.uploaded] == [5]
     assert "is there already, with another content" in uploading.uploads.failures[0]
+    assert not uploading.uploads.runner_failed
     assert not (stored / "6" / "manifest.json").exists()
     assert (tmp_path / "local" / "6").exists()
+
+
+def test_a_checkpoint_that_this_disk_does_not_give_is_the_runners_fault(tmp_path: Path) -> None:
+    async def upload() -> Uploading:
+        uploading = Uploading(tmp_path)
+        checkpoint = written(tmp_path, 5)
+        weights = Path(checkpoint.folder) / "model.safetensors"
+        weights.unlink()
+        weights.symlink_to("/proc/self/mem")  # whose first page nobody can read: EIO
+        uploading.uploads.add(checkpoint)
+        await uploading.running(uploading.uploads.finished)
+        return uploading
+
+    uploading = asyncio.run(upload())
+    assert "Input/output error" in uploading.uploads.failures[0]
+    assert uploading.uploads.runner_failed
 
 
 def test_an_upload_that_stands_still_says_why_and_is_given_up_after_its_time(tmp_path: Path) -> None:
