@@ -29,7 +29,7 @@ from runner.agent.files.conversion_report import ConversionReports
 from runner.agent.files.download import CheckpointDamaged, Downloads
 from runner.agent.files.provision import Provision, Work, ending_of_provision
 from runner.agent.files.unsaved import Unsaved
-from runner.agent.files.upload import Uploads, UploadTarget, described
+from runner.agent.files.upload import Uploads, UploadTarget
 from runner.agent.fitness import Fitness
 from runner.agent.ledger import Ledger, key_of
 from runner.agent.telemetry.recorder import Recorder
@@ -154,7 +154,7 @@ class Attempt:
             await asyncio.to_thread(shutil.rmtree, self._folder, True)
             if os.path.lexists(self._folder):  # which says no where a broken disk cannot say
                 log.error("attempt_folder_not_deleted", folder=str(self._folder))
-        self._judge(ending)
+        await self._judge(ending)
         return await self._close(ending)
 
     def stop(self, stopping: Stopping, *, grace_seconds: float, hand_back: bool) -> None:
@@ -315,25 +315,22 @@ class Attempt:
 
     async def _keep_unsaved(self, last: CheckpointWritten) -> str:
         """Keep the last checkpoint on this disk, to be uploaded later; what became of it, in words."""
-        unsaved = self._parts.unsaved
-
-        def keep() -> job_pb2.Checkpoint:
-            checkpoint = described(last, self._target, self._parts.now_unix_us())
-            unsaved.keep(self.key, Path(last.folder))
-            return checkpoint
-
+        unsaved, now_unix_us = self._parts.unsaved, self._parts.now_unix_us()
         try:
-            self._unsaved = await asyncio.to_thread(keep)
+            self._unsaved = await asyncio.to_thread(unsaved.keep, self.key, last, self._target, now_unix_us)
         except OSError as error:
             return f"it could not be kept here either: {fault_of(error)}"
         return f"it is kept in {unsaved.place(self.key)} and uploaded from there later"
 
-    def _judge(self, ending: Ending) -> None:
-        """What the end says of this runner."""
+    async def _judge(self, ending: Ending) -> None:
+        """What the end says of this runner, and what the attempt has left of its disk."""
+        fitness = self._parts.fitness
         if ending.reason == job_pb2.JOB_REASON_RUNNER_FAULT:
-            self._parts.fitness.doubt(ending.message.split("\n", 1)[0])
+            fitness.doubt(ending.message.split("\n", 1)[0])
+        elif problem := await fitness.disk_problem():
+            fitness.doubt(problem)
         elif self._progress.iteration > self._start_iteration:
-            self._parts.fitness.trust()
+            fitness.trust()
 
     async def _keep_reports(self) -> None:
         """Wait a little for reports of conversions that are not kept yet; who stops at once does not wait."""
@@ -368,21 +365,13 @@ class Attempt:
             said = ending.message.split("\n", 1)[0]
             self._say(f"the attempt ended: {outcome}{f', {said}' if said else ''}", level)
             if self._unsaved is not None:
-                await self._conclude_unsaved(closed, self._unsaved)
+                await parts.unsaved.conclude(self.key, closed, self._unsaved)
         self._recorder.close()
         try:
             await self._recorder.written(parts.config.spool_open_seconds_max)
         except TimeoutError:  # what waits for the disk is lost with this agent, and the next one closes the spool
             log.error("spool_not_closed", attempt=str(self.key), problem="the disk stands still")
         return None if self.dropped else closed
-
-    async def _conclude_unsaved(self, closed: wire.ClosedAttempt, checkpoint: job_pb2.Checkpoint) -> None:
-        unsaved = self._parts.unsaved
-        try:
-            await asyncio.to_thread(unsaved.conclude, self.key, closed, checkpoint)
-        except OSError as error:
-            log.error("unsaved_checkpoint_lost", attempt=str(self.key), problem=str(error))
-        unsaved.notify()
 
     def _take_in(self, report: Progress | CheckpointStarted | CheckpointWritten) -> None:
         match report:

@@ -116,7 +116,7 @@ class RunnerConfig:
     unsaved_checkpoints_max: int = setting(
         5, "last checkpoints that wait on this disk for an object store that was away", units="checkpoints", minimum=0
     )
-    unsaved_days_max: float = setting(14.0, "how long they wait", units="days", minimum=0)
+    unsaved_days_max: float = setting(14.0, "how long they wait while an agent runs", units="days", minimum=0)
     unsaved_retry_seconds_max: float = setting(300.0, "longest pause between two tries", units="s", minimum=0.1)
     check_seconds_max: float = setting(
         60.0, "how long disk and trainer may take to say that they work, at the start and after a fault", units="s"

@@ -1,7 +1,8 @@
 """Whether this runner can train at all: its disk, its driver, the trainer's torch.
 
 It is looked at when the agent starts, whenever an attempt ended by a fault of the runner, and from then on until
-nothing is wrong. Meanwhile `problem` says what is, the scheduler is told, and gives it nothing.
+nothing is wrong; its disk after every attempt, which may have left a checkpoint there. Meanwhile `problem` says what
+is, the scheduler is told, and gives it nothing.
 """
 
 from __future__ import annotations
@@ -88,9 +89,11 @@ class Fitness:
 
     async def check(self) -> str:
         """What is wrong now; empty where nothing is."""
-        return await self._disk_problem() or await self._trainer_problem()
+        return await self.disk_problem() or await self._trainer_problem()
 
-    async def _disk_problem(self) -> str:
+    async def disk_problem(self) -> str:
+        """What is wrong with the disk now; empty where nothing is."""
+
         def problem() -> str:
             free_bytes, wanted_bytes = shutil.disk_usage(self._work_folder).free, self._limits.disk_free_bytes_min
             if free_bytes < wanted_bytes:

@@ -2,6 +2,9 @@
 
 Each has a folder of its own: its files, and the attempt's end with what is recorded of it. Once it is in the store,
 that end is reported once more, with the checkpoint. What was kept before it had an end belongs to nobody and is swept.
+
+Their number and their time are limited, and none is given up untried. How long one has waited is counted while an agent
+runs, and written down beside it: a clock that was set makes nothing old.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.decision import AttemptKey
-from runner.agent.files.upload import UploadFailed, write_checkpoint
+from runner.agent.files.upload import UploadFailed, UploadTarget, described, write_checkpoint
+from runner.report import CheckpointWritten
 from services.chassis.backoff import Backoff
 from services.chassis.errors import SihlaiError
 from services.chassis.files import replace_file
@@ -30,6 +34,8 @@ log = get_logger(__name__)
 
 FILES = "files"
 END = "end"
+WAITED = "waited"
+"""For how many seconds it has."""
 SECONDS_PER_DAY = 86_400.0
 
 
@@ -51,39 +57,37 @@ class Unsaved:
         self._limits = limits
         self._random = randomness
         self._added = asyncio.Event()
+        self._counted_at: dict[Path, float] = {}
 
     def place(self, key: AttemptKey) -> Path:
         """Where an attempt's checkpoint is kept."""
         return self._folder / str(key)
 
-    def keep(self, key: AttemptKey, files: Path) -> None:
-        """Take the folder of a checkpoint's files. Raises OSError."""
+    def keep(
+        self, key: AttemptKey, written: CheckpointWritten, target: UploadTarget, now_unix_us: int
+    ) -> job_pb2.Checkpoint:
+        """Take a checkpoint's files; what is recorded of it. Raises OSError. In any thread."""
+        checkpoint = described(written, target, now_unix_us)
         place = self.place(key)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        files.rename(place / FILES)
+        Path(written.folder).rename(place / FILES)
+        return checkpoint
 
-    def conclude(self, key: AttemptKey, closed: wire.ClosedAttempt, checkpoint: job_pb2.Checkpoint) -> None:
-        """The end of the attempt whose checkpoint was taken: from now on it is tried. Raises OSError. In any thread."""
+    async def conclude(self, key: AttemptKey, closed: wire.ClosedAttempt, checkpoint: job_pb2.Checkpoint) -> None:
+        """The end of the attempt whose checkpoint was taken: from now on it is tried."""
         end = wire.ClosedAttempt()
         end.CopyFrom(closed)
         del end.checkpoints[:]
         end.checkpoints.append(checkpoint)
-        replace_file(self.place(key) / END, end.SerializeToString())
-
-    def notify(self) -> None:
-        """There is another one."""
+        try:
+            await asyncio.to_thread(replace_file, self.place(key) / END, end.SerializeToString())
+        except OSError as error:
+            log.error("unsaved_checkpoint_lost", attempt=str(key), problem=str(error))
         self._added.set()
 
     def sweep(self) -> None:
-        """Remove what an agent that died left without an end, what is too old, and the oldest of too many."""
-        known = sorted(self._ends(), key=lambda end: end.stat().st_mtime)
-        too_old = time.time() - self._limits.days_max * SECONDS_PER_DAY
-        late = [end for end in known if end.stat().st_mtime < too_old]
-        crowded = known[: max(0, len(known) - self._limits.checkpoints_max)]
-        for place in {end.parent for end in (*late, *crowded)}:
-            log.error("unsaved_checkpoint_given_up", folder=str(place))
-            shutil.rmtree(place, ignore_errors=True)
+        """Remove what an agent that died left without an end."""
         for place in self._folder.glob("*"):
             if not (place / END).exists():
                 shutil.rmtree(place, ignore_errors=True)
@@ -104,6 +108,7 @@ class Unsaved:
                 backoff.reset()
                 await on_uploaded(closed)
                 await asyncio.to_thread(shutil.rmtree, end.parent, True)
+            await asyncio.to_thread(self._give_up)
             left = await asyncio.to_thread(lambda: any(True for _ in self._ends()))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(backoff.next_seconds() if left else None):
@@ -120,6 +125,30 @@ class Unsaved:
             return None
         log.info("unsaved_checkpoint_uploaded", checkpoint=checkpoint.name, uri=checkpoint.uri)
         return closed
+
+    def _give_up(self) -> None:
+        """Remove what was tried for too long, and what has waited longest of too many."""
+        waited = {end.parent: self._waited_seconds(end.parent) for end in self._ends()}
+        oldest = sorted(waited, key=lambda place: waited[place], reverse=True)
+        crowded = oldest[: max(0, len(oldest) - self._limits.checkpoints_max)]
+        for place in oldest:
+            if place in crowded or waited[place] > self._limits.days_max * SECONDS_PER_DAY:
+                log.error("unsaved_checkpoint_given_up", folder=str(place), waited_seconds=round(waited[place]))
+                shutil.rmtree(place, ignore_errors=True)
+        self._counted_at = {place: at for place, at in self._counted_at.items() if place.exists()}
+
+    def _waited_seconds(self, place: Path) -> float:
+        """How long it has waited by now, written down for the next time."""
+        now = time.monotonic()
+        seconds = now - self._counted_at.get(place, now)
+        self._counted_at[place] = now
+        path = place / WAITED
+        try:
+            seconds += float(path.read_text()) if path.exists() else 0.0
+            replace_file(path, str(seconds).encode(), synced=False)
+        except (OSError, ValueError) as error:  # a full disk, or one that lost the file's content
+            log.warning("unsaved_checkpoint_age_unknown", folder=str(place), problem=str(error))
+        return seconds
 
     def _ends(self) -> list[Path]:
         return list(self._folder.glob(f"*/{END}"))

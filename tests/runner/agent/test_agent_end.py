@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sihlai.scheduler.v1 import job_pb2
 
+from tests.chaos.disk import disk, why_no_disk
 from tests.runner.agent.system import System, end, left_behind, until
 
 
@@ -139,3 +140,26 @@ def test_conversion_that_is_away_is_waited_for(system: System, work: Path) -> No
         assert system.wait_ended(name).state == job_pb2.JOB_STATE_COMPLETED
     finally:
         end(agent)
+
+
+def test_an_agent_takes_no_job_while_what_it_keeps_fills_its_disk(system: System, tmp_path: Path) -> None:
+    if why := why_no_disk():
+        pytest.skip(why)
+    with disk(tmp_path / "disk", 2**26) as small:
+        wants = ("--disk-free-bytes-min", str(2**25), "--spool-disk-free-bytes-min", "0")
+        agent = system.agent(small.folder / "work", *wants, "--check-again-seconds-first", "0.2")
+        try:
+            name = system.submit(system.project(), iterations=100, step_ms="10")
+            system.wait_step(name, 3)
+            kept = small.folder / "kept"
+            kept.write_bytes(bytes(3 * 2**24))
+            assert system.wait_ended(name).state == job_pb2.JOB_STATE_COMPLETED
+            (runner,) = [each for each in system.runners() if each.name == "runners/r"]
+            assert "bytes free, 33554432 are wanted" in runner.capabilities.problem
+            waiting = system.submit(system.project(), iterations=5)
+            system.wait_for(waiting, lambda job: "runners/r cannot train: the disk" in job.why_not_running)
+            kept.unlink()
+            job = system.wait_ended(waiting)
+            assert (job.state, len(job.attempts)) == (job_pb2.JOB_STATE_COMPLETED, 1)
+        finally:
+            end(agent)
