@@ -33,6 +33,8 @@ log = get_logger(__name__)
 MANIFEST = "manifest.json"
 RETRY_SECONDS_FIRST = 0.5
 RETRY_SECONDS_MAX = 30.0
+RESTARTS_MAX = 5
+"""So often what arrives once more, in a file that has to begin anew, counts as movement; then only what is further."""
 
 
 class UploadFailed(Exception):  # noqa: N818  # what it is; the reason's name is CHECKPOINT_ERROR
@@ -81,6 +83,7 @@ class Uploads:
         self._idle = asyncio.Event()
         self._idle.set()
         self._moved_at = time.monotonic()
+        self._restarts = 0
         self.done_bytes = 0
         """Of the checkpoint that is being uploaded."""
         self.total_bytes = 0
@@ -148,25 +151,29 @@ class Uploads:
         await self._before_upload()
         folder = Path(written.folder)
         checkpoint = await asyncio.to_thread(described, written, self._target, self._now_unix_us())
-        self.done_bytes, self.total_bytes = 0, sum(file.size_bytes for file in checkpoint.files)
+        self._restarts, self.done_bytes, self.total_bytes = 0, 0, sum(file.size_bytes for file in checkpoint.files)
         while True:
             try:
                 await write_checkpoint(checkpoint, folder, on_progress=self._on_progress)
             except (RetryableError, ObjectNotFound) as error:  # a folder or bucket that is missing may come back
                 self._on_problem(f"checkpoint {written.iteration} waits for the object store: {error.message}")
                 self._set_problem(f"checkpoint {written.iteration} waits for the object store: {error.message}")
+                self._restarts += 1
                 await asyncio.sleep(backoff.next_seconds())
             else:
                 self._set_problem("")
                 return checkpoint
 
     def _on_progress(self, done_bytes: int) -> None:
-        """Only what is further than ever counts: who begins again and again gets nowhere."""
+        """Whatever arrives counts, but who begins again and again without getting further gets nowhere."""
         if done_bytes > self.done_bytes:
             self.done_bytes = done_bytes
-            self._moved_at = time.monotonic()
-            self._set_problem("")
-            self._on_change(False)
+            self._restarts = 0
+        elif self._restarts > RESTARTS_MAX:
+            return
+        self._moved_at = time.monotonic()
+        self._set_problem("")
+        self._on_change(False)
 
     def _set_problem(self, problem: str) -> None:
         if problem != self.problem:
@@ -246,8 +253,10 @@ async def write_once(
     try:
         await store.write(name, content, create_only=True, on_progress=on_progress)
     except ObjectAlreadyExists:
-        digest = hashlib.sha256()
+        digest, size_bytes = hashlib.sha256(), 0
         async for chunk in store.stream(name):
             digest.update(chunk)
+            size_bytes += len(chunk)
+            on_progress(size_bytes)
         if digest.hexdigest() != sha256:
             raise UploadFailed(f"{store.uri}/{name} is there already, with another content") from None

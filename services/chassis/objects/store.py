@@ -186,7 +186,7 @@ class ObjectFolder:
         """Write the object, whole or not at all. `create_only`: ObjectAlreadyExists where there is one.
 
         A file of more than `part_bytes` goes in parts, as it is read from the disk, and `on_progress` gets the bytes
-        read so far: all but the last few parts of them have arrived. In parts `create_only` looks before it writes, so
+        that have arrived so far, at least. In parts `create_only` looks before it writes, so
         of two writers at once both may succeed: where there can be two, a small object that is written last decides.
         OSError where the file cannot be read here.
         """
@@ -206,7 +206,7 @@ class ObjectFolder:
                 await obstore.put_async(
                     store,
                     full,
-                    parts.read(on_progress),
+                    parts.read(on_progress, ahead_max=self._limits.parts_concurrent_max + 1),
                     use_multipart=True,
                     chunk_size=parts.part_bytes,
                     max_concurrency=self._limits.parts_concurrent_max,
@@ -379,13 +379,15 @@ class _Parts:
         self.part_bytes = part_bytes
         self.failure: OSError | None = None
 
-    async def read(self, on_progress: Callable[[int], None]) -> AsyncIterator[bytes]:
-        size_bytes = 0
+    async def read(self, on_progress: Callable[[int], None], *, ahead_max: int) -> AsyncIterator[bytes]:
+        """The parts. `ahead_max`: so many are asked for before the first of them has arrived."""
+        parts = 0
         try:
             with await asyncio.to_thread(self._file.open, "rb") as file:
                 while part := await asyncio.to_thread(file.read, self.part_bytes):
-                    size_bytes += len(part)
-                    on_progress(size_bytes)
+                    parts += 1
+                    if parts > ahead_max:
+                        on_progress((parts - ahead_max) * self.part_bytes)
                     yield part
         except OSError as error:
             self.failure = error

@@ -5,6 +5,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Coroutine
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sihlai.conversion.v1.dataset_pb2 import DatasetSource
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.fault import RunnerFault
+from runner.agent.files import upload
 from runner.agent.files.download import (
     CheckpointDamaged,
     Downloaded,
@@ -24,9 +26,11 @@ from runner.agent.files.download import (
 from runner.agent.files.upload import Uploads, UploadTarget
 from runner.report import CheckpointWritten
 from services.chassis.errors import FailedPrecondition, Reason
+from services.chassis.objects.access import ObjectLimits
 from tests.runner.agent.recording import until
 
 CONTENT = b"an image"
+PART_BYTES = ObjectLimits().part_bytes
 
 
 @pytest.fixture
@@ -210,13 +214,13 @@ class Uploading:
 
 
 def test_a_checkpoint_is_uploaded_with_its_manifest_and_removed_here(tmp_path: Path) -> None:
-    async def upload() -> Uploading:
+    async def run() -> Uploading:
         uploading = Uploading(tmp_path)
         uploading.uploads.add(written(tmp_path, 5, cause="STOP", best=True))
         await uploading.running(uploading.uploads.finished)
         return uploading
 
-    (checkpoint,) = asyncio.run(upload()).uploaded
+    (checkpoint,) = asyncio.run(run()).uploaded
     stored = tmp_path / "store" / "uid" / "7" / "5"
     assert checkpoint.name == "projects/p/jobs/j/checkpoints/7-5"
     assert checkpoint.uri == stored.as_uri()
@@ -248,14 +252,14 @@ def test_an_upload_whose_answer_was_lost_is_taken_up_and_another_content_is_refu
         (stored / str(iteration)).mkdir(parents=True)
         (stored / str(iteration) / "model.safetensors").write_bytes(content)
 
-    async def upload() -> Uploading:
+    async def run() -> Uploading:
         uploading = Uploading(tmp_path)
         uploading.uploads.add(written(tmp_path, 5))
         uploading.uploads.add(written(tmp_path, 6))
         await uploading.running(uploading.uploads.finished)
         return uploading
 
-    uploading = asyncio.run(upload())
+    uploading = asyncio.run(run())
     assert [checkpoint.iteration for checkpoint in uploading.uploaded] == [5]
     assert "is there already, with another content" in uploading.uploads.failures[0]
     assert not uploading.uploads.runner_failed
@@ -264,7 +268,7 @@ def test_an_upload_whose_answer_was_lost_is_taken_up_and_another_content_is_refu
 
 
 def test_a_checkpoint_that_this_disk_does_not_give_is_the_runners_fault(tmp_path: Path) -> None:
-    async def upload() -> Uploading:
+    async def run() -> Uploading:
         uploading = Uploading(tmp_path)
         checkpoint = written(tmp_path, 5)
         weights = Path(checkpoint.folder) / "model.safetensors"
@@ -274,7 +278,7 @@ def test_a_checkpoint_that_this_disk_does_not_give_is_the_runners_fault(tmp_path
         await uploading.running(uploading.uploads.finished)
         return uploading
 
-    uploading = asyncio.run(upload())
+    uploading = asyncio.run(run())
     assert "Input/output error" in uploading.uploads.failures[0]
     assert uploading.uploads.runner_failed
 
@@ -283,7 +287,7 @@ def test_an_upload_that_stands_still_says_why_and_is_given_up_after_its_time(tmp
     blocker = tmp_path / "store"
     blocker.write_text("a file where the store's folder should be")
 
-    async def upload() -> Uploading:
+    async def run() -> Uploading:
         uploading = Uploading(tmp_path)
 
         async def work() -> None:
@@ -297,10 +301,38 @@ def test_an_upload_that_stands_still_says_why_and_is_given_up_after_its_time(tmp
         await uploading.running(work)
         return uploading
 
-    uploading = asyncio.run(upload())
+    uploading = asyncio.run(run())
     assert uploading.seen[-1] == (9, "")
     assert uploading.uploads.total_bytes == 9
     assert [checkpoint.iteration for checkpoint in uploading.uploaded] == [1]
+
+
+def test_what_arrives_again_counts_as_movement_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that takes every part and never the whole, as one that is restarted before the end of each upload."""
+    monkeypatch.setattr(upload, "RETRY_SECONDS_MAX", 0.01)
+    in_the_way = tmp_path / "store" / "uid" / "7" / "1" / "model.safetensors"
+    in_the_way.mkdir(parents=True)
+
+    async def run() -> Uploading:
+        uploading = Uploading(tmp_path)
+        checkpoint = written(tmp_path, 1)
+        with (Path(checkpoint.folder) / "model.safetensors").open("ab") as file:
+            file.truncate(7 * PART_BYTES)
+
+        async def work() -> None:
+            uploading.uploads.add(checkpoint)
+            await until(lambda: bool(uploading.uploads.problem))
+            assert not await uploading.uploads.finished_or_stuck(0.5)
+
+        await uploading.running(work)
+        return uploading
+
+    uploading = asyncio.run(run())
+    problems = [bool(problem) for _, problem in uploading.seen]
+    moved_again = sum(before and not after for before, after in pairwise(problems))
+    assert moved_again == upload.RESTARTS_MAX
 
 
 def test_a_folder_that_is_not_mounted_is_waited_for_and_then_the_runners_fault(source: Path, tmp_path: Path) -> None:
@@ -331,7 +363,7 @@ def test_with_the_store_away_the_upload_waits_and_the_newest_and_the_best_are_ke
     blocker = tmp_path / "store"
     blocker.write_text("a file where the store's folder should be")
 
-    async def upload() -> Uploading:
+    async def run() -> Uploading:
         uploading = Uploading(tmp_path, waiting_max=3)
 
         async def work() -> None:
@@ -345,6 +377,6 @@ def test_with_the_store_away_the_upload_waits_and_the_newest_and_the_best_are_ke
         await uploading.running(work)
         return uploading
 
-    uploading = asyncio.run(upload())
+    uploading = asyncio.run(run())
     assert [checkpoint.iteration for checkpoint in uploading.uploaded] == [1, 2, 5]
     assert "waits for the object store" in uploading.problems[0]
