@@ -6,6 +6,8 @@ the new session not holding the attempt. What is not stored or not acknowledged 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from pathlib import Path
 from sihlai.logs.v1 import log_line_pb2
 from sihlai.runner.v1 import runner_service_pb2 as wire
 
+from runner.agent.files.provision import ATTEMPT_FILE
+from runner.agent.files.upload import remove_torn
 from runner.agent.ledger import Ledger
 from runner.agent.telemetry.recorder import Recorder
 from runner.agent.telemetry.spool.attempt_spool import Spool
@@ -46,6 +50,8 @@ def recover(work_folder: Path, ledger: Ledger, disk: SpoolDisk, now_unix_us: Cal
         ledger.forget_group(group)
     for folder in sorted((work_folder / ATTEMPTS).glob("*")):
         log.warning("earlier_attempt_swept", folder=folder.name)
+        with contextlib.suppress(OSError, ValueError, KeyError):  # it had not come as far as to upload anything
+            remove_torn(json.loads((folder / ATTEMPT_FILE).read_bytes())["checkpoint_uri"])
         shutil.rmtree(folder, ignore_errors=True)
     closed = ledger.closed()
     spools = _spools(work_folder / SPOOLS, disk, now_unix_us)

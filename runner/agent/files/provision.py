@@ -140,6 +140,7 @@ class Provision:
             "resume_folder": None if resume_folder is None else str(resume_folder),
             "initialization_folder": None if initialization_folder is None else str(initialization_folder),
             "checkpoint_folder": str(self._folder / CHECKPOINTS),
+            "checkpoint_uri": assignment.checkpoint_uri,
             "device": self._device.value,
             "dataset_fingerprint": self._fingerprint,
         }

@@ -27,6 +27,7 @@ from services.chassis.backoff import Backoff
 from services.chassis.errors import PermissionDenied, RetryableError, SihlaiError
 from services.chassis.log import get_logger
 from services.chassis.objects.store import ObjectAlreadyExists, ObjectFolder, ObjectNotFound, open_store
+from services.chassis.objects.uri import local_path
 
 log = get_logger(__name__)
 
@@ -206,6 +207,7 @@ async def write_checkpoint(
     Raises UploadFailed where something else is there, our errors where the store does not take it.
     """
     store = open_store(checkpoint.uri)
+    await asyncio.to_thread(remove_torn, checkpoint.uri)
     done_bytes = 0
     for file in checkpoint.files:
         before_bytes = done_bytes
@@ -220,6 +222,23 @@ async def write_checkpoint(
         on_progress(done_bytes)
     manifest = json.dumps(manifest_of(checkpoint), indent=1).encode()
     await write_once(store, MANIFEST, manifest, hashlib.sha256(manifest).hexdigest())
+
+
+def remove_torn(uri: str) -> None:
+    """Remove what a killed agent left of files that it wrote under a uri of its own; nobody may write there meanwhile.
+
+    In a folder of this machine alone: obstore calls a file that is not whole `name#1`, and shows it in no list.
+    """
+    folder = local_path(uri)
+    if folder is None:
+        return
+    for path in folder.glob("**/*#[0-9]*"):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("torn_file_left", path=str(path), problem=str(error))
+        else:
+            log.info("torn_file_removed", path=str(path))
 
 
 def manifest_of(checkpoint: job_pb2.Checkpoint) -> dict[str, object]:

@@ -1,6 +1,8 @@
 """The agent's beginning: settings, capabilities, what an earlier agent left."""
 
 import asyncio
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.config import PREFIX, Device, RunnerConfig
+from runner.agent.files.upload import write_checkpoint
 from runner.agent.ledger import Ledger, ProcessGroup, locked
 from runner.agent.recovery import Recovered, recover
 from runner.agent.telemetry.capabilities import TASKS, capabilities
@@ -21,6 +24,7 @@ from runner.agent.trainer.process import ATTEMPT_VARIABLE
 from services.chassis.config import load
 from services.chassis.errors import ConfigurationError
 from tests.runner.agent.recording import LIMITS, Recording
+from tests.runner.agent.system import until
 
 ADDRESSES = ["--scheduler-address", "s:1", "--conversion-address", "c:1", "--metrics-address", "m:1"]
 
@@ -126,3 +130,49 @@ def test_what_an_earlier_agent_left_is_ended_swept_and_taken_up(tmp_path: Path) 
     assert [path.name for path in (tmp_path / "spools").iterdir()] == ["0197-3"]
     (again,) = recovered(tmp_path).spools
     assert again.lines.rows == 2
+
+
+UPLOAD = """
+import asyncio, pathlib, sys
+from services.chassis.objects.store import open_store
+asyncio.run(open_store(sys.argv[1]).write("model.safetensors", pathlib.Path(sys.argv[2])))
+"""
+
+
+def killed_upload(uri: str, folder: Path, source: Path) -> None:
+    """What an agent leaves that was killed while it uploaded a large file into a folder of the machine."""
+    with source.open("wb") as file:
+        file.truncate(4 * 2**30)  # of holes: it takes no room here, and there only until the kill
+    uploading = subprocess.Popen([sys.executable, "-c", UPLOAD, uri, str(source)])
+    try:
+        until(lambda: bool(list(folder.glob("*#*"))))
+    finally:
+        uploading.kill()
+        uploading.wait()
+        source.unlink()
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_an_upload_that_a_kill_cut_off_leaves_nothing_once_the_agent_is_back(tmp_path: Path) -> None:
+    store = tmp_path / "store" / "uid" / "7"
+    killed_upload((store / "5").as_uri(), store / "5", tmp_path / "weights")
+    attempt = tmp_path / "work" / "attempts" / "uid-7"
+    attempt.mkdir(parents=True)
+    (attempt / "attempt.json").write_text(json.dumps({"checkpoint_uri": store.as_uri()}))
+    other = tmp_path / "store" / "uid" / "8"  # of another runner, which is at work
+    other.mkdir()
+    (other / "model.safetensors#1").write_bytes(b"half")
+    recovered(tmp_path / "work")
+    assert [path.name for path in (tmp_path / "store").rglob("*") if path.is_file()] == ["model.safetensors#1"]
+    assert not attempt.exists()
+
+
+def test_an_unsaved_checkpoint_is_uploaded_over_what_a_kill_cut_off(tmp_path: Path) -> None:
+    store, files = tmp_path / "store" / "5", tmp_path / "files"
+    killed_upload(store.as_uri(), store, tmp_path / "weights")
+    files.mkdir()
+    (files / "model.safetensors").write_bytes(b"weights")
+    checkpoint = job_pb2.Checkpoint(uri=store.as_uri())
+    checkpoint.files.add(name="model.safetensors", size_bytes=7, sha256=hashlib.sha256(b"weights").hexdigest())
+    asyncio.run(write_checkpoint(checkpoint, files))
+    assert sorted(path.name for path in store.iterdir()) == ["manifest.json", "model.safetensors"]
