@@ -95,7 +95,10 @@ def ending_of_trainer(last_word: Ended | None, death: Death, *, stopping: bool, 
     message = f"the trainer was killed by {_signal_name(number)} from outside"
     if stopping:
         return ending_of_stop(hand_back=hand_back, message=f"{message} while it was stopped")
-    return ending_of_fault(f"{message}, and not by its agent: see what ends processes on the runner's machine")
+    return ending_of_fault(
+        f"{message}, and not by its agent: see what ends processes on the runner's machine, such as a service that is"
+        " stopped or a guard of its memory"
+    )
 
 
 def out_of_memory_kills() -> int | None:

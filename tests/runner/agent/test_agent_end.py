@@ -1,5 +1,6 @@
 """Agents that end, are killed, are taken over, or whose services go away: each test has its own."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -57,6 +58,19 @@ def test_a_drained_agent_hands_its_job_back_and_another_finishes_it(system: Syst
     assert second.wait(60) == 0
     assert system.job(name).state == job_pb2.JOB_STATE_COMPLETED
     system.assert_once(name, range(1, 151))
+
+
+def test_a_signal_to_agent_and_trainer_at_once_hands_the_job_back(system: System, work: Path) -> None:
+    """As systemd sends it; this trainer dies of it, which the real one does only while it starts."""
+    agent = system.agent(work)
+    name = system.submit(system.project(), iterations=100_000, step_ms="10")
+    system.wait_step(name, 3)
+    for process_id in (*system.trainers(), agent.pid):
+        os.kill(process_id, signal.SIGTERM)
+    assert agent.wait(30) == 0
+    job = system.job(name)
+    assert (job.state, job.attempts[0].outcome) == (job_pb2.JOB_STATE_QUEUED, job_pb2.ATTEMPT_OUTCOME_HANDED_BACK)
+    system.stop_job(name)
 
 
 def test_a_second_signal_ends_the_agent_at_once(system: System, work: Path) -> None:
