@@ -142,8 +142,7 @@ def test_a_clock_that_is_set_back_holds_up_nothing_that_waits_for_a_time(with_st
                 stores.database, stores.placing, stores.upkeep._limits, monotonic=stores.clock.monotonic
             )
             await stores.upkeep.restart_clocks()
-        for orphan in await stores.upkeep.attempts_to_adopt(100):
-            await stores.upkeep.adopt(orphan.key, [])
+        await stores.adopt_all()
         stores.clock.pass_seconds(11 if sees_it else stores.RETRY.retry_seconds_max)
         await stores.upkeep.renew_and_expire([])
         assert await stores.count("jobs", "retry_time_us IS NOT NULL") == 0
