@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from services.chassis.context import LOCAL, CurrentToken, NoContextError, chosen_context
+from services.chassis.errors import Reason, Unavailable
 from services.chassis.tls import ClientTls
 
 SERVICES = ("scheduler", "metrics", "conversion")
@@ -82,8 +83,15 @@ class Endpoints:
         return self.said_tls
 
     def token(self, address: str) -> str:
-        """What goes along with calls to the address. The token of this machine's `up` goes nowhere else."""
-        if self.said_token or self.up is None or address not in read_endpoints(self.up).values():
+        """What goes along with calls to the address. The token of this machine's `up` goes nowhere else.
+
+        Raises Unavailable for the address of an `up` that stops, starts or has gone: until it is written down again
+        anybody may listen there, and its services would refuse a call without the token.
+        """
+        is_up_at = self.up is not None and address in read_endpoints(self.up).values()
+        if not is_up_at and "scheduler" not in self.given and address in self.known.values():
+            raise Unavailable(Reason.SERVICE_UNAVAILABLE, f"nothing is up in {self.up} at the moment")
+        if self.said_token or self.up is None or not is_up_at:
             return self.said_token if isinstance(self.said_token, str) else self.said_token()
         with contextlib.suppress(OSError):
             return (self.up / TOKEN_FILE).read_text().strip()

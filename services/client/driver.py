@@ -34,9 +34,9 @@ class _Connections(Transport):
         """Begin a call of this kind."""
         while (address := self.endpoints.address(method.service)) is None:
             self.endpoints.learn((await installed(self)).addresses)
+        token = self.endpoints.token(address)  # first: it raises where it is not known now how the address is called
         making = getattr(self._channel(address), kind)
         call = making(method.path, request_serializer=method.serialize, response_deserializer=method.deserialize)
-        token = self.endpoints.token(address)
         metadata = (("authorization", f"Bearer {token}"),) if token else ()
         return call(request, timeout=seconds, metadata=metadata)
 

@@ -19,6 +19,7 @@ from services.chassis.context import (
     write_contexts,
 )
 from services.chassis.endpoints import Endpoints, NoEndpointError, data_folder, resolve
+from services.chassis.errors import Unavailable
 from services.cli.machine.folder import DataFolder, FolderInUseError, held, write_endpoints
 
 ALL = {"scheduler": "file:1", "metrics": "file:2", "conversion": "file:3"}
@@ -96,6 +97,22 @@ def test_the_token_of_this_machine_goes_to_this_machine_alone(tmp_path: Path) ->
         assert endpoints.token("elsewhere:1") == ""
         assert resolve(environ={}, flags={"scheduler": "elsewhere:1"}, data=tmp_path).token("elsewhere:1") == ""
     assert endpoints.token("file:1") == "", "whoever listens there now is not asked for anything"
+
+
+def test_an_up_that_is_between_two_lives_is_away_whatever_listens_at_its_addresses(tmp_path: Path) -> None:
+    folder = DataFolder(root=tmp_path)
+    (tmp_path / "token").write_text("local-token\n")
+    mine, said = resolve(environ={}, data=tmp_path), resolve(environ={}, data=tmp_path, token="said")
+    with held(folder):
+        write_endpoints(folder, ALL)
+        for endpoints in (mine, said):
+            assert endpoints.address("metrics") == "file:2"
+        folder.endpoints.unlink()
+        for endpoints in (mine, said):
+            with pytest.raises(Unavailable, match=f"nothing is up in {tmp_path}"):
+                endpoints.token("file:2")
+        write_endpoints(folder, ALL)
+        assert (mine.token("file:2"), said.token("file:2")) == ("local-token", "said")
 
 
 def test_the_token_of_a_context_goes_along_and_a_file_of_it_is_read_anew(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,7 +14,7 @@ from sihlai.logs.v1.log_line_pb2 import LogLine
 
 from services.chassis.auth.guard import OpenGuard
 from services.chassis.config import ServerConfig
-from services.chassis.endpoints import Endpoints
+from services.chassis.endpoints import Endpoints, resolve
 from services.chassis.errors import (
     DeadlineExceeded,
     Reason,
@@ -23,6 +24,7 @@ from services.chassis.errors import (
     Unavailable,
 )
 from services.chassis.rpc import Server
+from services.cli.machine.folder import DataFolder, held, write_endpoints
 from services.client.face import AsyncClient, Client
 from services.client.job import tailed
 
@@ -88,6 +90,33 @@ class ExpiringLogs(log_service_pb2_grpc.LogServiceServicer):
             yield pb.TailLogsResponse(cursor=str(number), batch=pb.LogBatch(lines=[LogLine(number=number)]))
         if first + self._lines < LINES:
             raise Unauthenticated(Reason.TOKEN_EXPIRED, "the token ended")
+        yield pb.TailLogsResponse(ended=pb.LogEnded(logs_complete=True))
+
+
+class RestartedLogs(log_service_pb2_grpc.LogServiceServicer):
+    """A log of two lines at an `up` that is killed after the first: it answers again before it is wholly up."""
+
+    def __init__(self, folder: DataFolder) -> None:
+        self.address = ""
+        self.tokens: list[str] = []
+        self._folder = folder
+
+    def written(self) -> None:
+        """Write down where it is, as `up` does once everything serves."""
+        write_endpoints(self._folder, {"scheduler": self.address, "metrics": self.address})
+
+    async def TailLogs(  # noqa: N802  # gRPC's name
+        self, request: pb.TailLogsRequest, context: object
+    ) -> AsyncIterator[pb.TailLogsResponse]:
+        metadata = dict(context.invocation_metadata())  # type: ignore[attr-defined]
+        self.tokens.append(metadata.get("authorization", ""))
+        if not self.tokens[-1]:
+            raise Unauthenticated(Reason.TOKEN_MISSING, "this call needs a token")
+        number = int(request.cursor or 0) + 1
+        yield pb.TailLogsResponse(cursor=str(number), batch=pb.LogBatch(lines=[LogLine(number=number)]))
+        if number == 1:
+            self._folder.endpoints.unlink()
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "killed")  # type: ignore[attr-defined]
         yield pb.TailLogsResponse(ended=pb.LogEnded(logs_complete=True))
 
 
@@ -180,6 +209,41 @@ def test_a_tail_goes_on_with_the_token_of_the_moment_when_the_one_before_ends(bl
     answers, _ = asyncio.run(followed(servicer, blocking=blocking, token=lambda: f"token-{next(numbers)}"))
     assert [line.number for answer in answers for line in answer.batch.lines] == list(range(1, LINES + 1))
     assert servicer.tokens == [f"Bearer token-{number}" for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_tail_goes_on_while_an_up_that_was_killed_starts_anew(tmp_path: Path, blocking: bool) -> None:
+    """Its services answer before their addresses are written down, and would refuse a call without the token."""
+    folder, numbers = DataFolder(root=tmp_path), []
+    (tmp_path / "token").write_text("local-token")
+    servicer = RestartedLogs(folder)
+    request = pb.TailLogsRequest(job="projects/a/jobs/b", follow=True)
+    breaks = 0
+
+    def on_break(error: SihlaiError | None) -> None:
+        nonlocal breaks
+        breaks += 1
+        if breaks == 3:
+            servicer.written()
+
+    async def test() -> None:
+        async with served(servicer) as servicer.address:
+            servicer.written()
+            endpoints = resolve(environ={}, data=tmp_path)
+            with Client(endpoints) as client:
+                async with AsyncClient(endpoints) as awaiting:
+                    if blocking:
+                        tail = client.iterate(tailed, request, on_break=on_break)
+                        answers = await asyncio.to_thread(lambda: list(tail))
+                    else:
+                        answers = [each async for each in awaiting.iterate(tailed, request, on_break=on_break)]
+            numbers.extend(line.number for answer in answers for line in answer.batch.lines)
+
+    with held(folder):
+        asyncio.run(test())
+    assert numbers == [1, 2]
+    assert servicer.tokens == ["Bearer local-token"] * 2
+    assert breaks == 3
 
 
 def test_a_tail_whose_token_has_ended_for_good_ends_too() -> None:

@@ -1,0 +1,57 @@
+"""Whoever follows a job goes on over an `up` that was killed and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.home import WAIT_SECONDS, Home, write_datasets
+
+FOLLOWS = ("sihlai job watch digits/first", "sihlai job wait digits/first", "sihlai logs -f digits/first")
+SUBMIT = "sihlai job submit digits/first spec.yaml"
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Home]:
+    """A machine that is up without a runner, and a job in its queue."""
+    home = Home(tmp_path)
+    write_datasets(tmp_path)
+    for line in ("sihlai up -d --runners 0", "sihlai project create digits --training ~/data/digits", SUBMIT):
+        done = home.ask(line)
+        assert done.returncode == 0, done.stderr
+    yield home
+    home.ask("sihlai down")
+
+
+def test_who_follows_a_job_sees_its_end_although_up_was_killed_in_between(machine: Home) -> None:
+    """The services of the second `up` answer seconds before its runner does, and its addresses are written down."""
+    follows = [
+        subprocess.Popen(
+            ["bash", "-c", f"exec {line} 2>&1"],
+            cwd=machine.folder,
+            env=machine.environ,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for line in (*FOLLOWS, f"{SUBMIT.replace('first', 'second')} --follow")
+    ]
+    try:
+        for follow in (follows[0], follows[-1]):
+            assert follow.stdout is not None
+            while "queued" not in follow.stdout.readline():
+                assert follow.poll() is None
+        data = machine.folder / ".local" / "share" / "sihlai"
+        os.kill(int((data / "up.lock").read_text()), signal.SIGKILL)
+        again = machine.ask("sihlai up -d --runners 1")
+        assert again.returncode == 0, again.stderr
+        for follow in follows:
+            said, _ = follow.communicate(timeout=WAIT_SECONDS)
+            assert follow.returncode == 0, said
+    finally:
+        for follow in follows:
+            follow.kill()
