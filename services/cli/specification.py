@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import yaml
 from google.protobuf import json_format
@@ -21,18 +22,22 @@ from google.protobuf.message import Message
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
 from services.client.dataset import task_of
-from services.client.specification import SpecificationError, enum_value, field_of, message_from
+from services.client.specification import INDEX, SpecificationError, enum_value, field_of, message_from
 
 Field: TypeAlias = Any
 """A FieldDescriptor: the stubs know two classes for it, one of them private."""
+Number = TypeVar("Number", int, float)
 
 FILE_BYTES_MAX = 2**20
 STANDARD_INPUT = Path("-")
 REPEATED_MAX = 1_000
 """The highest index that an assignment may name."""
-INTEGERS = frozenset(
-    {FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_UINT64}
-)
+INTEGERS = {
+    FieldDescriptor.TYPE_INT32: range(-(2**31), 2**31),
+    FieldDescriptor.TYPE_INT64: range(-(2**63), 2**63),
+    FieldDescriptor.TYPE_UINT32: range(2**32),
+    FieldDescriptor.TYPE_UINT64: range(2**64),
+}
 FLOATS = frozenset({FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT})
 TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -45,7 +50,7 @@ def read_specification(path: Path) -> JobSpec:
         raise SpecificationError(f"{path} has more than {FILE_BYTES_MAX} bytes, which no specification needs")
     try:
         found = yaml.safe_load(data)  # JSON is YAML
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that there is not, as 2026-13-01
         raise SpecificationError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
         raise SpecificationError(f"{path} must hold a mapping from fields to values, but holds {_kind(found)}")
@@ -102,7 +107,7 @@ def _assign(message: Message, parts: Sequence[str], text: str, path: str) -> Non
         if len(rest) != 1:
             raise SpecificationError(f"{path} is a mapping: write it like {field.name}.KEY=VALUE")
         getattr(message, field.name)[rest[0]] = text
-    elif field.is_repeated and (not rest or not rest[0].isdigit()):
+    elif field.is_repeated and (not rest or INDEX.fullmatch(rest[0]) is None):
         _assign_list(message, field, rest, text, path)
     elif field.is_repeated:
         _assign_element(message, field, rest, text, path)
@@ -158,17 +163,34 @@ def _fill_message(message: Message, text: str, path: str) -> None:
 def _value(field: Field, text: str, path: str) -> Any:
     try:
         if field.type in INTEGERS:
-            return int(text)
+            return _checked(int(text), INTEGERS[field.type].__contains__)
         if field.type in FLOATS:
-            return float(text)
+            return _checked(float(text), math.isfinite)
         if field.type == FieldDescriptor.TYPE_BOOL:
             return TRUTHS[text.lower()]
     except (ValueError, KeyError):
-        wanted = "a whole number" if field.type in INTEGERS else "a number" if field.type in FLOATS else "true or false"
+        wanted = "a number, and a finite one" if field.type in FLOATS else "true or false"
+        if numbers := INTEGERS.get(field.type):
+            wanted = f"a whole number from {numbers.start} to {numbers.stop - 1}"
         raise SpecificationError(f"{path} is {text!r}, but must be {wanted}") from None
     if field.enum_type is not None:
         return enum_value(field.enum_type, text, path)
-    return json.loads(text) if text.startswith('"') and text.endswith('"') and len(text) > 1 else text
+    return _unquoted(text, path) if text.startswith('"') and text.endswith('"') and len(text) > 1 else text
+
+
+def _checked(found: Number, holds: Callable[[Number], bool]) -> Number:
+    if not holds(found):
+        raise ValueError
+    return found
+
+
+def _unquoted(text: str, path: str) -> str:
+    try:
+        found: str = json.loads(text)
+        found.encode()  # half a surrogate is no text
+    except ValueError:
+        raise SpecificationError(f"{path} is {text}, but in quotes it must be one string of JSON") from None
+    return found
 
 
 def _kind(found: object) -> str:

@@ -31,6 +31,8 @@ from sihlai.scheduler.v1.project_service_pb2_grpc import ProjectServiceStub
 from services.chassis import errors
 from services.chassis.backoff import Backoff
 from services.chassis.errors import Reason, SihlaiError
+from services.client.number import SECONDS_MAX, number
+from services.client.specification import SpecificationError
 
 DEADLINE_SECONDS = 30.0
 """How long a unary call may take when nothing else is said."""
@@ -178,6 +180,8 @@ async def follow(
     cursor, that what is asked is too much. Where the token ended after an answer, the next connection carries the one
     of its moment. Raises TimeoutError when it has not ended after `seconds`.
     """
+    if seconds is not None:
+        number(seconds, "timeout", at_least=-math.inf, at_most=math.inf)
     resumed: Any = request
     answered_at = time.monotonic()
     ends_at = math.inf if seconds is None else answered_at + seconds
@@ -192,7 +196,7 @@ async def follow(
         broke: SihlaiError | None = None
         answered_here = False
         try:
-            async with aclosing(read(transport, method, request, None if seconds is None else left)) as answers:
+            async with aclosing(read(transport, method, request, left if left < SECONDS_MAX else None)) as answers:
                 async for answer in answers:
                     if answer.cursor:
                         resumed.cursor = answer.cursor
@@ -229,6 +233,8 @@ async def whole(
     seconds_max: float = DEADLINE_SECONDS,
 ) -> Answer:
     """A list to its end, or until `limit` items, as if it were one page; `next_page_token` says what follows."""
+    if limit is not None and limit < 1:
+        raise SpecificationError(f"the limit is {limit}, but must be at least 1")
     paged: Any = request
     found: Any = None
     count = 0

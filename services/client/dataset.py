@@ -15,6 +15,7 @@ from sihlai.conversion.v1.task_pb2 import Task
 
 from services.chassis.errors import Internal, Reason
 from services.client.call import CONVERSION, Transport, ask, read, whole
+from services.client.number import INT64_MAX, number, whole_number
 from services.client.specification import enum_value, message_from
 
 INSPECT_SECONDS_MAX = 24 * 3_600.0
@@ -68,7 +69,9 @@ async def validated(
     on_progress: Progress = lambda progress: None,
 ) -> Validation:
     """Everything that is wrong with it, in one pass."""
-    request = pb.ValidateDatasetRequest(source=source, validation_source=validation, findings_max=findings_max)
+    request = pb.ValidateDatasetRequest(
+        source=source, validation_source=validation, findings_max=whole_number(findings_max, "findings_max")
+    )
     findings: list[Finding] = []
     totals: pb.ValidationTotals | None = None
     async with aclosing(read(transport, CONVERSION.ValidateDataset, request)) as answers:
@@ -158,11 +161,15 @@ async def images_of(
         via=[task_of(task) for task in via],
         category=category,
         rule=rule,
-        thumbnail_side=thumbnail_side,
+        thumbnail_side=whole_number(thumbnail_side, "thumbnail_side"),
     )
     if split is not None:
         side = pb.SplitSide.ValueType(enum_value(pb.SplitSide.DESCRIPTOR, split, "split"))
         split_heads = [pb.SplitHead(task=task_of(task)) for task in heads]
-        request.split.CopyFrom(pb.SplitFilter(side=side, share=share, seed=seed, heads=split_heads))
+        request.split.CopyFrom(pb.SplitFilter(side=side, heads=split_heads))
+        if share is not None:
+            request.split.share = number(share, "share", at_most=1)
+        if seed is not None:
+            request.split.seed = whole_number(seed, "seed", at_least=-INT64_MAX, at_most=INT64_MAX)
     found = await whole(transport, CONVERSION.ListImages, request, limit=limit, seconds_max=INSPECT_SECONDS_MAX)
     return list(found.images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -18,6 +19,7 @@ from sihlai.scheduler.v1.job_spec_pb2 import Data, JobSpec, Model, Resources, Tr
 from services.chassis.errors import NotFound, Reason, SihlaiError
 from services.client.call import JOBS, LOGS, Break, Reading, Transport, ask, follow, whole
 from services.client.name import checkpoint_name, job_name, project_name, short
+from services.client.number import INT32_MAX, SECONDS_MAX, moment, number, whole_number
 from services.client.specification import enum_value, message_from
 
 ENDED = frozenset({job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_STOPPED, job_pb2.JOB_STATE_FAILED})
@@ -92,7 +94,7 @@ async def submitted(
     wanted.labels.update(labels or {})
     wanted.display_name = display_name or wanted.display_name
     if priority is not None:
-        wanted.priority = priority
+        wanted.priority = whole_number(priority, "priority", at_least=-INT32_MAX)
     if "/" in place.removeprefix("projects/"):
         parent, _, job_id = job_name(place).rpartition("/jobs/")
     else:
@@ -118,7 +120,7 @@ async def listed(
     """Jobs, newest first; of all projects where none is named."""
     wanted = pb.JobFilter(states=[parsed_state(state) for state in states], labels=labels or {})
     if since is not None:
-        wanted.created_after.FromDatetime(since)
+        wanted.created_after.CopyFrom(moment(since, "since"))
     request = pb.ListJobsRequest(parent=project_name(project), filter=wanted)
     return list((await whole(transport, JOBS.ListJobs, request, limit=limit)).jobs)
 
@@ -134,7 +136,7 @@ async def stopped(
         request_id=str(uuid.uuid4()),
     )
     if grace is not None:
-        request.grace.FromMicroseconds(round(grace * 1e6))
+        request.grace.FromMicroseconds(round(number(grace, "grace", at_most=SECONDS_MAX) * 1e6))
     return (await ask(transport, JOBS.StopJob, request)).job
 
 
@@ -169,6 +171,8 @@ async def watched(
     transport: Transport, name: str, *, on_break: Break = lambda error: None, seconds: float | None = None
 ) -> Reading[Job]:
     """A job as it is now and after each change, until it has ended; over broken connections. NotFound where it goes."""
+    if seconds is not None:
+        number(seconds, "timeout", at_least=-math.inf, at_most=math.inf)
     job = await got(transport, name)
     only = pb.JobFilter(uids=[job.uid])  # the name may be given again
     request = pb.WatchJobsRequest(parent=job.name.partition("/jobs/")[0], filter=only)
@@ -247,9 +251,9 @@ def log_lines(
         wanted.level_min = LogLevel.ValueType(enum_value(LogLevel.DESCRIPTOR, level, "level"))
     request = TailLogsRequest(job=job_name(name), follow=follow, filter=wanted)
     if tail is not None:
-        request.tail_last = tail
+        request.tail_last = whole_number(tail, "tail", at_least=1)
     if since is not None:
-        request.since.FromDatetime(since)
+        request.since.CopyFrom(moment(since, "since"))
     return _lines(tailed(transport, request, on_break=on_break, seconds=timeout))
 
 

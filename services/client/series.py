@@ -19,6 +19,7 @@ from services.client.call import METRICS, Break, Reading, Transport, ask, follow
 from services.client.frame import Frame
 from services.client.job import state_name
 from services.client.name import job_name, short
+from services.client.number import whole_number
 from services.client.specification import value_at
 
 Item = TypeVar("Item")
@@ -159,7 +160,7 @@ async def exact(transport: Transport, wanted: Selection) -> Curves:
 async def in_buckets(transport: Transport, wanted: Selection, n: int = 200) -> Buckets:
     """At most `n` buckets of each series, for drawing."""
     request = wanted.request()
-    request.buckets_max = n
+    request.buckets_max = whole_number(n, "n", at_least=1)
     return Buckets((await ask(transport, METRICS.QuerySeries, request)).series)
 
 

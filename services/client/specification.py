@@ -15,6 +15,8 @@ from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 MessageType = TypeVar("MessageType", bound=Message)
+INDEX = re.compile(r"[0-9]{1,9}")
+"""Of an entry of a list."""
 
 
 class SpecificationError(ValueError):
@@ -126,7 +128,7 @@ def _member(field: FieldDescriptor, members: Any, key: str, path: str) -> Any:
     """One of a list or of a map; None where there is none."""
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         return members[key] if key in members else None  # noqa: SIM401  # maps of protos make what get() misses
-    if not key.isdigit():
+    if INDEX.fullmatch(key) is None:
         raise SpecificationError(f"{path}: {field.name} is a list: {field.name}[0] was wanted, not {key!r}")
     return members[int(key)] if int(key) < len(members) else None
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import math
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -150,7 +151,11 @@ async def served(servicer: log_service_pb2_grpc.LogServiceServicer) -> AsyncIter
 
 
 async def followed(
-    servicer: log_service_pb2_grpc.LogServiceServicer, *, blocking: bool, token: str | Callable[[], str] = ""
+    servicer: log_service_pb2_grpc.LogServiceServicer,
+    *,
+    blocking: bool,
+    token: str | Callable[[], str] = "",
+    seconds: float | None = None,
 ) -> Followed:
     """All answers of a tail, and how often it broke, of either client."""
     breaks: list[SihlaiError | None] = []
@@ -159,10 +164,11 @@ async def followed(
         endpoints = Endpoints(given={"metrics": address}, said_token=token)
         if blocking:
             with Client(endpoints) as client:
-                tail = client.iterate(tailed, request, on_break=breaks.append)
+                tail = client.iterate(tailed, request, on_break=breaks.append, seconds=seconds)
                 return await asyncio.to_thread(lambda: list(tail)), len(breaks)
         async with AsyncClient(endpoints) as awaiting:
-            return [answer async for answer in awaiting.iterate(tailed, request, on_break=breaks.append)], len(breaks)
+            reading = awaiting.iterate(tailed, request, on_break=breaks.append, seconds=seconds)
+            return [answer async for answer in reading], len(breaks)
 
 
 @pytest.mark.parametrize("blocking", [True, False])
@@ -209,6 +215,14 @@ def test_a_tail_goes_on_with_the_token_of_the_moment_when_the_one_before_ends(bl
     answers, _ = asyncio.run(followed(servicer, blocking=blocking, token=lambda: f"token-{next(numbers)}"))
     assert [line.number for answer in answers for line in answer.batch.lines] == list(range(1, LINES + 1))
     assert servicer.tokens == [f"Bearer token-{number}" for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e300])
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_tail_may_take_for_ever(blocking: bool, seconds: float) -> None:
+    """gRPC knows no deadline so far away."""
+    answers, _ = asyncio.run(followed(BreakingLogs(), blocking=blocking, seconds=seconds))
+    assert answers[-1].ended.logs_complete
 
 
 @pytest.mark.parametrize("blocking", [True, False])

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 from google.protobuf import json_format
-from google.protobuf.duration_pb2 import Duration
 from rich.markup import escape
 from sihlai.conversion.v1.dataset_pb2 import DatasetSource
 from sihlai.scheduler.v1 import job_pb2
@@ -37,6 +36,7 @@ from services.client.call import JOBS, ask, whole
 from services.client.dataset import dataset_uri, task_of
 from services.client.job import parsed_state
 from services.client.name import checkpoint_name, job_name, project_name, short
+from services.client.number import SECONDS_MAX, number
 from services.client.specification import SpecificationError
 
 JOBS_LISTED = 50
@@ -210,7 +210,7 @@ async def stop_job(
     session: Session,
     job: JobArgument,
     now: Annotated[bool, typer.Option("--now", help="At once, without a checkpoint.")] = False,
-    grace: Annotated[float | None, typer.Option(min=0, help="Seconds for writing the checkpoint.")] = None,
+    grace: Annotated[float | None, typer.Option(help="Seconds for writing the checkpoint.")] = None,
     reason: Annotated[str, typer.Option(help="Why, for the job's record.")] = "",
     follow: Follow = False,
 ) -> None:
@@ -225,9 +225,7 @@ async def stop_job(
         request_id=str(uuid.uuid4()),
     )
     if grace is not None:
-        duration = Duration()
-        duration.FromMilliseconds(round(grace * 1000))
-        request.grace.CopyFrom(duration)
+        request.grace.FromMilliseconds(round(number(grace, "--grace", at_most=SECONDS_MAX) * 1000))
     before = datetime.now(UTC)
     answer = await session.client.run(ask, JOBS.StopJob, request)
     if session.output.as_json:
@@ -379,10 +377,9 @@ def _parent_and_id(text: str) -> tuple[str, str]:
 def _set_optimizer(spec: JobSpec, optimizer: Optimizer | None, learning_rate: float | None) -> None:
     """The rate belongs to an optimizer: the one that is given, else the file's, else the default one."""
     name = optimizer or spec.trainer.WhichOneof("optimizer") or Optimizer.ADAMW
-    settings = getattr(spec.trainer, name)
-    settings.SetInParent()
+    getattr(spec.trainer, name).SetInParent()
     if learning_rate is not None:
-        settings.learning_rate = learning_rate
+        assign(spec, f"trainer.{name}.learning_rate={learning_rate}")
 
 
 def _column(text: str) -> str:

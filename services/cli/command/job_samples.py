@@ -21,6 +21,7 @@ from services.cli.machine.process import PYTHON
 from services.cli.session import Session, command
 from services.client.call import CHECKPOINTS, whole
 from services.client.name import job_name, short
+from services.client.number import INT32_MAX
 
 SAMPLES_FILE, CONFIG_FILE = "samples.json", "config.json"
 DRAWING_SECONDS_MAX = 300.0
@@ -32,7 +33,7 @@ async def draw_samples(
     job: JobArgument,
     iteration: Annotated[int, typer.Option(help="After this step; else after the last validation that is kept.")] = 0,
     head: Annotated[str, typer.Option(help="Only this head.")] = "",
-    images: Annotated[int, typer.Option(help="So many images of each head at most.", min=1)] = 12,
+    images: Annotated[int, typer.Option(help="So many images of each head at most.", min=1, max=INT32_MAX)] = 12,
     to: Annotated[
         Path | None, typer.Option("--to", metavar="FILE", help="The PNG to write; else one of its name.")
     ] = None,

@@ -20,6 +20,7 @@ from services.cli.view.table import jobs_table
 from services.cli.view.text import shown
 from services.client.job import ENDED, changes, watched
 from services.client.name import job_name, short
+from services.client.number import SECONDS_MAX, number
 
 STATES = {state: job_pb2.JobState.Name(state).removeprefix("JOB_STATE_").lower() for state in job_pb2.JobState.values()}
 
@@ -75,6 +76,8 @@ async def wait(
     Example: sihlai job wait digits/first digits/second --timeout 3600
     """
     names = [job_name(text) for text in jobs]
+    if timeout is not None:
+        number(timeout, "--timeout", at_most=SECONDS_MAX)
 
     async def ended(name: str) -> Job:
         last = Job(name=name)

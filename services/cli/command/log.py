@@ -24,6 +24,7 @@ from services.cli.view.text import shown
 from services.client.call import Break
 from services.client.job import tailed, watched
 from services.client.name import job_name, short
+from services.client.number import INT32_MAX, INT64_MAX
 from services.client.specification import SpecificationError
 
 LEVEL_STYLES = {
@@ -56,15 +57,19 @@ async def show_logs(
     session: Session,
     job: JobArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
-    tail: Annotated[int | None, typer.Option("--tail", "-n", min=1, help="The newest lines, this many.")] = None,
+    tail: Annotated[
+        int | None, typer.Option("--tail", "-n", min=1, max=INT32_MAX, help="The newest lines, this many.")
+    ] = None,
     since: Annotated[str | None, typer.Option(help="From a time on (ISO 8601), or 90s, 15m, 2h, 1d ago.")] = None,
     level: Annotated[Level | None, typer.Option(help="At least this level.")] = None,
     contains: Annotated[str, typer.Option(help="With this text.")] = "",
     regex: Annotated[str, typer.Option(help="That this RE2 expression matches.")] = "",
     source: Annotated[list[str] | None, typer.Option(help="From this source, such as trainer.")] = None,
     stream: Annotated[list[Stream] | None, typer.Option(help="From this stream.")] = None,
-    rank: Annotated[list[int] | None, typer.Option(min=0, help="From this process of the trainer.")] = None,
-    attempt: Annotated[list[int] | None, typer.Option(min=1, help="Of this attempt.")] = None,
+    rank: Annotated[
+        list[int] | None, typer.Option(min=0, max=INT32_MAX, help="From this process of the trainer.")
+    ] = None,
+    attempt: Annotated[list[int] | None, typer.Option(min=1, max=INT64_MAX, help="Of this attempt.")] = None,
     cursor: Annotated[str | None, typer.Option(help="After an earlier answer's cursor (--json shows it).")] = None,
 ) -> None:
     """Show a job's log. With -f it goes on live, over broken connections too, until the job has ended.
@@ -137,15 +142,15 @@ def line_text(line: LogLine) -> Text:
 
 def parsed_since(text: str, *, now: datetime) -> datetime:
     """A moment in UTC from `90s`, `15m`, `2h`, `1d` before now, or from ISO 8601; without a zone the machine's."""
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
-        return now - timedelta(seconds=float(match[1]) * UNITS_SECONDS[match[2]])
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
+        if match := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
+            return now - timedelta(seconds=float(match[1]) * UNITS_SECONDS[match[2]])
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise SpecificationError(
-            f"--since is {text!r}, but must be a time such as 2026-01-31T12:00 or a while such as 15m"
+            f"--since is {text!r}, but must be a time such as 2026-01-31T12:00 or a while such as 15m, "
+            "and lie in the years 1 to 9999 of UTC"
         ) from error
-    return found.astimezone(UTC)
 
 
 async def _show_states(session: Session, name: str) -> Job:

@@ -24,12 +24,14 @@ from services.cli.view.runner_table import runners_table
 from services.cli.view.table import jobs_table
 from services.client.call import RUNNERS, whole
 from services.client.job import ENDED, listed, state_name
+from services.client.number import SECONDS_MAX, number
 
 STATES = tuple(state_name(state) for state in job_pb2.JobState.values() if state and state not in ENDED)
 JOBS_MAX = 1_000
 QUEUED_SHOWN = 10
 ENDED_SHOWN = 5
 TOP_SECONDS = 2.0
+TOP_SECONDS_MIN = 0.2
 
 
 @command
@@ -49,12 +51,13 @@ async def show_status(session: Session) -> None:
 @command
 async def show_top(
     session: Session,
-    seconds: Annotated[float, typer.Option(min=0.2, help="How often it is drawn over.")] = TOP_SECONDS,
+    seconds: Annotated[float, typer.Option(help="How often it is drawn over.")] = TOP_SECONDS,
 ) -> None:
     """Show the same as `status`, drawn over again and again, until Ctrl-C.
 
     Example: sihlai top --seconds 5
     """
+    number(seconds, "--seconds", at_least=TOP_SECONDS_MIN, at_most=SECONDS_MAX)
     if not session.output.live:
         raise CommandError("top draws on a terminal: `sihlai status` is for everything else")
     with Live(console=session.output.console, auto_refresh=False, screen=True) as screen:

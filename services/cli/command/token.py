@@ -17,8 +17,11 @@ from services.cli.error import EXIT_NOT_UNDERSTOOD, CommandError
 from services.cli.session import Session, command
 from services.cli.view.token_table import principal_table, tokens_table
 from services.client.call import TOKENS, ask, whole
+from services.client.number import number
 
 DAY_SECONDS = 86_400
+DAYS_MAX = 36_600.0
+"""A scheduler may want fewer; more are a slip."""
 ROLES = {"viewer": pb.ROLE_VIEWER, "editor": pb.ROLE_EDITOR, "admin": pb.ROLE_ADMIN}
 app = typer.Typer(no_args_is_help=True, help="Who may do what: every call carries a token.")
 
@@ -40,7 +43,7 @@ async def create_token(
         ),
     ] = None,
     admin: Annotated[bool, typer.Option("--admin", help="An admin of the whole installation.")] = False,
-    days: Annotated[float | None, typer.Option(min=0, metavar="DAYS", help="How long it lives; default 30.")] = None,
+    days: Annotated[float | None, typer.Option(metavar="DAYS", help="How long it lives; default 30.")] = None,
     description: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
     to: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write it into a file that its owner alone can read.")
@@ -53,7 +56,7 @@ async def create_token(
     principal = pb.Principal(subject=subject_of(holder), installation_admin=admin, grants=map(grant_of, role or ()))
     request = pb.CreateTokenRequest(principal=principal, description=description, request_id=str(uuid.uuid4()))
     if days is not None:
-        request.expire_time.FromSeconds(int(time.time() + days * DAY_SECONDS))
+        request.expire_time.FromSeconds(int(time.time() + number(days, "--days", at_most=DAYS_MAX) * DAY_SECONDS))
     answer = await session.client.run(ask, TOKENS.CreateToken, request)
     if to is not None:
         replace_file(to, f"{answer.text}\n".encode(), mode=0o600)

@@ -26,6 +26,7 @@ from services.cli.view.listing import Column, Listing
 from services.cli.view.output import Output
 
 END_OF_LISTENING = b"\0"
+RUNNERS_MAX = 1_000
 Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where it listens; port 0 takes a free one.")]
 
 
@@ -36,7 +37,10 @@ def up(
         typer.Option(metavar="FOLDER", help="Where everything lies; default $SIHLAI_DATA or ~/.local/share/sihlai."),
     ] = None,
     runners: Annotated[
-        int, typer.Option(min=0, help="How many runners; several divide the GPUs of the machine among them.")
+        int,
+        typer.Option(
+            min=0, max=RUNNERS_MAX, help="How many runners; several divide the GPUs of the machine among them."
+        ),
     ] = 1,
     device: Annotated[str, typer.Option(help="What runners train on: auto, cpu or cuda.")] = "auto",
     allow_root: Annotated[

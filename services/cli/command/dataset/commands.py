@@ -48,6 +48,7 @@ from services.cli.view.dataset_table import (
 from services.cli.view.progress import WorkBar
 from services.client.call import CONVERSION, ask, read, whole
 from services.client.dataset import task_of
+from services.client.number import INT32_MAX
 from services.client.specification import SpecificationError
 
 app = typer.Typer(
@@ -153,7 +154,10 @@ async def validate_dataset(
         str | None, typer.Option(metavar="SOURCE", help="The validation dataset that goes with it, to compare.")
     ] = None,
     findings: Annotated[
-        int, typer.Option(min=0, help="At most so many findings, the rest is counted; 0 is the service's limit.")
+        int,
+        typer.Option(
+            min=0, max=INT32_MAX, help="At most so many findings, the rest is counted; 0 is the service's limit."
+        ),
     ] = 0,
     local: Local = False,
     allow_root: AllowRoot = None,

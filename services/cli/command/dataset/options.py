@@ -29,6 +29,7 @@ from services.cli.view.dataset_table import finding_line, result_drawing
 from services.cli.view.progress import WorkBar
 from services.client.dataset import dataset_uri, task_of
 from services.client.face import AsyncClient
+from services.client.number import INT64_MAX, number
 
 WHERE = "Where the services are"
 BUCKET = "S3-compatible storage"
@@ -46,18 +47,23 @@ Lenient = Annotated[
 ]
 MinSize = Annotated[
     float | None,
-    typer.Option(min=0, help="Keypoints to boxes: grow boxes to so many pixels a side.", rich_help_panel=STEPS),
+    typer.Option(help="Keypoints to boxes: grow boxes to so many pixels a side.", rich_help_panel=STEPS),
 ]
 Margin = Annotated[
     float | None,
-    typer.Option(min=0, help="Keypoints to boxes: grow boxes by this share on each side.", rich_help_panel=STEPS),
+    typer.Option(help="Keypoints to boxes: grow boxes by this share on each side.", rich_help_panel=STEPS),
 ]
 CategoryName = Annotated[
     str | None, typer.Option(help="Keypoints to boxes: the category of all boxes.", rich_help_panel=STEPS)
 ]
 MinPixels = Annotated[
     int | None,
-    typer.Option(min=1, help="Classes to labels: present with at least so many pixels.", rich_help_panel=STEPS),
+    typer.Option(
+        min=1,
+        max=INT64_MAX,
+        help="Classes to labels: present with at least so many pixels.",
+        rich_help_panel=STEPS,
+    ),
 ]
 Local = Annotated[
     bool, typer.Option("--local", help="Work on this machine, even if a service runs.", rich_help_panel=WHERE)
@@ -216,6 +222,8 @@ def conversion_options(
     """The options of a conversion's steps; what is not given stays unset."""
     options = ConversionOptions()
     if min_size is not None or margin is not None or category_name is not None:
+        for name, value in {"--min-size": min_size, "--margin": margin}.items():
+            number(value or 0.0, name)
         keypoint = ConversionOptions.KeypointToDetection(min_size=min_size, margin=margin, category_name=category_name)
         options.steps.add(keypoint_to_detection=keypoint)
     if min_pixels is not None:

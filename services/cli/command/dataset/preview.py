@@ -32,6 +32,7 @@ from services.cli.session import Session, command
 from services.cli.view.progress import WorkBar
 from services.client.call import CONVERSION, ask
 from services.client.dataset import task_of
+from services.client.number import INT32_MAX
 
 PREVIEW_SECONDS_MAX = 24 * 3_600.0
 """The first look at a dataset reads every image's header; whoever waits knows how many there are."""
@@ -48,7 +49,9 @@ async def preview_dataset(
     ] = None,
     via: Via = None,
     annotation_set: AnnotationSet = "",
-    images: Annotated[int, typer.Option(min=0, help="At most so many images; 0 is the service's number.")] = 0,
+    images: Annotated[
+        int, typer.Option(min=0, max=INT32_MAX, help="At most so many images; 0 is the service's number.")
+    ] = 0,
     image: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="An image to show, by file name; may be repeated.")
     ] = None,
