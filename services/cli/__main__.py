@@ -1,17 +1,31 @@
-"""The `sihlai` command. The environment is read here, and nowhere else."""
+"""The `sihlai` command. The environment is read here, and nowhere else.
+
+What takes a while to import is imported below `main`: Ctrl-C may come then, too.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
-from pathlib import Path
 
-from services.cli.error import EXIT_FAILED, EXIT_UNREAD
+from services.cli.error import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNREAD
 
 
 def main() -> None:
     """Run one command and exit with its code."""
+    try:
+        import signal
+
+        code = _exit_code()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is done: Python's own end must not alter how
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    raise SystemExit(code)
+
+
+def _exit_code() -> str | int | None:
+    """Run one command."""
     environ = dict(os.environ)
     _open_what_is_closed()
     # gRPC's core writes to standard error by itself, before anybody can be asked; what matters is in our errors.
@@ -25,16 +39,17 @@ def main() -> None:
         app(obj=environ)
     except SystemExit as end:
         # typer ends by itself where a pipe is closed while it writes help.
-        raise SystemExit(EXIT_UNREAD if isinstance(end.__context__, BrokenPipeError) else _flushed(end.code)) from None
+        return EXIT_UNREAD if isinstance(end.__context__, BrokenPipeError) else _flushed(end.code)
     except OSError as error:
-        raise SystemExit(_told(error)) from None
+        return _told(error)
+    raise AssertionError("typer ends with SystemExit")
 
 
 def _open_what_is_closed() -> None:
-    """Give output that a caller has closed to nobody: else it would land in the next file that is opened."""
-    for name in ("stdout", "stderr"):
+    """Give what a caller has closed to nobody: else output would land in the next file that is opened."""
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # as long as the process lives
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def _flushed(code: str | int | None) -> str | int | None:

@@ -221,6 +221,10 @@ def _reported_exit_code(output: Output, error: BaseException) -> int | None:
     match error:
         case KeyboardInterrupt() | asyncio.CancelledError():
             return EXIT_INTERRUPTED
+        case typer.Abort() if isinstance(error.__context__, KeyboardInterrupt):
+            return EXIT_INTERRUPTED
+        case typer.Abort() if isinstance(error.__context__, EOFError):
+            return _say(output, "the question has no answer: nobody is there to type it", EXIT_NOT_UNDERSTOOD)
         case BrokenPipeError():
             return EXIT_UNREAD
         case SihlaiError():

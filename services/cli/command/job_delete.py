@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import uuid
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 from sihlai.scheduler.v1.job_service_pb2 import DeleteJobRequest
 
 from services.cli.command.arguments import JobArgument
-from services.cli.error import EXIT_NOT_UNDERSTOOD, CommandError
+from services.cli.question import confirm
 from services.cli.session import Session, command
 from services.client.call import JOBS, ask
 from services.client.name import job_name, short
@@ -28,9 +27,9 @@ async def delete(
     """
     name = job_name(job)
     if not yes:
-        if not sys.stdin.isatty():
-            raise CommandError(f"{short(name)} would be gone for good: say --yes", exit_code=EXIT_NOT_UNDERSTOOD)
-        typer.confirm(f"delete {short(name)} with its checkpoints, for good?", abort=True, err=True)
+        confirm(
+            f"delete {short(name)} with its checkpoints, for good?", otherwise=f"{short(name)} would be gone for good"
+        )
     request = DeleteJobRequest(name=name, request_id=str(uuid.uuid4()))
     answer = await session.client.run(ask, JOBS.DeleteJob, request)
     if session.output.as_json:

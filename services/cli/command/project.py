@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import uuid
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from sihlai.scheduler.v1 import project_service_pb2 as pb
 from services.cli.command.arguments import ProjectArgument
 from services.cli.credentials import profile_credentials, read_credentials
 from services.cli.error import EXIT_NOT_UNDERSTOOD, CommandError
+from services.cli.question import confirm
 from services.cli.session import Session, command
 from services.cli.view.table import moment, projects_table
 from services.cli.view.text import safe
@@ -188,11 +188,10 @@ async def delete_project(
     """
     name = project_name(project)
     if not yes:
-        if not sys.stdin.isatty():
-            raise CommandError(
-                f"{short(name)} and its jobs would be gone for good: say --yes", exit_code=EXIT_NOT_UNDERSTOOD
-            )
-        typer.confirm(f"delete {short(name)} with all its jobs, for good?", abort=True, err=True)
+        confirm(
+            f"delete {short(name)} with all its jobs, for good?",
+            otherwise=f"{short(name)} and its jobs would be gone for good",
+        )
     answer = await session.client.run(
         ask, PROJECTS.DeleteProject, pb.DeleteProjectRequest(name=name, request_id=str(uuid.uuid4()))
     )

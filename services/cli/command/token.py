@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import uuid
 from datetime import UTC
@@ -14,6 +13,7 @@ from sihlai.auth.v1 import token_service_pb2 as pb
 
 from services.chassis.files import replace_file
 from services.cli.error import EXIT_NOT_UNDERSTOOD, CommandError
+from services.cli.question import confirm
 from services.cli.session import Session, command
 from services.cli.view.token_table import principal_table, tokens_table
 from services.client.call import TOKENS, ask, whole
@@ -131,9 +131,7 @@ async def rotate_key(
     Example: sihlai token rotate-key
     """
     if drop_old and not yes:
-        if not sys.stdin.isatty():
-            raise CommandError("every token that there is would hold no more: say --yes", exit_code=EXIT_NOT_UNDERSTOOD)
-        typer.confirm("refuse every token that there is, for good?", abort=True, err=True)
+        confirm("refuse every token that there is, for good?", otherwise="every token that there is would hold no more")
     request = pb.RotateTokenKeyRequest(drop_old=drop_old, request_id=str(uuid.uuid4()))
     answer = await session.client.run(ask, TOKENS.RotateTokenKey, request)
     if session.output.as_json:
