@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.chassis.address import service_address
 from services.chassis.context import LOCAL, CurrentToken, NoContextError, chosen_context
 from services.chassis.errors import Reason, Unavailable
 from services.chassis.tls import ClientTls
@@ -109,7 +110,7 @@ def resolve(
 ) -> Endpoints:
     """Look everywhere, in order: what is said, the environment, the context in use, the `up` of this machine."""
     said = {
-        service: address
+        service: service_address(address, f"the address of {service}")
         for service in SERVICES
         if (address := (flags or {}).get(service) or environ.get(f"SIHLAI_{service.upper()}_ADDRESS", ""))
     }
@@ -120,7 +121,7 @@ def resolve(
             raise NoContextError(f"give either the context {context} or an address or data folder")
         return Endpoints(given=said, up=data or data_folder(environ), said_token=token, said_tls=tls)
     return Endpoints(
-        given={"scheduler": chosen.address} | said,
+        given={"scheduler": service_address(chosen.address, "the address of the context")} | said,
         said_token=token or CurrentToken(chosen),
         said_tls=tls or chosen.tls,
     )

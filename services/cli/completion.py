@@ -59,7 +59,7 @@ def contexts(incomplete: str) -> list[str]:
 def _asked(context: typer.Context, incomplete: str, names: Callable[[Client], Sequence[str]]) -> list[str]:
     from services.chassis.context import NoContextError
     from services.chassis.endpoints import NoEndpointError
-    from services.chassis.errors import SihlaiError
+    from services.chassis.errors import ConfigurationError, SihlaiError
     from services.client.connecting import connect
     from services.client.name import NameFormatError
 
@@ -67,7 +67,7 @@ def _asked(context: typer.Context, incomplete: str, names: Callable[[Client], Se
     try:
         with connect(said.get("scheduler") or "", context=said.get("installation"), data=said.get("data")) as client:
             return [name for name in names(client) if name.startswith(incomplete)]
-    except (SihlaiError, NoContextError, NoEndpointError, NameFormatError, OSError):
+    except (SihlaiError, ConfigurationError, NoContextError, NoEndpointError, NameFormatError, OSError):
         return []
 
 

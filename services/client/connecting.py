@@ -33,7 +33,8 @@ def connect(
     one in use), or the `sihlai up` of this machine, whose data folder may be given. `ca_file` (PEM) holds the
     authorities that certificates are checked with; without it an address is called in the clear. The client's own
     certificate and key are for services that want one (mTLS); they and the token are told instead of the context's.
-    Nothing is asked before the first call. Raises ConfigurationError where the files do not go together.
+    Nothing is asked before the first call. Raises ConfigurationError where the files do not go together, or the
+    address can be none.
     """
     folder, *files = (
         Path(path).expanduser() if path is not None else None

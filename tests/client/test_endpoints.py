@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from services.chassis.context import (
     Context,
@@ -19,8 +20,10 @@ from services.chassis.context import (
     write_contexts,
 )
 from services.chassis.endpoints import Endpoints, NoEndpointError, data_folder, resolve
-from services.chassis.errors import Unavailable
+from services.chassis.errors import ConfigurationError, Unavailable
+from services.cli.commands import app
 from services.cli.machine.folder import DataFolder, FolderInUseError, held, write_endpoints
+from services.client.connecting import connect
 
 ALL = {"scheduler": "file:1", "metrics": "file:2", "conversion": "file:3"}
 
@@ -47,6 +50,34 @@ def test_what_is_said_wins_over_the_environment_and_that_over_a_context_and_that
         assert resolve(environ=environ, context="local").address("scheduler") == "file:1"
         assert resolve(environ=environ, data=tmp_path / "data").address("scheduler") == "file:1"
         assert resolve(environ={**environ, "SIHLAI_CONTEXT": "local"}).address("metrics") == "file:2"
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", ":99999", "host:99999", "host:0", "a b:c", "::1", "http://a:1", "a:1/"]
+)
+def test_what_can_be_no_address_is_told_wherever_it_is_said(address: str, tmp_path: Path) -> None:
+    environ = {"SIHLAI_CONTEXTS": str(tmp_path / "contexts.json")}
+    write_contexts(contexts_file(environ), Contexts(by_name={"team": Context(address=address)}))
+    for call in (
+        lambda: resolve(environ={}, flags={"scheduler": address}),
+        lambda: resolve(environ={"SIHLAI_METRICS_ADDRESS": address}),
+        lambda: resolve(environ=environ, context="team"),
+        lambda: connect(address),
+    ):
+        with pytest.raises(ConfigurationError, match="must be HOST:PORT with a port from 1 to 65535"):
+            call()
+    runner = CliRunner()
+    for words in (["context", "add", "other", address], ["project", "list", "--scheduler", address]):
+        done = runner.invoke(app, words, obj=environ)
+        assert (done.exit_code, "must be HOST:PORT" in " ".join(done.output.split())) == (2, True), done.output
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["a:1", "[::1]:50051", "[fe80::1%eth0]:1", "unix:/run/a", "unix:///run/a", "dns:///farm:1", "ipv4:1.2.3.4:5"],
+)
+def test_what_grpc_takes_for_an_address_is_taken(address: str) -> None:
+    assert resolve(environ={}, flags={"scheduler": address}).address("scheduler") == address
 
 
 def test_of_a_service_that_nobody_named_the_scheduler_is_asked() -> None:

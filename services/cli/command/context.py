@@ -12,6 +12,7 @@ from typing import Annotated, TypeAlias
 import typer
 from rich.text import Text
 
+from services.chassis.address import service_address
 from services.chassis.context import (
     LOCAL,
     VARIABLE,
@@ -69,8 +70,7 @@ def add_context(
             raise _not_understood(f"{LOCAL} is the `sihlai up` of this machine: choose another name")
         if re.fullmatch(ID, name) is None:
             raise _not_understood(f"{name!r} is no name: lower-case letters, digits and dashes were wanted")
-        if ":" not in address:
-            raise _not_understood(f"{address!r} has no port: write it like gpu-farm:50051")
+        service_address(address, "the address")
         if token_command and token_file is not None:
             raise _not_understood("give either --token-file or --token-command")
         token = typer.prompt("token", hide_input=True, err=True) if str(token_file) == "-" else ""

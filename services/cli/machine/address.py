@@ -8,11 +8,11 @@ import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from services.chassis.address import PORT_MAX
 from services.chassis.files import replace_file
 from services.cli.error import CommandError
 
 ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
-PORT_MAX = 65_535
 
 
 class AddressError(CommandError):
