@@ -133,6 +133,11 @@ class _Presence:
             self.place.over = True
 
 
+class _SentAway(Struct, frozen=True, kw_only=True):
+    host: str
+    at: float
+
+
 @dataclass(kw_only=True)
 class _Heard:
     at: float
@@ -149,8 +154,8 @@ class RunnerDesk:
         self._monotonic = monotonic
         self._presences: dict[str, dict[str, _Presence]] = {}
         self._heard: dict[str, _Heard] = {}
-        self._contested: dict[str, float] = {}
-        """Runners of which one session was sent away while it lived, and when that was last."""
+        self._sent_away: dict[str, _SentAway] = {}
+        """Of each runner whose session was taken over while it called, the last of them."""
         self._stopping = False
 
     async def synchronize(self, report: Report) -> Answer:
@@ -174,8 +179,8 @@ class RunnerDesk:
                 gap_seconds = self._limits.gap_seconds
             return answer
         except Aborted as error:
-            if error.reason is Reason.SESSION_REPLACED:  # it was taken over, and lives
-                self._contested[report.runner_id] = self._monotonic()
+            if error.reason is Reason.SESSION_REPLACED:
+                self._sent_away[report.runner_id] = _SentAway(host=report.capabilities.host, at=self._monotonic())
             raise
         finally:
             if presence.call is call:
@@ -183,21 +188,24 @@ class RunnerDesk:
                 presence.leave_place(after_seconds=gap_seconds)
 
     def _refuse_another(self, report: Report) -> None:
-        """Raise Aborted for a new session of a runner that two hosts quarrel about while the other one has it.
+        """Raise Aborted for a host that comes back to a runner which another host has taken over from it and has still.
 
-        A new session takes a runner over at once: it was started anew, and what it held is gone. Two that are each
-        started anew whenever they were sent away would end one another's attempts for ever.
+        A new session takes a runner over at once: it was started anew, and what it held is gone. Two hosts that are
+        each started anew whenever they were sent away would end one another's attempts for ever.
         """
-        sessions = self._presences.get(report.runner_id, {})
-        since, host = self._contested.get(report.runner_id), report.capabilities.host
-        if since is None or report.session in sessions or all(each.host == host for each in sessions.values()):
+        sessions, away = self._presences.get(report.runner_id, {}), self._sent_away.get(report.runner_id)
+        host, now = report.capabilities.host, self._monotonic()
+        if away is None or away.host != host or report.session in sessions or not sessions:
             return
-        if self._monotonic() - since > self._limits.contested_seconds:
-            del self._contested[report.runner_id]
+        newest = max(sessions.values(), key=lambda presence: presence.heard)
+        if newest.host == host or now - away.at > self._limits.contested_seconds:
             return
-        self._contested[report.runner_id] = self._monotonic()
+        self._sent_away[report.runner_id] = replace(away, at=now)
         name = f"runners/{report.runner_id}"
-        message = f"another host calls as {name}: give each a name of its own, or end the other and wait a minute"
+        message = (
+            f"the host {newest.host!r} calls as {name} too, and has taken it over from {host!r}: give each a name of"
+            " its own, or end the other and wait a minute"
+        )
         raise Aborted(Reason.SESSION_REPLACED, message, {"runner": name})
 
     def on_committed(self, committed: Committed) -> None:
@@ -226,7 +234,7 @@ class RunnerDesk:
                     del sessions[session]
             if not sessions:
                 del self._presences[runner_id]
-                self._contested.pop(runner_id, None)
+                self._sent_away.pop(runner_id, None)
         return [
             Renewal(
                 runner_id=runner_id,

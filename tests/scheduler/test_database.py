@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from services.scheduler.domain.dispatcher import Dispatcher
 from services.scheduler.store.database import Database
 from services.scheduler.store.gathering import DatabaseLimits
 from services.scheduler.wire.event import fact_to_event
+from tests.scheduler.recording import record
 
 
 def test_slow_lists_delay_nothing_that_runners_ask(with_stores):
@@ -81,5 +84,29 @@ def test_sqlites_log_begins_anew_beside_lists_that_overlap_without_end(sqlite_ur
         assert largest > limits.log_bytes_max, "it was large once"
         assert largest < 4 * limits.log_bytes_max, "it is more than twice that without"
         assert await stores.count("jobs") == 1_600
+
+    stores.run(test)
+
+
+def test_somebody_else_who_reads_on_in_sqlites_file_holds_up_neither_writer_nor_lists(sqlite_url, stores_class):
+    """A backup, a shell: the log grows until it is done."""
+    limits = DatabaseLimits(log_bytes_max=4 * 1024 * 1024)
+    stores = stores_class(sqlite_url, limits=limits)
+    path = Path(f"{stores.database.writing.url.database}-wal")
+
+    async def test(_stores) -> None:
+        groups = record(stores.database.writing)
+        await stores.create_project("digits")
+        with contextlib.closing(sqlite3.connect(stores.database.writing.url.database)) as other:
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM jobs").fetchone()
+            for number in range(300):
+                await asyncio.gather(*(stores.submit("digits", f"job-{number}-{each}") for each in range(4)))
+            for number in range(50):
+                await stores.submit("digits", f"late-{number}")
+                await stores.database.list(lambda connection: connection.execute(text("SELECT 1")).scalar_one())
+            assert path.stat().st_size > limits.log_bytes_max
+            tries = [each for group in groups for each in group if "wal_checkpoint" in each.statement]
+            assert 1 <= len(tries) <= 2, "not with each transaction"
 
     stores.run(test)

@@ -156,12 +156,18 @@ def test_a_clock_that_is_set_back_holds_up_nothing_that_waits_for_a_time(with_st
 def test_a_clock_that_is_set_forward_makes_nothing_old(with_stores):
     async def test(stores):
         await stores.create_project("digits")
-        await stores.submit("digits", request_id="one", digest=b"")
+        uid = await stores.submit("digits", request_id="one", digest=b"")
+        key = AttemptKey(job_uid=uid, epoch=1)
+        await stores.end("r0", await stores.report("r0"), "COMPLETED")
         await stores.upkeep.renew_and_expire([])
+        events = await stores.count("outbox")
         stores.clock.step(1_000_000_000)
         await stores.upkeep.renew_and_expire([])
         await stores.upkeep.forget()
-        assert (await stores.count("request_ids"), await stores.count("outbox")) == (1, 1)
+        assert (await stores.count("request_ids"), await stores.count("outbox")) == (1, events)
+        assert await stores.runners.attempts([key], ended_hours_max=1.0), "its spool is wanted still"
+        [orphan] = await stores.orphans.due(10)
+        assert orphan.ended_seconds < 3_600
         stores.clock.step(-1_000_000_000)
         await stores.upkeep.renew_and_expire([])
         stores.clock.pass_seconds(2 * 3_600)

@@ -26,6 +26,7 @@ def is_partial(index: Index) -> bool:
 
 ASKED_MIN = 60
 """Different statements. So many at least are looked at."""
+WORDS = ("SELECT", "UPDATE", "DELETE", "INSERT", "WITH")
 SMALL = {"counters", "runners", "projects"}
 """Tables that may be gone through: there are thousands of them, not millions."""
 PARTIAL = {index.name for table in metadata.tables.values() for index in table.indexes if is_partial(index)}
@@ -109,7 +110,7 @@ async def live(stores: Any, checkpoint: Any) -> None:
 
 def plan_of(engine: Engine, executed: Executed) -> list[str]:
     """How the database goes about it, step by step."""
-    if executed.many or not executed.statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT")):
+    if executed.many or not executed.statement.startswith(WORDS):
         return []
     word = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
     with engine.connect() as connection:

@@ -163,7 +163,7 @@ def test_two_hosts_with_one_runner_id_do_not_end_each_others_attempts_for_ever(s
                 again = simulated_runner(client, session=f"first-again-{number}", host="left")
                 error = await refused(again.idle())
                 assert error.reason is Reason.SESSION_REPLACED
-                assert "another host calls as runners/one" in error.message
+                assert "the host 'right' calls as runners/one too" in error.message
             assert (await second.work()).run.attempt.epoch == 2
             assert (await client.get(job.name)).attempts[-1].number == 2
 
@@ -174,6 +174,28 @@ def test_two_hosts_with_one_runner_id_do_not_end_each_others_attempts_for_ever(s
                 return False
 
             await client.when(is_let_in)  # the second is not heard of any more
+
+    asyncio.run(test())
+
+
+def test_a_container_that_is_made_anew_under_another_hosts_name_takes_its_runner_over_each_time(
+    serve, simulated_runner
+):
+    """Also where the call of the one before still waits: nobody noticed that its machine has no power any more."""
+
+    async def test():
+        async with serve() as client:
+            calls = []
+            for number in range(4):
+                runner = simulated_runner(client, session=f"session-{number}", host=f"container-{number}")
+                calls.append(runner.call(idle={}, wait=8.0))
+                await registered(client, 1)
+                await asyncio.sleep(0.1)
+            for call in calls[:-1]:
+                assert (await refused(call)).reason is Reason.SESSION_REPLACED
+            await client.create_project()
+            job = await client.submit()
+            assert (await calls[-1]).run.assignment.job == job.name
 
     asyncio.run(test())
 

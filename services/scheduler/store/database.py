@@ -81,6 +81,8 @@ class Database:
         self._readers = ThreadPoolExecutor(self._limits.readers, thread_name_prefix="database-reader")
         self._list_readers = ThreadPoolExecutor(self._limits.list_readers, thread_name_prefix="database-lister")
         self._lists = 0
+        self.clock_ahead_us = 0
+        """By how much the clock was set forward since this process began; see `old_time_us`."""
         self.on_reload: list[Callable[[Transaction], None]] = []
         """Called in the writer's thread where the dispatcher is to be told anew what the rows say."""
         self.renew_sealed: Callable[[bytes], bytes] = lambda sealed: sealed
@@ -158,6 +160,10 @@ class Database:
     def _read_long(self, work: Callable[[Connection], Result]) -> Result:
         with self._log.listing():
             return _read(self._listing, work)
+
+    def old_time_us(self, now_us: int) -> int:
+        """The time by which things grow old: a clock that is set forward makes nothing old."""
+        return now_us - self.clock_ahead_us
 
     def now_us(self, connection: Connection) -> int:
         """The time."""

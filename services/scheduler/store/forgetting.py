@@ -27,7 +27,7 @@ class KeepingLimits:
     lost_runner_days: float
 
 
-def forget_old(transaction: Transaction, limits: KeepingLimits, *, now_us: int) -> int:
+def forget_old(transaction: Transaction, limits: KeepingLimits, now_us: int) -> int:
     """Drop what is old; return how many of one kind went at most: where it is ROWS_MAX, there is more."""
     requests = _forget_before(transaction, tables.request_ids, now_us - round(limits.request_id_hours * HOUR_US))
     removed = _forget_removed(transaction, before_us=now_us - round(limits.removed_job_hours * HOUR_US))

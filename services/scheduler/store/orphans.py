@@ -56,7 +56,7 @@ class OrphanRows:
             return [
                 Orphan(
                     key=AttemptKey(job_uid=row.job_uid, epoch=row.epoch),
-                    ended_seconds=(now_us - (row.end_time_us or 0)) / SECOND_US,
+                    ended_seconds=(self._database.old_time_us(now_us) - (row.end_time_us or 0)) / SECOND_US,
                     waits=row.waits,
                 )
                 for row in connection.execute(query)

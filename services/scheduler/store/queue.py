@@ -36,9 +36,13 @@ _NEXT_KIND = Statement(
     .limit(1)
 )
 _SERVED_BY_UID = Statement(select(projects.c.served).where(projects.c.uid == _PROJECT))
-_WAITING = select(projects.c.uid, projects.c.served).where(
-    exists().where(jobs.c.ready, jobs.c.project_uid == projects.c.uid)
+# From one project with a ready job to the next, each a step into the queue's index.
+_FIRST_WAITING = select(func.min(jobs.c.project_uid).label("uid")).where(jobs.c.ready).cte("waiting", recursive=True)
+_NEXT_WAITING = select(func.min(jobs.c.project_uid)).where(jobs.c.ready, jobs.c.project_uid > _FIRST_WAITING.c.uid)
+_EACH_WAITING = _FIRST_WAITING.union_all(
+    select(_NEXT_WAITING.scalar_subquery()).where(_FIRST_WAITING.c.uid.is_not(None))
 )
+_WAITING = select(projects.c.uid, projects.c.served).join(_EACH_WAITING, _EACH_WAITING.c.uid == projects.c.uid)
 SERVED = Statement(select(projects.c.served), key=projects.c.project_id)
 _BUSY = select(attempts.c.project_uid, projects.c.served).join(projects, projects.c.uid == attempts.c.project_uid)
 # Runners by all that matters to a job that waits: a cluster has thousands of them, and few kinds.

@@ -172,7 +172,8 @@ class RunnerStore:
             attempts, jobs = tables.attempts, tables.jobs
             columns = tuple_(attempts.c.job_uid, attempts.c.epoch)
             query = select(attempts, jobs.c.project_id.label("project_id")).join(jobs, jobs.c.uid == attempts.c.job_uid)
-            oldest_us = self._database.now_us(connection) - round(ended_hours_max * 3_600 * SECOND_US)
+            now_us = self._database.old_time_us(self._database.now_us(connection))
+            oldest_us = now_us - round(ended_hours_max * 3_600 * SECOND_US)
             is_recent = or_(attempts.c.end_time_us.is_(None), attempts.c.end_time_us >= oldest_us)
             query = query.where(columns.in_([(key.job_uid, key.epoch) for key in keys]), is_recent)
             rows = connection.execute(query).all()

@@ -104,13 +104,14 @@ class Upkeep:
         closed, seen = await self._database.write(
             lambda tx: self._renew_and_expire(tx, renewals, asked_seconds), control=True
         )
+        self._database.clock_ahead_us = seen.ahead_us
         self._seen = seen  # not before it is on disk: what was not done is seen again, and done then
         return closed
 
     async def forget(self) -> None:
         """Drop what has been kept long enough. A clock that was set forward makes nothing old."""
-        limits, ahead_us = self._limits.keeping, self._seen.ahead_us
-        while await self._database.write(lambda tx: forget_old(tx, limits, now_us=tx.now_us - ahead_us)) >= ROWS_MAX:
+        limits, database = self._limits.keeping, self._database
+        while await database.write(lambda tx: forget_old(tx, limits, database.old_time_us(tx.now_us))) >= ROWS_MAX:
             pass
         await forget_credentials(self._database)
 

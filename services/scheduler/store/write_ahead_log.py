@@ -2,12 +2,14 @@
 
 What is committed goes there first, and the log begins anew only where nobody reads in it. Lists that always overlap
 leave no such moment. So where it has grown large, new lists wait until those before them have ended, and the writer has
-let it begin anew; nobody else waits.
+let it begin anew; nobody else waits. Where another process reads on, or a list takes longer than the others wait, it
+grows until they are done.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,8 @@ LIST_WAIT_SECONDS = 5.0
 """A list waits no longer than this: the writer may have nothing to do."""
 READER_WAIT_MS = 20
 """How long the writer waits for readers that are in the middle of something short."""
+PAUSE_SECONDS = 10.0
+"""How long nobody waits for anything after somebody read on for longer: a backup, a shell."""
 
 
 class WriteAheadLog:
@@ -39,6 +43,7 @@ class WriteAheadLog:
         self._lists = 0
         self._is_large = False
         self._transactions = 0
+        self._again_at = 0.0
 
     @contextmanager
     def listing(self) -> Iterator[None]:
@@ -57,11 +62,15 @@ class WriteAheadLog:
         self._transactions += 1
         if self._path is None or not (self._is_large or self._transactions % LOOK_EVERY == 0):
             return
+        if time.monotonic() < self._again_at:
+            return
         with self._changed:
             try:
                 self._is_large = self._path.stat().st_size > self._bytes_max
                 if self._is_large and not self._lists:
-                    self._is_large = not self._begins_anew()
+                    self._is_large = False
+                    if not self._begins_anew():
+                        self._again_at = time.monotonic() + PAUSE_SECONDS
             except (OSError, self._driver_error) as error:
                 log.warning("log_not_begun_anew", problem=f"{type(error).__name__}: {error}")
             self._changed.notify_all()
