@@ -15,6 +15,7 @@ import json
 import random
 import shutil
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,8 @@ MANIFEST = "manifest.json"
 RETRY_SECONDS_FIRST = 0.5
 RETRY_SECONDS_MAX = 30.0
 RESTARTS_MAX = 5
-"""So often what arrives once more, in a file that has to begin anew, counts as movement; then only what is further."""
+"""So often what arrives once more, in a file that has to begin anew, counts as movement; then only what gets further
+than that many tries before."""
 
 
 class UploadFailed(Exception):  # noqa: N818  # what it is; the reason's name is CHECKPOINT_ERROR
@@ -84,9 +86,10 @@ class Uploads:
         self._idle = asyncio.Event()
         self._idle.set()
         self._moved_at = time.monotonic()
-        self._restarts = 0
+        self._reached: deque[int] = deque(maxlen=RESTARTS_MAX + 1)
+        """How far the last tries came in which anything arrived."""
         self.done_bytes = 0
-        """Of the checkpoint that is being uploaded."""
+        """Of the checkpoint that is being uploaded, in the try that is under way."""
         self.total_bytes = 0
         self.problem = ""
         """What the upload waits for, in words; empty while it waits for nothing."""
@@ -152,14 +155,17 @@ class Uploads:
         await self._before_upload()
         folder = Path(written.folder)
         checkpoint = await asyncio.to_thread(described, written, self._target, self._now_unix_us())
-        self._restarts, self.done_bytes, self.total_bytes = 0, 0, sum(file.size_bytes for file in checkpoint.files)
+        self._reached.clear()
+        self.done_bytes, self.total_bytes = 0, sum(file.size_bytes for file in checkpoint.files)
         while True:
             try:
                 await write_checkpoint(checkpoint, folder, on_progress=self._on_progress)
             except (RetryableError, ObjectNotFound) as error:  # a folder or bucket that is missing may come back
+                if self.done_bytes:
+                    self._reached.append(self.done_bytes)
+                    self.done_bytes = 0
                 self._on_problem(f"checkpoint {written.iteration} waits for the object store: {error.message}")
                 self._set_problem(f"checkpoint {written.iteration} waits for the object store: {error.message}")
-                self._restarts += 1
                 await asyncio.sleep(backoff.next_seconds())
             else:
                 self._set_problem("")
@@ -167,10 +173,10 @@ class Uploads:
 
     def _on_progress(self, done_bytes: int) -> None:
         """Whatever arrives counts, but who begins again and again without getting further gets nowhere."""
-        if done_bytes > self.done_bytes:
-            self.done_bytes = done_bytes
-            self._restarts = 0
-        elif self._restarts > RESTARTS_MAX:
+        self.done_bytes = done_bytes
+        if done_bytes > max(self._reached, default=0):
+            self._reached.clear()
+        elif len(self._reached) > RESTARTS_MAX:
             return
         self._moved_at = time.monotonic()
         self._set_problem("")

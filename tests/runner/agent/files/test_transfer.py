@@ -335,6 +335,44 @@ def test_what_arrives_again_counts_as_movement_but_not_for_ever(
     assert moved_again == upload.RESTARTS_MAX
 
 
+def test_tries_in_which_nothing_arrived_are_no_restarts_and_what_arrives_again_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "RETRY_SECONDS_FIRST", 0.2)
+    monkeypatch.setattr(upload, "RETRY_SECONDS_MAX", 0.2)
+    store = tmp_path / "store"
+    in_the_way = store / "uid" / "7" / "1" / "model.safetensors"
+    in_the_way.mkdir(parents=True)
+
+    async def run() -> Uploading:
+        uploading = Uploading(tmp_path)
+        checkpoint = written(tmp_path, 1)
+        with (Path(checkpoint.folder) / "model.safetensors").open("ab") as file:
+            file.truncate(7 * PART_BYTES)
+
+        async def work() -> None:
+            uploading.uploads.add(checkpoint)
+            await until(lambda: bool(uploading.uploads.problem))
+            in_the_way.rmdir()
+            store.rename(tmp_path / "away")
+            store.write_text("a file where the store's folder should be")
+            await until(lambda: len(uploading.problems) > upload.RESTARTS_MAX + 2)
+            store.unlink()
+            (tmp_path / "away").rename(store)
+            assert await uploading.uploads.finished_or_stuck(60)
+
+        await uploading.running(work)
+        return uploading
+
+    seen = asyncio.run(run()).seen
+    furthest = 2 + 2 * PART_BYTES
+    assert (furthest, "") in seen
+    outage = next(index for index, (_, problem) in enumerate(seen) if problem)
+    told = [done_bytes for done_bytes, problem in seen[outage:] if not problem]
+    assert seen[outage][0] == 0, "nothing of the next try has arrived"
+    assert {2, 2 + PART_BYTES, furthest} <= set(told)
+
+
 def test_a_folder_that_is_not_mounted_is_waited_for_and_then_the_runners_fault(source: Path, tmp_path: Path) -> None:
     images = images_of(source)
     away = source.rename(tmp_path / "away")
