@@ -274,7 +274,9 @@ class Attempt:
         return ending_of_fault(f"{problem}. The trainer: {ending.message}") if problem else ending
 
     async def _with_uploads(self, ending: Ending) -> Ending:
-        """Wait for the uploads while they get on. A last checkpoint that is not uploaded then is kept here."""
+        """Wait for the uploads while they get on. A last checkpoint that is not uploaded then is kept here, also where
+        the attempt was superseded: its job may have ended with it.
+        """
         last = self._last_written
         if last is None:
             return ending
@@ -290,8 +292,6 @@ class Attempt:
             wait.cancel()
         if last.iteration in self._uploaded:
             return ending
-        if self.dropped:
-            return ending
         if self._stopped_at_once.is_set() and not self._stop_wanted.hand_back:
             return ending_of_stop(hand_back=False, message="stopped at once, while its last checkpoint was uploaded")
         self._uploading.cancel()
@@ -300,7 +300,7 @@ class Attempt:
             return ending
         problem = self._uploads.problem or f"nothing of it moved for {still_seconds_max:g} s"
         if self._stopped_at_once.is_set():
-            problem = "the runner ended while it was uploaded"
+            problem = f"the {'attempt was superseded' if self.dropped else 'runner ended'} while it was uploaded"
         refused = not self._uploads.problem and bool(self._uploads.failures)
         message = f"{self._uploads.failures[-1] if refused else problem}; {await self._keep_unsaved(last)}"
         if ending.outcome == job_pb2.ATTEMPT_OUTCOME_FAILED:
@@ -357,15 +357,15 @@ class Attempt:
             checkpoints=self._checkpoints,
         )
         closed.end_time.FromMicroseconds(parts.now_unix_us())
+        said = f", {first_line}" if (first_line := ending.message.split("\n", 1)[0]) else ""
         if self.dropped:
-            self._say("the attempt ended here without a report", log_line_pb2.LOG_LEVEL_WARNING)
+            self._say(f"the attempt ended here without a report{said}", log_line_pb2.LOG_LEVEL_WARNING)
         else:
             failed = ending.outcome == job_pb2.ATTEMPT_OUTCOME_FAILED
             level = log_line_pb2.LOG_LEVEL_ERROR if failed else log_line_pb2.LOG_LEVEL_INFO
-            said = ending.message.split("\n", 1)[0]
-            self._say(f"the attempt ended: {outcome}{f', {said}' if said else ''}", level)
-            if self._unsaved is not None:
-                await parts.unsaved.conclude(self.key, closed, self._unsaved)
+            self._say(f"the attempt ended: {outcome}{said}", level)
+        if self._unsaved is not None:
+            await parts.unsaved.conclude(self.key, closed, self._unsaved)
         self._recorder.close()
         try:
             await self._recorder.written(parts.config.spool_open_seconds_max)

@@ -156,6 +156,36 @@ def test_conversion_that_is_away_is_waited_for(system: System, work: Path) -> No
         end(agent)
 
 
+def test_a_checkpoint_whose_upload_the_scheduler_gave_up_is_kept_and_uploaded_later(tmp_path: Path) -> None:
+    impatient = ["--uploading-minutes-max", "0.02", "--stop-margin-seconds", "1"]
+    system = System(folder=tmp_path / "system", scheduler=impatient)
+    system.folder.mkdir()
+    store, work = system.folder / "checkpoints", tmp_path / "work"
+    try:
+        system.start()
+        agent = system.agent(work, "--unsaved-retry-seconds-max", "0.5")
+        name = system.submit(system.project(), iterations=100_000, step_ms="10")
+        system.wait_step(name, 3)
+        store.rename(tmp_path / "away")
+        store.write_text("a file where the store's folder should be")
+        system.stop_job(name, grace_seconds=1)
+        assert system.wait_ended(name).state == job_pb2.JOB_STATE_STOPPED
+        until(lambda: "attempt_superseded" in (tmp_path / "work.log").read_text() and not left_behind(work))
+        assert not system.job(name).HasField("last_checkpoint")
+        store.unlink()
+        (tmp_path / "away").rename(store)
+        job = system.wait_for(name, lambda job: job.HasField("last_checkpoint"))
+        assert (job.state, job.last_checkpoint.cause) == (
+            job_pb2.JOB_STATE_STOPPED,
+            job_pb2.CHECKPOINT_CAUSE_STOP,
+        )
+        assert "superseded while it was uploaded; it is kept in" in system.lines(name)[-1].line
+        until(lambda: not list(work.glob("unsaved/*")))
+        assert end(agent) == 0
+    finally:
+        system.stop()
+
+
 def test_an_agent_takes_no_job_while_what_it_keeps_fills_its_disk(system: System, tmp_path: Path) -> None:
     if why := why_no_disk():
         pytest.skip(why)
