@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,14 +51,20 @@ def recover(work_folder: Path, ledger: Ledger, disk: SpoolDisk, now_unix_us: Cal
         ledger.forget_group(group)
     for folder in sorted((work_folder / ATTEMPTS).glob("*")):
         log.warning("earlier_attempt_swept", folder=folder.name)
-        with contextlib.suppress(OSError, ValueError, KeyError):  # it had not come as far as to upload anything
-            remove_torn(json.loads((folder / ATTEMPT_FILE).read_bytes())["checkpoint_uri"])
+        _remove_torn_beside(folder / ATTEMPT_FILE)
         shutil.rmtree(folder, ignore_errors=True)
     closed = ledger.closed()
     spools = _spools(work_folder / SPOOLS, disk, now_unix_us)
     if closed or spools:
         log.info("earlier_work_taken_up", closed=len(closed), spools=len(spools))
     return Recovered(closed=closed, spools=spools)
+
+
+def _remove_torn_beside(attempt_file: Path) -> None:
+    """In a thread that nobody waits for: the store may be a mount that hangs, and so would whoever waits."""
+    with contextlib.suppress(OSError, ValueError, KeyError):  # it had not come as far as to upload anything
+        uri = json.loads(attempt_file.read_bytes())["checkpoint_uri"]
+        threading.Thread(target=remove_torn, args=[uri], name="torn-files", daemon=True).start()
 
 
 def _spools(folder: Path, disk: SpoolDisk, now_unix_us: Callable[[], int]) -> list[Spool]:

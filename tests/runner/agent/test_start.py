@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -163,8 +165,35 @@ def test_an_upload_that_a_kill_cut_off_leaves_nothing_once_the_agent_is_back(tmp
     other.mkdir()
     (other / "model.safetensors#1").write_bytes(b"half")
     recovered(tmp_path / "work")
-    assert [path.name for path in (tmp_path / "store").rglob("*") if path.is_file()] == ["model.safetensors#1"]
     assert not attempt.exists()
+    until(lambda: not list(store.rglob("*#*")))
+    assert [path.name for path in (tmp_path / "store").rglob("*") if path.is_file()] == ["model.safetensors#1"]
+
+
+def test_an_agent_comes_back_while_the_store_of_what_it_left_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, work, answers = tmp_path / "store", tmp_path / "work", threading.Event()
+    store.mkdir()
+    torn = store / "model.safetensors#1"
+    torn.write_bytes(b"half")
+    attempt = work / "attempts" / "uid-7"
+    attempt.mkdir(parents=True)
+    (attempt / "attempt.json").write_text(json.dumps({"checkpoint_uri": store.as_uri()}))
+    closed = wire.ClosedAttempt(job_uid="a", epoch=1)
+    Ledger(work / "ledger").write_closed(closed)
+    glob = Path.glob
+
+    def hanging(folder: Path, pattern: str) -> Iterator[Path]:
+        if folder == store:
+            answers.wait(20)
+        return iter(list(glob(folder, pattern)))
+
+    monkeypatch.setattr(Path, "glob", hanging)
+    assert recovered(work).closed == [closed]
+    assert torn.exists(), "the store was waited for"
+    answers.set()
+    until(lambda: not torn.exists())
 
 
 def test_an_unsaved_checkpoint_is_uploaded_over_what_a_kill_cut_off(tmp_path: Path) -> None:
