@@ -238,13 +238,12 @@ def remove_torn(uri: str) -> None:
     folder = local_path(uri)
     if folder is None:
         return
-    for path in folder.glob("**/*#[0-9]*"):
-        try:
+    try:
+        for path in folder.glob("**/*#[0-9]*"):
             path.unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("torn_file_left", path=str(path), problem=str(error))
-        else:
             log.info("torn_file_removed", path=str(path))
+    except OSError as error:  # of the store, which says so itself to whoever writes
+        log.warning("torn_files_left", folder=str(folder), problem=str(error))
 
 
 def manifest_of(checkpoint: job_pb2.Checkpoint) -> dict[str, object]:

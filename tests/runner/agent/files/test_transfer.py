@@ -190,12 +190,12 @@ async def saved() -> None:
 class Uploading:
     """Uploads into a local folder, and what they told."""
 
-    def __init__(self, root: Path, *, waiting_max: int = 3) -> None:
+    def __init__(self, root: Path, *, store: str = "store", waiting_max: int = 3) -> None:
         self.uploaded: list[job_pb2.Checkpoint] = []
         self.problems: list[str] = []
         self.seen: list[tuple[int, str]] = []
         self.uploads = Uploads(
-            UploadTarget(job="projects/p/jobs/j", epoch=7, uri=(root / "store" / "uid" / "7").as_uri()),
+            UploadTarget(job="projects/p/jobs/j", epoch=7, uri=(root / store / "uid" / "7").as_uri()),
             waiting_max=waiting_max,
             before_upload=saved,
             now_unix_us=lambda: 1_000_000,
@@ -371,6 +371,22 @@ def test_tries_in_which_nothing_arrived_are_no_restarts_and_what_arrives_again_i
     told = [done_bytes for done_bytes, problem in seen[outage:] if not problem]
     assert seen[outage][0] == 0, "nothing of the next try has arrived"
     assert {2, 2 + PART_BYTES, furthest} <= set(told)
+
+
+def test_a_store_that_cannot_even_be_looked_at_is_waited_for_and_is_no_fault_of_the_runner(tmp_path: Path) -> None:
+    async def run() -> Uploading:
+        uploading = Uploading(tmp_path, store="x" * 300)  # more than a file system takes, which it says at each call
+
+        async def work() -> None:
+            uploading.uploads.add(written(tmp_path, 1))
+            await until(lambda: bool(uploading.problems))
+
+        await uploading.running(work)
+        return uploading
+
+    uploading = asyncio.run(run())
+    assert "waits for the object store" in uploading.uploads.problem
+    assert not uploading.uploads.failures
 
 
 def test_a_folder_that_is_not_mounted_is_waited_for_and_then_the_runners_fault(source: Path, tmp_path: Path) -> None:
