@@ -26,7 +26,7 @@ from torch import nn
 from runner.tasks.task import Vocabulary
 from runner.trainer.average import WeightAverage
 from runner.trainer.failure import checkpoint_failure, runner_failure
-from runner.trainer.optimizer import load_optimizer_state
+from runner.trainer.optimizer import load_optimizer_state, state_bytes
 from services.chassis.files import sync
 
 STATE_FORMAT = 1
@@ -39,8 +39,6 @@ CONFIG_FILE = "config.json"
 NAMES_SHOWN_MAX = 5
 CHECKPOINTS_ON_DISK = 2
 """Room is wanted for so many: one is written while the one before it waits for its upload."""
-COPIES_IN_CHECKPOINT = 3
-"""Of the weights: themselves, and what AdamW keeps of each. An average is one more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +69,17 @@ class Resumed:
     differences: tuple[str, ...]
 
 
-def require_room(folder: Path, model: nn.Module, average: WeightAverage | None) -> None:
+def checkpoint_bytes(model: nn.Module, average: WeightAverage | None, optimizer: torch.optim.Optimizer) -> int:
+    """What the tensors of a checkpoint take: all weights, once more with an average, and the optimizer's state."""
+    weights_bytes: int = sum(tensor.nbytes for tensor in model.state_dict().values())
+    return weights_bytes * (1 if average is None else 2) + state_bytes(optimizer)
+
+
+def require_room(
+    folder: Path, model: nn.Module, average: WeightAverage | None, optimizer: torch.optim.Optimizer
+) -> None:
     """Raise Failure where the disk of the folder has no room for a training's checkpoints; it need not exist."""
-    weights_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
-    copies = COPIES_IN_CHECKPOINT + (average is not None)
-    wanted_bytes = CHECKPOINTS_ON_DISK * copies * weights_bytes
+    wanted_bytes = CHECKPOINTS_ON_DISK * checkpoint_bytes(model, average, optimizer)
     free_bytes = shutil.disk_usage(folder.parent).free
     if free_bytes < wanted_bytes:
         raise runner_failure(

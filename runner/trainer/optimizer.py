@@ -46,6 +46,17 @@ def set_rate(
     return rate
 
 
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """What the optimizer keeps of the weights that learn, from its first step on: two moments of each where it is
+    AdamW, one where it is SGD with momentum.
+    """
+    size_bytes = 0
+    for group in optimizer.param_groups:
+        moments = 2 if "betas" in group else int(group["momentum"] > 0)
+        size_bytes += moments * sum(parameter.nbytes for parameter in group["params"])
+    return size_bytes
+
+
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> str | None:
     """Give a new optimizer the moments of a saved one; its own rates, decays and other options stay.
 

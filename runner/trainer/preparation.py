@@ -84,7 +84,7 @@ def prepare(attempt: Attempt, config: TrainerConfig, reporter: Reporter) -> Trai
     rehearse(model, spec, data.vocabularies, autocast)
     optimizer = build_optimizer(model, spec.trainer)
     average = WeightAverage(model, spec.trainer.ema_decay) if spec.trainer.ema_decay > 0 else None
-    require_room(attempt.checkpoint_folder, model, average)
+    require_room(attempt.checkpoint_folder, model, average, optimizer)
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     weights = sum(parameter.numel() for parameter in model.parameters())
     reporter.line(f"model: backbone {spec.model.backbone.name}, {weights} weights, {learning} of them learn")

@@ -8,8 +8,10 @@ import pytest
 import torch
 from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
+from runner.trainer.average import WeightAverage
 from runner.trainer.checkpoint import (
     Position,
+    checkpoint_bytes,
     initialize_from,
     read_config,
     read_weights,
@@ -23,6 +25,7 @@ from tests.runner.trainer.conftest import spec_from
 
 VOCABULARIES = [{"categories": ["a", "b"]}]
 CPU = torch.device("cpu")
+BESIDES_TENSORS_BYTES_MAX = 2**16
 
 
 def parts(seed: int) -> tuple[JobSpec, Model, torch.optim.Optimizer]:
@@ -61,6 +64,35 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert spec == spec_from()
     assert vocabularies == VOCABULARIES
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["7", "config.json", "model.safetensors", "state.pt"]
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("frozen_levels", [0, 3])
+@pytest.mark.parametrize("optimizer", [{"adamw": {}}, {"sgd": {"momentum": 0.9}}, {"sgd": {"momentum": 0}}], ids=str)
+def test_the_room_that_is_wanted_is_what_is_written(
+    tmp_path: Path, optimizer: dict[str, Any], frozen_levels: int, averaged: bool
+) -> None:
+    spec = spec_from(
+        model={"backbone": {"name": "tiny", "frozen_levels": frozen_levels}}, trainer={"adamw": None, **optimizer}
+    )
+    model = build_model(spec.model, VOCABULARIES)
+    average = WeightAverage(model, 0.5) if averaged else None
+    built = build_optimizer(model, spec.trainer)
+    wanted_bytes = checkpoint_bytes(model, average, built)
+    model(torch.rand(4, 3, 16, 16))["side"]["logits"].square().sum().backward()
+    built.step()
+    write_checkpoint(
+        tmp_path / "1",
+        model=model,
+        average=average,
+        optimizer=built,
+        position=Position(iteration=1),
+        spec=spec,
+        vocabularies=VOCABULARIES,
+        device=CPU,
+    )
+    taken_bytes = sum((tmp_path / "1" / name).stat().st_size for name in ("model.safetensors", "state.pt"))
+    assert wanted_bytes <= taken_bytes <= wanted_bytes + BESIDES_TENSORS_BYTES_MAX
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
