@@ -67,7 +67,7 @@ REFUSALS = (FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticat
 
 
 class Replaced(Exception):  # noqa: N818  # what happened, not a mistake
-    """A newer session has taken over this runner's name."""
+    """Another session has this runner's name; the scheduler's words say which and what to do."""
 
 
 class Refused(Exception):  # noqa: N818  # the scheduler's decision
@@ -350,7 +350,7 @@ class Agent:
 
     def _take_in_error(self, error: SihlaiError, *, away_seconds: float) -> None:
         if error.reason is Reason.SESSION_REPLACED:
-            raise Replaced(f"another agent has taken over {self._config.runner}: give each its own --runner-id")
+            raise Replaced(error.message)
         if isinstance(error, REFUSALS) and not self._answered:
             raise Refused(f"the scheduler at {self._config.scheduler_address} refuses this runner: {error.message}")
         log.warning("scheduler_away", reason=error.reason.value, problem=error.message, seconds=round(away_seconds))

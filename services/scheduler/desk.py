@@ -402,5 +402,5 @@ def _superseded() -> Aborted:
 
 def _replaced(standing: Standing) -> Aborted:
     name = standing.runner.name
-    message = f"a newer session has taken over {name}: this one must end"
+    message = f"a newer session has taken over {name}, so this one must end: give each runner a name of its own"
     return Aborted(Reason.SESSION_REPLACED, message, {"runner": name})

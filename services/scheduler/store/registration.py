@@ -44,7 +44,7 @@ def taken_over(transaction: Transaction, before: Runner | None, report: Report) 
     if report.session in before.replaced:
         raise Aborted(
             Reason.SESSION_REPLACED,
-            f"a newer session has taken over {before.name}: this one must end",
+            f"a newer session has taken over {before.name}, so this one must end: give each runner a name of its own",
             {"runner": before.name},
         )
     is_new = report.session != before.session

@@ -2,11 +2,15 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
+import grpc
 import pytest
+from sihlai.runner.v1 import runner_service_pb2, runner_service_pb2_grpc
 from sihlai.scheduler.v1 import job_pb2
 
+from tests import tokens
 from tests.chaos.disk import disk, why_no_disk
 from tests.runner.agent.system import System, end, left_behind, until
 
@@ -95,12 +99,37 @@ def test_an_agent_that_was_taken_over_ends_with_an_error_and_without_its_trainer
     second = system.agent(tmp_path / "other")
     try:
         assert first.wait(30) == 1
-        assert "another agent has taken over runners/r" in (work.parent / "work.log").read_text()
+        log = (work.parent / "work.log").read_text()
+        assert "a newer session has taken over runners/r, so this one must end: give each runner a name" in log
         system.stop_job(name)
         assert system.wait_ended(name).state == job_pb2.JOB_STATE_STOPPED
     finally:
         end(second)
     assert not system.trainers()
+
+
+def test_an_agent_that_quarrels_with_another_host_says_so(system: System, work: Path) -> None:
+    def call_from_elsewhere() -> None:
+        request = runner_service_pb2.SynchronizeRequest(
+            runner="runners/twin",
+            session="its",
+            sequence=time.monotonic_ns(),
+            protocol_version=1,
+            capabilities={"host": "elsewhere"},
+            idle={},
+        )
+        carrying = tokens.carrying(channel, tokens.runner_token(system.folder / "token.pem"))
+        runner_service_pb2_grpc.RunnerServiceStub(carrying).Synchronize(request, timeout=20)
+
+    with grpc.insecure_channel(system.services["scheduler"].address) as channel:
+        first = system.agent(work, runner_id="twin")
+        until(lambda: any(runner.name == "runners/twin" for runner in system.runners()))
+        call_from_elsewhere()
+        assert first.wait(30) == 1
+        second = system.agent(work, runner_id="twin")
+        assert second.wait(30) == 1
+    log = (work.parent / "work.log").read_text()
+    assert "another host calls as runners/twin: give each a name of its own" in log
 
 
 def test_killed_services_lose_and_double_nothing_and_the_job_goes_on(system: System, work: Path) -> None:
