@@ -8,13 +8,13 @@ from sihlai.scheduler.v1.job_spec_pb2 import JobSpec
 
 from services.chassis.errors import NotFound, RetryableError, SihlaiError
 from services.chassis.log import get_logger
-from services.scheduler.domain.job import JobReason
+from services.scheduler.domain.job import Job, JobReason
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.seal import Seal
 from services.scheduler.store.checkpoints import CheckpointRows
 from services.scheduler.store.projects import ProjectStore
 from services.scheduler.store.runners import Standing
-from services.scheduler.wire.checkpoint import checkpoint_to_proto
+from services.scheduler.wire.checkpoint import checkpoint_name, checkpoint_to_proto
 from services.scheduler.wire.names import checkpoint_ids_of
 from services.scheduler.wire.project import source_with_credentials
 
@@ -54,12 +54,13 @@ class Assignments:
         job, attempt, resume = standing.job, standing.attempt, standing.resume
         assert job is not None, "who should run has a job"
         assert attempt is not None, "who should run has an attempt"
-        if job.source is not None and job.evaluates and resume is None:
-            message = f"{job.source.checkpoint_name}, which it evaluates, was deleted"
-            raise UnassignableError(message, JobReason.CHECKPOINT_ERROR)
+        begins_at = attempt.resume
+        origin = job.source.job_name if job.source and begins_at and begins_at.job_uid != job.uid else job.name
+        if begins_at is not None and resume is None:
+            purpose = "which it evaluates" if job.evaluates else "which it goes on from"
+            raise _deleted(checkpoint_name(origin, begins_at), purpose)
         validation = job.validation_dataset
         sealed = await self._projects.sealed_credentials([job.training_dataset, validation])
-        resume_job = job.source.job_name if job.source and resume and resume.key.job_uid != job.uid else job.name
         spec = JobSpec.FromString(job.spec)
         return runner_service_pb2.Assignment(
             job=job.name,
@@ -70,22 +71,29 @@ class Assignments:
             training_dataset=source_with_credentials(job.training_dataset, sealed, self._seal),
             validation_dataset=source_with_credentials(validation, sealed, self._seal) if validation else None,
             dataset_fingerprint=job.dataset_fingerprint,
-            resume_from=checkpoint_to_proto(resume, resume_job) if resume is not None else None,
+            resume_from=checkpoint_to_proto(resume, origin) if resume is not None else None,
             checkpoint_uri=self._checkpoints.prefix(job.uid, attempt.epoch),
-            initialization=await self._initialization(spec) if resume is None else None,
+            initialization=await self._initialization(job, spec) if resume is None else None,
             evaluation=job.evaluates,
         )
 
-    async def _initialization(self, spec: JobSpec) -> job_pb2.Checkpoint | None:
-        """The checkpoint that a fresh start takes its weights from. The trainer names one that was deleted since."""
+    async def _initialization(self, job: Job, spec: JobSpec) -> job_pb2.Checkpoint | None:
+        """The checkpoint that a fresh start takes its weights from. UnassignableError where it was deleted since."""
         if spec.model.initialization.WhichOneof("source") != "checkpoint":
             return None
-        project_id, job_id, checkpoint_id = checkpoint_ids_of(spec.model.initialization.checkpoint.checkpoint)
+        name = spec.model.initialization.checkpoint.checkpoint
+        project_id, job_id, checkpoint_id = checkpoint_ids_of(name)
         try:
-            checkpoint = await self._rows.get(project_id, job_id, checkpoint_id)
-        except NotFound:
-            return None
+            checkpoint = await self._rows.pinned(project_id, job_id, checkpoint_id, by=job)
+        except NotFound as error:
+            raise _deleted(name, "whose weights the model begins with") from error
         return checkpoint_to_proto(checkpoint, f"projects/{project_id}/jobs/{job_id}")
+
+
+def _deleted(checkpoint: str, purpose: str) -> UnassignableError:
+    """No other may take its place, also where a job of the same name has one of the same number."""
+    message = f"{checkpoint}, {purpose}, was deleted: submit the job again with a checkpoint that is there"
+    return UnassignableError(message, JobReason.TRAINER_ERROR)
 
 
 def _unassignable(error: Exception) -> UnassignableError:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from services.chassis.errors import FailedPrecondition, NotFound
 from services.scheduler.deletion import Deletion, DeletionLimits
-from services.scheduler.domain.job import CheckpointKey, ResumeSource
+from services.scheduler.domain.job import ResumeSource
 from services.scheduler.domain.request import Request
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.store import projects
@@ -159,7 +159,7 @@ async def listed(client, parent: str, page_size: int) -> list[str]:
             return uids
 
 
-def test_job_is_not_deleted_while_it_or_one_that_goes_on_from_it_has_not_ended(with_stores):
+def test_job_is_not_deleted_while_it_or_one_that_goes_on_from_it_has_not_ended(with_stores, checkpoint):
     async def test(stores):
         await stores.create_project("digits")
         uid = await stores.submit("digits")
@@ -170,10 +170,10 @@ def test_job_is_not_deleted_while_it_or_one_that_goes_on_from_it_has_not_ended(w
 
         with pytest.raises(FailedPrecondition, match="is QUEUED"):
             await delete(uid)
-        await stores.stop(uid)
-        key = CheckpointKey(job_uid=uid, epoch=1, iteration=1)
+        made = checkpoint(uid, 1, 1)
+        await stores.end("one", await stores.report("one"), "COMPLETED", checkpoints=(made,))
         job = (await stores.job(uid)).job
-        source = ResumeSource(job_name=job.name, checkpoint_name=f"{job.name}/checkpoints/1-1", key=key)
+        source = ResumeSource(job_name=job.name, checkpoint_name=f"{job.name}/checkpoints/1-1", key=made.key)
         later = await stores.submit("digits", source=source)
         with pytest.raises(FailedPrecondition, match="goes on from"):
             await delete(uid)

@@ -32,6 +32,7 @@ class JobView(Struct, frozen=True, kw_only=True):
 class Submission(Struct, frozen=True, kw_only=True):
     """A new job. `source` is set for one that goes on from another: it takes that one's datasets.
 
+    `initialization`: the checkpoint of another job whose weights it begins with, where it does.
     `dataset`: what an evaluation validates on, where it is another; `sealed` are its credentials, where it has its own.
     """
 
@@ -44,6 +45,7 @@ class Submission(Struct, frozen=True, kw_only=True):
     needs: Needs = field(default_factory=Needs)
     iterations_max: int = 0
     source: ResumeSource | None = None
+    initialization: ResumeSource | None = None
     dataset: DatasetSource | None = None
     sealed: bytes | None = None
 

@@ -79,10 +79,14 @@ class Submissions:
         )
         project = await self._projects.get(project_id)
         warnings = await self._check_reachable(spec, project.training_dataset, project.validation_dataset)
-        await self._pin_initialization(spec)
+        initialization = await self._pin_initialization(spec)
         return Made(
             submission=submission_from_spec(
-                spec, project_id=project_id, job_id=request.job_id, creator=current_principal().subject
+                spec,
+                project_id=project_id,
+                job_id=request.job_id,
+                creator=current_principal().subject,
+                initialization=initialization,
             ),
             warnings=warnings,
         )
@@ -157,14 +161,18 @@ class Submissions:
     async def _opened(self, source: DatasetSource) -> dataset_pb2.DatasetSource:
         return source_with_credentials(source, await self._projects.sealed_credentials([source]), self._seal)
 
-    async def _pin_initialization(self, spec: JobSpec) -> None:
-        """Write which checkpoint `last`, `best` or `final` is into the specification. NotFound where there is none."""
+    async def _pin_initialization(self, spec: JobSpec) -> ResumeSource | None:
+        """Write which checkpoint `last`, `best` or `final` is into the specification, and return it. NotFound where
+        there is none.
+        """
         if spec.model.initialization.WhichOneof("source") != "checkpoint":
-            return
+            return None
         named = spec.model.initialization.checkpoint
         project_id, job_id, checkpoint_id = checkpoint_ids_of(named.checkpoint)
         checkpoint = await self._checkpoints.get(project_id, job_id, checkpoint_id)
-        named.checkpoint = checkpoint_name(f"projects/{project_id}/jobs/{job_id}", checkpoint.key)
+        job_name = f"projects/{project_id}/jobs/{job_id}"
+        named.checkpoint = checkpoint_name(job_name, checkpoint.key)
+        return ResumeSource(job_name=job_name, checkpoint_name=named.checkpoint, key=checkpoint.key)
 
 
 def _source_of(job: Job, checkpoint: Checkpoint, *, evaluates: bool = False) -> ResumeSource:

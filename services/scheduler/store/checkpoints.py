@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select, tuple_
 
-from services.scheduler.domain.job import Checkpoint
+from services.chassis.errors import NotFound, Reason
+from services.scheduler.domain.job import Checkpoint, Job
 from services.scheduler.domain.view import Damaged
 from services.scheduler.store import tables
 from services.scheduler.store.attempts import find_job
@@ -24,6 +25,19 @@ class CheckpointRows:
 
         def read(connection: Connection) -> Checkpoint:
             return resolve_checkpoint(connection, find_job(connection, project_id, job_id), checkpoint_id)
+
+        return await self._database.read(read)
+
+    async def pinned(self, project_id: str, job_id: str, checkpoint_id: str, *, by: Job) -> Checkpoint:
+        """The checkpoint of this name as it was when the job `by` was submitted. NotFound where it is gone: a job that
+        has the name now and was submitted later is another.
+        """
+
+        def read(connection: Connection) -> Checkpoint:
+            job = find_job(connection, project_id, job_id)
+            if job.sequence > by.sequence:
+                raise NotFound(Reason.JOB_NOT_FOUND, f"{job.name} is another since", {"name": job.name})
+            return resolve_checkpoint(connection, job, checkpoint_id)
 
         return await self._database.read(read)
 

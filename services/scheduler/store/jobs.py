@@ -28,6 +28,7 @@ from services.scheduler.store.attempts import JOB_BY_NAME, find_checkpoint, find
 from services.scheduler.store.committed import Stopping
 from services.scheduler.store.database import Database
 from services.scheduler.store.projects import (
+    IS_DELETED,
     PROJECT_BY_ID,
     bury_job,
     find_project,
@@ -275,11 +276,12 @@ def resolve_checkpoint(connection: Connection, job: Job, checkpoint_id: str) -> 
             key = CheckpointKey(job_uid=job.uid, epoch=int(epoch), iteration=int(iteration))
             found = find_checkpoint(connection, key)
     if found is None:
-        name = f"{job.name}/checkpoints/{checkpoint_id}"
-        raise NotFound(
-            Reason.CHECKPOINT_NOT_FOUND, f"{name} does not exist: list the job's checkpoints", {"name": name}
-        )
+        raise _no_checkpoint(f"{job.name}/checkpoints/{checkpoint_id}")
     return found
+
+
+def _no_checkpoint(name: str) -> NotFound:
+    return NotFound(Reason.CHECKPOINT_NOT_FOUND, f"{name} does not exist: list the job's checkpoints", {"name": name})
 
 
 def _nothing_to_resume(job: Job, why: str) -> FailedPrecondition:
@@ -305,6 +307,8 @@ def _submit(transaction: Transaction, submission: Submission) -> JobView:
         training = with_known_credentials(project, origin.training_dataset)
         validation = with_known_credentials(project, origin.validation_dataset) if origin.validation_dataset else None
         fingerprint = origin.dataset_fingerprint
+    if submission.initialization is not None:
+        _source_job(transaction.connection, submission.initialization)
     if submission.dataset is not None:
         validation = job_dataset(transaction, project, submission.dataset, submission.sealed)
     job = Job(
@@ -333,9 +337,14 @@ def _submit(transaction: Transaction, submission: Submission) -> JobView:
 
 
 def _source_job(connection: Connection, source: ResumeSource) -> Job:
-    row = connection.execute(select(tables.jobs).where(tables.jobs.c.uid == source.key.job_uid)).one_or_none()
+    """The job that the checkpoint is of. NotFound where either was deleted since the checkpoint was looked up."""
+    jobs, projects = tables.jobs, tables.projects
+    query = select(jobs).join(projects, projects.c.uid == jobs.c.project_uid)
+    row = connection.execute(query.where(jobs.c.uid == source.key.job_uid, ~IS_DELETED)).one_or_none()
     if row is None:
         raise NotFound(Reason.JOB_NOT_FOUND, f"{source.job_name} does not exist", {"name": source.job_name})
+    if find_checkpoint(connection, source.key) is None:
+        raise _no_checkpoint(source.checkpoint_name)
     return job_from_row(row._mapping)
 
 

@@ -53,7 +53,7 @@ JOBS_PURGED_MAX = 500
 """Jobs of a deleted project that one transaction takes out."""
 DELETED = "~"
 """What the id of a deleted project begins with while its jobs are taken out; no caller's id does."""
-_IS_DELETED = tables.projects.c.project_id.like(f"{DELETED}%")
+IS_DELETED = tables.projects.c.project_id.like(f"{DELETED}%")
 PROJECT_BY_ID = Statement(select(tables.projects), key=tables.projects.c.project_id)
 
 
@@ -140,7 +140,7 @@ class ProjectStore:
 
     async def page(self, *, after: str, limit: int, among: Set[str] | None = None) -> list[Project | Damaged]:
         """Projects by id, those after `after`; of these ids alone where some are given."""
-        query = select(tables.projects).where(tables.projects.c.project_id > after, ~_IS_DELETED)
+        query = select(tables.projects).where(tables.projects.c.project_id > after, ~IS_DELETED)
         if among is not None:
             query = query.where(tables.projects.c.project_id.in_(among))
         query = query.order_by(tables.projects.c.project_id).limit(limit)
@@ -199,7 +199,7 @@ class ProjectStore:
         """Jobs of deleted projects that are still there, in a fixed order from `after` on, at most JOBS_PURGED_MAX."""
         jobs, projects = tables.jobs, tables.projects
         query = select(projects.c.uid.label("project_uid"), jobs.c.job_id, jobs.c.uid)
-        query = query.join(jobs, jobs.c.project_uid == projects.c.uid).where(_IS_DELETED)
+        query = query.join(jobs, jobs.c.project_uid == projects.c.uid).where(IS_DELETED)
         if after is not None:
             is_later = (projects.c.uid > after.project_uid) | (jobs.c.job_id > after.job_id)
             query = query.where(projects.c.uid >= after.project_uid, is_later)
@@ -395,7 +395,7 @@ def _refuse_living_jobs(connection: Connection, project: Project) -> None:
 
 def _purge(transaction: Transaction, job_uids: Sequence[str]) -> None:
     connection, projects, jobs = transaction.connection, tables.projects, tables.jobs
-    doomed = select(projects.c.uid).where(_IS_DELETED)
+    doomed = select(projects.c.uid).where(IS_DELETED)
     columns = (jobs.c.uid, jobs.c.project_uid, jobs.c.project_id, jobs.c.job_id)
     query = select(*columns).where(jobs.c.uid.in_(job_uids), jobs.c.project_uid.in_(doomed))
     names: dict[str, dict[str, str]] = {}
@@ -404,7 +404,7 @@ def _purge(transaction: Transaction, job_uids: Sequence[str]) -> None:
     for project_uid, of_project in names.items():
         _remove_jobs(transaction, project_uid, of_project)
     is_empty = ~exists().where(jobs.c.project_uid == projects.c.uid)
-    connection.execute(delete(projects).where(_IS_DELETED, is_empty))
+    connection.execute(delete(projects).where(IS_DELETED, is_empty))
 
 
 def _remove_jobs(transaction: Transaction, project_uid: str, names: Mapping[str, str]) -> None:

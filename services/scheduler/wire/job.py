@@ -196,6 +196,7 @@ def submission_from_spec(
     job_id: str,
     creator: str,
     source: ResumeSource | None = None,
+    initialization: ResumeSource | None = None,
     dataset: DatasetSource | None = None,
     sealed: bytes | None = None,
 ) -> Submission:
@@ -215,6 +216,7 @@ def submission_from_spec(
         ),
         iterations_max=source.key.iteration if source is not None and source.evaluates else spec.trainer.iterations_max,
         source=source,
+        initialization=initialization,
         dataset=dataset,
         sealed=sealed,
     )
