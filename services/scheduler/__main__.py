@@ -262,6 +262,7 @@ class Scheduler:
             keep_turning("key-forgetting", self.key_forgetting.turn),
             self._end_waits(),
             self.access.run(),
+            self.revocations.keep(),
         ]
         if self.publisher is not None:
             work.append(keep_turning("publishing", self.publisher.turn))

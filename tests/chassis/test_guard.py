@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -83,7 +84,7 @@ async def ended(call: Any) -> SihlaiError:
 async def served(tmp_path: Path, **settings: Any) -> AsyncIterator[Served]:
     key = tmp_path / "keys" / "token.pem"
     TokenSigner.from_file(key)
-    revocations = Revocations(tmp_path / "revoked.json")
+    revocations = Revocations(tmp_path / "revocations" / "revoked.json")  # the folder is not there
     config = ServerConfig(drain_seconds=0.2, **settings)
     server = rpc.Server(config, token_guard(config, TokenVerifier.from_folder(key.parent), revocations))
     service = Streaming()
@@ -261,13 +262,55 @@ def test_a_stream_that_writes_by_itself_ends_when_its_token_is_revoked(
     run(tmp_path, test)
 
 
+@contextlib.asynccontextmanager
+async def kept(revocations: Revocations) -> AsyncIterator[None]:
+    keeping = asyncio.create_task(revocations.keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.wait([keeping])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to hold"
+        await asyncio.sleep(0.01)
+
+
 def test_a_revocation_outlives_the_process(tmp_path: Path) -> None:
-    Revocations(tmp_path / "revoked.json").add("one")
-    assert "one" in Revocations(tmp_path / "revoked.json")
-    Revocations(tmp_path / "revoked.json").replace(["one"], successions=["a.b.c"])
-    assert Revocations(tmp_path / "revoked.json").successions == ("a.b.c",)
-    (tmp_path / "revoked.json").write_text("{")
-    assert "one" not in Revocations(tmp_path / "revoked.json")
+    file = tmp_path / "revoked.json"
+
+    async def test() -> None:
+        first = Revocations(file)
+        async with kept(first):
+            first.add("one")
+            await until(lambda: "one" in Revocations(file))
+            first.replace(["one"], successions=["a.b.c"])
+            await until(lambda: Revocations(file).successions == ("a.b.c",))
+        assert "one" in Revocations(file)
+
+    asyncio.run(test())
+    file.write_text("{")
+    assert "one" not in Revocations(file)
+
+
+def test_a_disk_that_takes_no_revocation_holds_up_no_end_of_a_stream_and_gets_it_later(tmp_path: Path) -> None:
+    file = tmp_path / "revocations" / "revoked.json"
+
+    async def test(made: Served) -> None:
+        text = token(made.key, token_id="one")
+        async with kept(made.revocations), rpc.channel(made.address, token=lambda: text) as channel:
+            call = made.follow(channel)
+            assert (await anext(aiter(call))).value == "first"
+            made.revocations.add("one")
+            assert (await ended(call)).reason is Reason.TOKEN_REVOKED
+            assert not file.parent.exists()
+            file.parent.mkdir()
+            await until(lambda: "one" in Revocations(file))
+
+    run(tmp_path, test)
 
 
 def test_an_old_key_holds_while_its_tokens_live_and_goes_with_its_file(

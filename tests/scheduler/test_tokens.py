@@ -16,6 +16,7 @@ from sqlalchemy import event
 
 from services.chassis import rpc
 from services.chassis.auth.principal import Role
+from services.chassis.auth.revocation import Revocations
 from services.chassis.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -283,6 +284,33 @@ def test_services_hear_of_revocations_at_once(serve):
             await root.stub.RevokeToken(messages.RevokeTokenRequest(name=made.token.name))
             async with asyncio.timeout(20):
                 assert list((await anext(aiter(watch))).token_ids) == [made.token.name.removeprefix("tokens/")]
+
+    asyncio.run(test())
+
+
+def test_a_disk_that_takes_no_revocation_keeps_it_from_nobody(serve, tmp_path):
+    """The scheduler has it in its database; the file is written when there is room again."""
+    file = tmp_path / "revocations" / "scheduler.json"
+
+    async def test():
+        async with (
+            serve(revocations_file=file) as client,
+            holder(client) as root,
+            holder(client, None, "services/metrics") as service,
+        ):
+            made = await root.create(grants={"projects/cells": VIEWER})
+            token_id = made.token.name.removeprefix("tokens/")
+            watch = service.stub.StreamRevocations(messages.StreamRevocationsRequest())
+            await anext(aiter(watch))
+            await root.stub.RevokeToken(messages.RevokeTokenRequest(name=made.token.name))
+            async with asyncio.timeout(20):
+                assert list((await anext(aiter(watch))).token_ids) == [token_id]
+            file.parent.mkdir()
+
+            async def is_kept() -> bool:
+                return token_id in Revocations(file)
+
+            await client.when(is_kept)
 
     asyncio.run(test())
 
