@@ -54,6 +54,7 @@ from services.scheduler.loop.clock import Clock, TickLimits
 from services.scheduler.loop.forgetting import Forgetting, ForgettingLimits, KeyForgetting
 from services.scheduler.loop.leading import Leading, stand_by
 from services.scheduler.loop.publishing import OutboxLimits, Publisher
+from services.scheduler.loop.stragglers import StragglerLimits, Stragglers
 from services.scheduler.migrations import migrate
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.objects.conversion_reports import ConversionReportStore
@@ -179,6 +180,7 @@ class Scheduler:
             monotonic=time.monotonic,
         )
         self.deletion = Deletion(self.projects, self.checkpoints, limits=DeletionLimits())
+        self.stragglers = Stragglers(self.projects, self.checkpoints, limits=StragglerLimits())
         self.forgetting = Forgetting(
             self.upkeep,
             self.checkpoints,
@@ -204,6 +206,7 @@ class Scheduler:
         database.on_reload.append(placing.reload)
         database.before_commit.append(placing.place)
         database.after_commit += [self.desk.on_committed, self.watch.on_committed, self.adoption.on_committed]
+        database.after_commit.append(self.stragglers.on_committed)
         self._add_services()
 
     @classmethod
@@ -258,6 +261,7 @@ class Scheduler:
             keep_turning("adoption", self.adoption.turn),
             keep_turning("watches", self.watch.turn),
             keep_turning("deletion", self.deletion.turn),
+            keep_turning("stragglers", self.stragglers.turn),
             keep_turning("forgetting", self.forgetting.turn),
             keep_turning("key-forgetting", self.key_forgetting.turn),
             self._end_waits(),

@@ -131,7 +131,13 @@ class SchedulerConfig(ServerConfig):
         20.0, "how long the deletion of a project waits for all of it to be gone", units="s", minimum=0
     )
     request_id_hours: float = setting(48.0, "how long request ids are known", units="h", minimum=1)
-    removed_job_hours: float = setting(168.0, "how long a watch's cursor works after deletions", units="h", minimum=1)
+    removed_job_hours: float = setting(
+        504.0,
+        "how long a watch's cursor works after deletions, and uploads that come after a job's deletion are deleted too;"
+        " longer than a runner keeps unsaved checkpoints",
+        units="h",
+        minimum=1,
+    )
     lost_runner_days: float = setting(30.0, "how long a lost runner is remembered", units="days", minimum=0)
     parked_minutes: float = setting(
         10.0,

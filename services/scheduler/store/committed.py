@@ -48,8 +48,20 @@ class Committed:
     stopping: list[Stopping] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     """Uids of jobs that are further than before, and have no new revision for it."""
+    late: list[str] = field(default_factory=list)
+    """Uids of jobs of which a runner reported an attempt that had ended, or is not there."""
     projects: set[str] = field(default_factory=set)
     """Ids of projects that were changed or deleted."""
+
+    def add(self, part: Part) -> None:
+        """What one unit has done is among it."""
+        self.events += len(part.events)
+        self.runners += part.runners
+        self.adoptions += part.adoptions
+        self.given += part.given
+        self.stopping += part.stopping
+        self.moved += part.moved
+        self.late += part.late
 
 
 @dataclass(kw_only=True)
@@ -65,6 +77,7 @@ class Part:
     given: list[Given] = field(default_factory=list)
     stopping: list[Stopping] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
     writes_at_once: bool = False
     """It has a savepoint of its own."""
     error: BaseException | None = None
@@ -72,7 +85,7 @@ class Part:
     @property
     def lists(self) -> tuple[list[Any], ...]:
         """All that is collected."""
-        collected = self.runners, self.adoptions, self.given, self.stopping, self.moved
+        collected = self.runners, self.adoptions, self.given, self.stopping, self.moved, self.late
         return self.rows, self.events, self.answers, *collected
 
     def fail(self, error: BaseException) -> None:

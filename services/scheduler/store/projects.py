@@ -206,6 +206,14 @@ class ProjectStore:
         query = query.order_by(projects.c.uid, jobs.c.job_id).limit(JOBS_PURGED_MAX)
         return await self._database.list(lambda c: [DoomedJob(**row._mapping) for row in c.execute(query)])
 
+    async def deleted(self, job_uids: Sequence[str]) -> set[str]:
+        """Those of the jobs that were deleted, whether or not they are taken out. Who is not known was not."""
+        jobs, projects, removed = tables.jobs, tables.projects, tables.removed_jobs
+        doomed = select(jobs.c.uid).join(projects, projects.c.uid == jobs.c.project_uid)
+        doomed = doomed.where(jobs.c.uid.in_(job_uids), IS_DELETED)
+        gone = select(removed.c.uid).where(removed.c.uid.in_(job_uids), ~exists().where(jobs.c.uid == removed.c.uid))
+        return await self._database.list(lambda c: {*c.execute(doomed).scalars(), *c.execute(gone).scalars()})
+
     async def purge(self, job_uids: Sequence[str]) -> None:
         """Take out these jobs of deleted projects, and the projects that have none left; who watches is told."""
         await self._database.write(lambda tx: _purge(tx, job_uids))

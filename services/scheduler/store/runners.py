@@ -292,6 +292,8 @@ class RunnerStore:
         if attempt is not None and attempt.runner_id != runner.runner_id:
             log.warning("report_of_another_runner", runner=runner.name, job_uid=key.job_uid, of=attempt.runner_id)
             return None
+        if attempt is None or not attempt.active:
+            transaction.come_late(key.job_uid)
         job = load_job(transaction.connection, key.job_uid) if attempt is not None and checkpoints else None
         if job is not None:
             record_checkpoints(transaction, job, checkpoints)

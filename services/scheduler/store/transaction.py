@@ -233,6 +233,10 @@ class Transaction:
         """The attempt ended: its checkpoints are to be looked for."""
         self._part.adoptions.append(key)
 
+    def come_late(self, job_uid: str) -> None:
+        """A runner reported of an attempt of the job after its end."""
+        self._part.late.append(job_uid)
+
     @contextlib.contextmanager
     def part(self) -> Iterator[Part]:
         """One unit: all or nothing of it, and whatever happens to it harms no other. Look at its `error` at the end."""
@@ -338,12 +342,7 @@ class Transaction:
         if self._revision != self._stored_revision:
             self.committed.revision = self._revision
         for part in self._parts:
-            self.committed.events += len(part.events)
-            self.committed.runners += part.runners
-            self.committed.adoptions += part.adoptions
-            self.committed.given += part.given
-            self.committed.stopping += part.stopping
-            self.committed.moved += part.moved
+            self.committed.add(part)
 
     @cached_property
     def given(self) -> dict[str, Given]:
