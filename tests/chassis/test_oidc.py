@@ -296,6 +296,19 @@ def test_kept_keys_serve_a_start_with_the_issuer_away(tmp_path: Path, issuer: Is
         run(tmp_path, issuer, unknown, oidc_keys_file=file)
 
 
+def test_keys_that_the_disk_does_not_take_are_kept_when_it_does(tmp_path: Path, issuer: Issuer) -> None:
+    file = tmp_path / "keys of the issuer" / "issuer.json"
+
+    async def fetch(made: Access) -> None:
+        await made.known(issuer.token())
+        asked = len(issuer.asked)
+        await until(lambda: len(issuer.asked) > asked)  # nothing is new, and there is no folder yet
+        file.parent.mkdir()
+        await until(file.exists)
+
+    run(tmp_path, issuer, fetch, oidc_keys_file=file, oidc_refresh_seconds=0.05)
+
+
 @pytest.mark.parametrize(
     ("path", "content"),
     [

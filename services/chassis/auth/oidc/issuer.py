@@ -51,6 +51,7 @@ class Issuer:
         self._shown = _read(file, settings.issuer)
         self._keys: Mapping[str, IssuerKey] | None = None if self._shown is None else keys_in(self._shown)
         self._is_away = False
+        self._is_kept = True
         self._wanted = asyncio.Event()
         self._wanted_at = float("-inf")
 
@@ -82,20 +83,24 @@ class Issuer:
         if self._is_away or self._shown != shown:
             keys = keys_in(shown)
             log.info("issuer_keys_fetched", issuer=self.settings.issuer, key_ids=sorted(keys))
-            self._keys, self._shown, self._is_away = keys, shown, False
-            await asyncio.to_thread(self._keep)
+            self._keys, self._shown, self._is_away, self._is_kept = keys, shown, False, False
+        if not self._is_kept:
+            self._is_kept = await asyncio.to_thread(self._keep)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.refresh_seconds):
                 await self._wanted.wait()
 
-    def _keep(self) -> None:
+    def _keep(self) -> bool:
+        """Whether the file has the keys; where it has not, it is written when they are fetched the next time."""
         if self._file is None:
-            return
+            return True
         content = {"issuer": self.settings.issuer, "keys": self._shown}
         try:
             replace_file(self._file, json.dumps(content).encode(), mode=0o600)
         except OSError as error:
             log.error("issuer_keys_not_kept", path=str(self._file), problem=str(error))
+            return False
+        return True
 
 
 def _read(file: Path | None, issuer: str) -> list[Any] | None:
