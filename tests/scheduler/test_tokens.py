@@ -16,7 +16,7 @@ from sqlalchemy import event
 
 from services.chassis import rpc
 from services.chassis.auth.principal import Role
-from services.chassis.auth.revocation import Revocations
+from services.chassis.auth.revocation import Revocations, follow_revocations
 from services.chassis.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -37,14 +37,14 @@ class As:
     """The token service as one principal calls it."""
 
     def __init__(self, client, text: str) -> None:
-        self._channel = rpc.channel(client.address, token=lambda: text, retry_attempts_max=1)
-        self.stub = token_service_pb2_grpc.TokenServiceStub(self._channel)
+        self.channel = rpc.channel(client.address, token=lambda: text, retry_attempts_max=1)
+        self.stub = token_service_pb2_grpc.TokenServiceStub(self.channel)
 
     async def __aenter__(self):
         return self
 
     async def __aexit__(self, *error) -> None:
-        await self._channel.close()
+        await self.channel.close()
 
     async def create(self, subject: str = "users/bob", **fields) -> messages.CreateTokenResponse:
         grants = [messages.Grant(project=project, role=role) for project, role in fields.pop("grants", {}).items()]
@@ -315,6 +315,37 @@ def test_a_disk_that_takes_no_revocation_keeps_it_from_nobody(serve, tmp_path):
     asyncio.run(test())
 
 
+def test_a_service_whose_disk_is_full_follows_revocations_all_the_same(serve, tmp_path):
+    file = tmp_path / "revocations" / "metrics.json"
+
+    async def test():
+        async with serve() as client, holder(client) as root, holder(client, None, "services/metrics") as service:
+            followed = Revocations(file)
+            following = asyncio.create_task(follow_revocations(followed, service.channel, lambda _: None))
+
+            async def revoked() -> str:
+                made = await root.create(grants={"projects/cells": VIEWER})
+                await root.stub.RevokeToken(messages.RevokeTokenRequest(name=made.token.name))
+                return made.token.name.removeprefix("tokens/")
+
+            async def are_followed() -> bool:
+                return all(token_id in followed for token_id in token_ids)
+
+            async def are_kept() -> bool:
+                return all(token_id in Revocations(file) for token_id in token_ids)
+
+            token_ids = []
+            for _ in range(2):
+                token_ids.append(await revoked())
+                await client.when(are_followed)
+            file.parent.mkdir()
+            await client.when(are_kept)
+            following.cancel()
+            await asyncio.wait([following])
+
+    asyncio.run(test())
+
+
 def key_id_of(text: str) -> str:
     return jwt.get_unverified_header(text)["kid"]
 
@@ -427,7 +458,7 @@ def test_keys_are_not_the_admins_of_projects_to_change(serve):
             assert isinstance(
                 await refused(ada.stub.RotateTokenKey(messages.RotateTokenKeyRequest())), PermissionDenied
             )
-            stub = project_service_pb2_grpc.ProjectServiceStub(ada._channel)
+            stub = project_service_pb2_grpc.ProjectServiceStub(ada.channel)
             request = project_service_pb2.RotateCredentialsKeyRequest()
             assert isinstance(await refused(stub.RotateCredentialsKey(request)), PermissionDenied)
 
