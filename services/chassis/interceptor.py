@@ -8,13 +8,14 @@ CANCELLED).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import re
 import sys
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -216,6 +217,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         message = f"the server made a mistake; its log tells more under error id {error_id}"
         crash = Internal(Reason.INTERNAL, message, {"error_id": error_id})
         await context.abort_with_status(_grpc_status(crash))
+
+
+async def end_stream(context: Context, error: SihlaiError) -> NoReturn:
+    """End a stream with this error, after what was sent before it. Waits until the client has read that, or is gone
+    (CancelledError): gRPC holds it until then, so the call must count.
+    """
+    try:
+        await context.abort_with_status(_grpc_status(error))
+    except grpc.aio.InternalError as gone:
+        raise asyncio.CancelledError from gone
 
 
 def _charged(spending: Spending | None, work: Awaitable[Any]) -> Awaitable[Any]:

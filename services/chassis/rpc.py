@@ -36,11 +36,11 @@ from services.chassis.connection import (
 from services.chassis.errors import ConfigurationError, Reason, Unavailable
 from services.chassis.files import replace_file
 from services.chassis.installation import SERVICE, InstallationServicer
-from services.chassis.interceptor import REQUEST_ID_KEY, TRACE_KEY, CallInterceptor
+from services.chassis.interceptor import REQUEST_ID_KEY, TRACE_KEY, CallInterceptor, end_stream
 from services.chassis.status import error_from_rpc
 from services.chassis.tls import ClientTls, server_tls
 
-__all__ = ["CallInterceptor", "Server", "channel", "error_from_rpc", "run_until_signal", "until_stopping"]
+__all__ = ["CallInterceptor", "Server", "channel", "end_stream", "error_from_rpc", "run_until_signal", "until_stopping"]
 
 log = logs.get_logger(__name__)
 

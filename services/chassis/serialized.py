@@ -21,10 +21,20 @@ def serialized_streams(server: grpc.aio.Server, methods: Collection[str]) -> grp
     return cast("grpc.aio.Server", _Registration(server, methods))
 
 
-async def send(messages: AsyncGenerator[bytes, None], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+class Unread(Exception):  # noqa: N818 — it is what happened
+    """A client has read nothing for too long."""
+
+
+async def send(
+    messages: AsyncGenerator[bytes, None],
+    context: grpc.aio.ServicerContext[Any, Any],
+    *,
+    unread_seconds: float | None = None,
+) -> None:
     """Send serialised messages, each when the one before is on its way: a client that does not read holds one.
 
-    CancelledError where the client is gone, also where a write is the first to notice.
+    CancelledError where the client is gone, also where a write is the first to notice. Unread where it has read nothing
+    for so many seconds.
     """
     begun = False
     async with aclosing(messages):
@@ -33,7 +43,10 @@ async def send(messages: AsyncGenerator[bytes, None], context: grpc.aio.Servicer
                 await begin_answering(context)
                 begun = True
             try:
-                await context.write(message)
+                async with asyncio.timeout(unread_seconds):
+                    await context.write(message)
+            except TimeoutError as error:
+                raise Unread from error
             except grpc.aio.InternalError as error:
                 raise asyncio.CancelledError from error
 

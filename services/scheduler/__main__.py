@@ -160,11 +160,14 @@ class Scheduler:
             self.projects,
             limits=WatchLimits(
                 page_max=config.watch_page_max,
+                page_bytes_max=config.watch_page_bytes_max,
+                bytes_max=config.watches_bytes_max,
+                unread_seconds=config.watch_unread_seconds,
                 progress_seconds=config.watch_progress_seconds,
                 watches_max=config.watches_max,
                 window_max=config.watch_window_max,
+                window_bytes_max=config.watch_window_bytes_max,
             ),
-            stopping=self.server.stopping,
         )
         self.reachability = Reachability(
             config.conversion_address,
@@ -283,6 +286,7 @@ class Scheduler:
     async def _end_waits(self) -> None:
         await self.server.stopping.wait()
         self.desk.stop()
+        self.watch.stop()
 
     def _add_services(self) -> None:
         config = self.config

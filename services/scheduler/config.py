@@ -148,6 +148,12 @@ class SchedulerConfig(ServerConfig):
     outbox_days_max: float = setting(30.0, "how long events wait for the bus", units="days", minimum=1)
     watch_progress_seconds: float = setting(15.0, "silence after which a watch says so", units="s", minimum=0.1)
     watch_page_max: int = setting(500, "jobs that a watch reads at once", units="jobs", minimum=1)
+    watch_page_bytes_max: int = setting(
+        2**20, "the same in bytes, which it holds until its client has read them", units="bytes", minimum=1
+    )
+    watch_unread_seconds: float = setting(
+        600.0, "how long a watch's client may read nothing before the watch ends", units="s", minimum=0.1
+    )
     write_batch_max: int = setting(256, "requests in one transaction", units="requests", minimum=1)
     write_gather_callers_min: int = setting(
         8, "callers at once from which a transaction waits for those on their way", units="callers", minimum=1
@@ -185,7 +191,11 @@ class SchedulerConfig(ServerConfig):
         0.5, "how often a leader looks at its lock, and one that stands by whether it is free", units="s", minimum=0.05
     )
     watches_max: int = setting(2_000, "watches that are served at once", units="watches", minimum=1)
+    watches_bytes_max: int = setting(
+        2**27, "what all watches together hold; beyond it each still takes 64 KiB", units="bytes", minimum=1
+    )
     watch_window_max: int = setting(2_000, "changes that watches are given from memory", units="jobs", minimum=1)
+    watch_window_bytes_max: int = setting(2**25, "the same in bytes", units="bytes", minimum=1)
     progress_reports_max: int = setting(
         200, "reports of progress that all runners together send, beside their renewals", units="1/s", minimum=1
     )

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -162,11 +162,10 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         log.info("evaluation_submitted", job=answer.job.name, job_uid=answer.job.uid, source=request.name)
         return answer
 
-    async def WatchJobs(
+    async def WatchJobs(  # type: ignore[override]  # it writes bytes, and returns nothing
         self, request: messages.WatchJobsRequest, context: Any
-    ) -> AsyncIterator[messages.WatchJobsResponse]:
-        async for response in self._watch.follow(request):
-            yield response
+    ) -> None:
+        await self._watch.follow(request, context)
 
     async def _submit(
         self, method: str, request: Any, making: Coroutine[Any, Any, Made], response: type[NewJob]

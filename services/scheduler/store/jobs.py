@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, exists, select, tuple_
+from sqlalchemy import Connection, Row, Select, exists, or_, select, tuple_
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.chassis.errors import FailedPrecondition, NotFound, Reason
@@ -40,7 +41,7 @@ from services.scheduler.store.queue import SERVED, QueueLimits, queue_standing
 from services.scheduler.store.requests import answered, asked_first, first_answer
 from services.scheduler.store.rows import checkpoint_from_row, job_from_row, readable
 from services.scheduler.store.transaction import Question, Transaction
-from services.scheduler.store.views import few_at_a_time, last_revision, readable_views, views
+from services.scheduler.store.views import few_at_a_time, last_revision, readable_views, views, views_within
 
 OLDEST_CURSOR = "oldest_cursor"
 REMOVAL_COLUMNS = ("revision", "uid", "name", "project_uid")
@@ -216,15 +217,25 @@ class JobStore:
         return await self._database.read(read)
 
     async def changes(
-        self, *, project_uid: str | None, after: int, limit: int, job_filter: JobFilter | None = None
+        self,
+        *,
+        project_uid: str | None,
+        after: int,
+        limit: int,
+        bytes_max: int = sys.maxsize,
+        job_filter: JobFilter | None = None,
+        unseen_to: int = 0,
     ) -> Changes:
-        """What changed after the revision `after`, in one project or in all, at most `limit` jobs.
+        """What changed after the revision `after`, in one project or in all: at most `limit` jobs, and so many that
+        they have `bytes_max`, but for one that alone has more.
 
-        Of `job_filter` (but for its project) only what never changes for a job is regarded; with `after` 0, where
-        nobody has seen a job that could leave it, all of it.
+        Of `job_filter` (but for its project) only what never changes for a job is regarded; with `after` 0, and of jobs
+        that have not changed since `unseen_to`, where nobody has seen one that could leave it, all of it.
         """
         wanted = job_filter or JobFilter()
-        return await self._database.list(lambda connection: _changes(connection, project_uid, after, limit, wanted))
+        return await self._database.list(
+            lambda connection: _changes(connection, project_uid, after, limit, bytes_max, wanted, unseen_to)
+        )
 
     async def revision(self) -> int:
         """The last revision that is visible."""
@@ -372,25 +383,35 @@ def _filtered_for_good(query: Select[Any], job_filter: JobFilter) -> Select[Any]
     return query
 
 
-def _changes(connection: Connection, project_uid: str | None, after: int, limit: int, job_filter: JobFilter) -> Changes:
+def _changes(
+    connection: Connection,
+    project_uid: str | None,
+    after: int,
+    limit: int,
+    bytes_max: int,
+    job_filter: JobFilter,
+    unseen_to: int,
+) -> Changes:
     jobs, removed = tables.jobs, tables.removed_jobs
     revision: ColumnElement[int] = jobs.c.revision
-    states = job_filter.states if not after else frozenset()
+    states = job_filter.states if after < max(unseen_to, 1) else frozenset()
     if states or job_filter.uids:
         # Few of all jobs are meant: SQLite would go through all of them in the order of the index.
         revision = jobs.c.revision + 0
     changed = select(jobs).where(revision > after).order_by(revision).limit(limit)
     changed = _filtered_for_good(changed, job_filter)
     if states:
-        changed = changed.where(jobs.c.state.in_(sorted(state.value for state in states)))
+        is_meant = jobs.c.state.in_(sorted(state.value for state in states))
+        changed = changed.where(or_(is_meant, jobs.c.revision > unseen_to) if after else is_meant)
     gone = select(removed).where(removed.c.revision > after).order_by(removed.c.revision).limit(limit)
     if project_uid is not None:
         changed = changed.where(jobs.c.project_uid == project_uid)
         gone = gone.where(removed.c.project_uid == project_uid)
     if job_filter.uids:
         gone = gone.where(removed.c.uid.in_(sorted(job_filter.uids)))
-    rows = list(few_at_a_time(connection.execute(changed)))
-    found_jobs = readable_views(connection, rows, place=lambda row: str(row.revision))
+    found, goes_on = views_within(connection, changed, place=lambda row: str(row.revision), bytes_max=bytes_max)
+    if goes_on:
+        gone = gone.where(removed.c.revision < found[-1][0].revision)
     # Who starts from nothing has nothing that could be removed.
     found_gone = (
         [Removal(**{name: getattr(row, name) for name in REMOVAL_COLUMNS}) for row in connection.execute(gone)]
@@ -398,11 +419,11 @@ def _changes(connection: Connection, project_uid: str | None, after: int, limit:
         else []
     )
     items: dict[int, JobView | Removal | Damaged] = {
-        **{row.revision: view for row, view in zip(rows, found_jobs, strict=True)},
+        **{row.revision: view for row, view in found},
         **{removal.revision: removal for removal in found_gone},
     }
     revisions = sorted(items)[:limit]
-    complete = len(revisions) < limit
+    complete = len(revisions) < limit and not goes_on
     return Changes(
         items=tuple(items[revision] for revision in revisions),
         revision=last_revision(connection) if complete else revisions[-1],

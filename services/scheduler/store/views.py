@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, CursorResult, Row, select, tuple_
+from sqlalchemy import Connection, CursorResult, Row, Select, select, tuple_
 
 from services.chassis.aside import ITEMS_A_TURN, in_turns
 from services.scheduler.domain.job import Attempt, Checkpoint, CheckpointKey, Job
@@ -18,6 +19,11 @@ from services.scheduler.store.transaction import REVISION
 
 ATTEMPTS_SHOWN_MAX = 20
 """The newest attempts that a job shows."""
+
+VIEWS_AT_ONCE = 25
+"""Jobs that are read before it is known how large they are."""
+VIEW_BYTES = 1_000
+"""What a job takes beside its specification and the messages of its attempts, and each of these attempts, at least."""
 
 Convert: TypeAlias = Callable[[Mapping[Any, Any]], Any]
 Place: TypeAlias = Callable[[Row[Any]], str]
@@ -45,6 +51,32 @@ def readable_views(connection: Connection, rows: Iterable[Row[Any]], *, place: P
     jobs = _in_turns(rows, job_from_row, place)
     shown = iter(views(connection, [job for job in jobs if not isinstance(job, Damaged)], read=_in_turns))
     return [job if isinstance(job, Damaged) else next(shown) for job in jobs]
+
+
+def views_within(
+    connection: Connection, query: Select[Any], *, place: Place, bytes_max: int
+) -> tuple[list[tuple[Row[Any], JobView | Damaged]], bool]:
+    """The first jobs that the query finds that have so many bytes, at least one, each with its row; and whether it
+    finds more. What comes after them is not read.
+    """
+    found: list[tuple[Row[Any], JobView | Damaged]] = []
+    left = bytes_max
+    # PostgreSQL's driver would fetch all of them at once.
+    with closing(connection.execute(query.execution_options(yield_per=VIEWS_AT_ONCE))) as result:
+        for rows in result.partitions():
+            for row, view in zip(rows, readable_views(connection, rows, place=place), strict=True):
+                left -= _view_bytes(view)
+                if left < 0 and found:
+                    return found, True
+                found.append((row, view))
+    return found, False
+
+
+def _view_bytes(view: JobView | Damaged) -> int:
+    if isinstance(view, Damaged):
+        return VIEW_BYTES
+    attempts = sum(VIEW_BYTES + len(attempt.message) for attempt in view.attempts)
+    return VIEW_BYTES + len(view.job.spec) + len(view.job.reason_message) + attempts
 
 
 def views(connection: Connection, jobs: Sequence[Job], *, read: Read = _at_once) -> list[JobView]:
