@@ -20,7 +20,7 @@ from services.scheduler.store.transaction import REVISION
 ATTEMPTS_SHOWN_MAX = 20
 """The newest attempts that a job shows."""
 
-VIEWS_AT_ONCE = 25
+VIEWS_AT_ONCE = 50
 """Jobs that are read before it is known how large they are."""
 VIEW_BYTES = 1_000
 """What a job takes beside its specification and the messages of its attempts, and each of these attempts, at least."""
