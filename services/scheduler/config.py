@@ -152,7 +152,7 @@ class SchedulerConfig(ServerConfig):
         2**20, "the same in bytes, which it holds until its client has read them", units="bytes", minimum=1
     )
     watch_unread_seconds: float = setting(
-        600.0, "how long a watch's client may read nothing before the watch ends", units="s", minimum=0.1
+        1_800.0, "how long a watch's client may read nothing before the watch ends", units="s", minimum=0.1
     )
     write_batch_max: int = setting(256, "requests in one transaction", units="requests", minimum=1)
     write_gather_callers_min: int = setting(
