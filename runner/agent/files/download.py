@@ -357,7 +357,7 @@ class Downloads:
                     raise RunnerFault(f"the runner's own rights do not suffice: {error.message}") from error
                 raise
             except ObjectNotFound as error:
-                if await asyncio.to_thread(store.is_there):
+                if await store.is_there():
                     if was_there:
                         raise
                     was_there = True  # but perhaps not yet when the object was looked for

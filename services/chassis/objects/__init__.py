@@ -1,1 +1,2 @@
-"""Objects of a folder or a bucket: `uri` (what an address may be), `access` (limits, keys), `bucket`, `store`."""
+"""Objects of a folder or a bucket: `uri` (what an address may be), `access` (limits, keys), `bucket`, `local`, `parts`,
+`store`."""

@@ -25,6 +25,8 @@ class ObjectLimits:
     retries_max: int = 4
     retry_seconds_max: float = 30.0
     """After this long since the first attempt nothing is tried again."""
+    folder_seconds_max: float = 30.0
+    """How long the file system of a folder may take to answer; then the folder cannot be reached."""
     read_bytes_max: int = 256 * 2**20
     """What `read` takes into memory at most; larger objects are streamed."""
 

@@ -11,7 +11,7 @@ import functools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -64,20 +64,20 @@ class Bucket:
     """A bucket, or a container, of a storage."""
 
     def __init__(self, opened: Callable[[bool], ObjectStore], advice: str) -> None:
-        """`opened` opens the bucket, for writing or for reading."""
-        self._opened = functools.cache(opened)
+        """`opened` gives the bucket, for writing or for reading."""
+        self._opened = opened
         self.advice = advice
 
-    def exists(self) -> bool:
+    async def exists(self) -> bool:
         """A missing bucket answers for itself."""
         return True
 
-    def open(self, path: str, *, write: bool = False) -> ObjectStore:
+    async def open(self, path: str, *, write: bool = False) -> ObjectStore:
         """The bucket's store; its credentials say what is allowed."""
         return self._opened(write)
 
-    @contextlib.contextmanager
-    def reading(self, path: str) -> Iterator[tuple[ObjectStore, str]]:
+    @contextlib.asynccontextmanager
+    async def reading(self, path: str) -> AsyncIterator[tuple[ObjectStore, str]]:
         """The same, for reading."""
         yield self._opened(False), path
 
@@ -113,15 +113,13 @@ def open_bucket(rights: Rights) -> Bucket:
     """Open a bucket. Nothing is read yet. Raises InvalidArgument for credentials that are none of its storage."""
     openers: dict[str, Callable[[Rights, bool], ObjectStore]]
     openers = {"s3": _open_s3, "gs": _open_google, "az": _open_azure}
-    bucket = Bucket(
-        functools.partial(openers[rights.scheme], rights), PUBLIC_ADVICE if rights.anonymous else KEY_ADVICE
-    )
+    opened = functools.cache(functools.partial(openers[rights.scheme], rights))
     try:
-        bucket.open("")  # what cannot be opened says so now
+        opened(False)  # what cannot be opened says so now
     except BaseError as error:  # of which no text is shown: it may hold a part of a key
         description = f"cannot be opened as {rights.scheme}:// with the keys of this process: mend its environment"
         raise InvalidArgument([Violation(field="uri", description=description)]) from error
-    return bucket
+    return Bucket(opened, PUBLIC_ADVICE if rights.anonymous else KEY_ADVICE)
 
 
 def _open_s3(rights: Rights, write: bool) -> S3Store:

@@ -7,24 +7,31 @@ lies which it leads to; and that alone is read then, through the descriptor.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import obstore
 from obstore.store import LocalStore
 
 from services.chassis.errors import FailedPrecondition, PermissionDenied, Reason
+from services.chassis.threads import Threads
+
+Result = TypeVar("Result")
 
 DESCRIPTORS = "/proc/self/fd"
 """Where the system shows this process what it has opened, under its numbers."""
 NO_WAY_TO_A_FILE = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+THREADS_MAX = 16
+"""Calls into file systems that a process makes at once: so many may hang."""
+CALLS_WAITING_MAX = 1_000
+FOLDER_THREADS = Threads("folders", threads_max=THREADS_MAX, waiting_max=CALLS_WAITING_MAX)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,32 +59,40 @@ class LocalBounds:
 
 
 class OwnFolder:
-    """A folder of the system's own, which nobody else writes to."""
+    """A folder of the system's own, which nobody else writes to.
+
+    It may lie in a file system that hangs: what is awaited raises TimeoutError after `answer_seconds_max`.
+    """
 
     advice = "check the permissions of the files"
 
-    def __init__(self, uri: str, folder: Path) -> None:
+    def __init__(self, uri: str, folder: Path, *, answer_seconds_max: float) -> None:
         self._uri = uri
         self._folder = folder
+        self._answer_seconds_max = answer_seconds_max
 
-    def exists(self) -> bool:
+    async def exists(self) -> bool:
         """Whether the folder is there."""
-        return self._folder.is_dir()
+        return await self._answer(self._folder.is_dir)
 
-    def open(self, path: str, *, write: bool = False) -> LocalStore:
+    async def open(self, path: str, *, write: bool = False) -> LocalStore:
         """The folder's store, for a change; writing makes the folder."""
-        if not write and not self.exists():
-            raise FileNotFoundError(self._folder)
-        return LocalStore(self._folder, mkdir=write)
 
-    @contextlib.contextmanager
-    def reading(self, path: str) -> Iterator[tuple[LocalStore, str]]:
+        def opened() -> LocalStore:
+            if not write and not self._folder.is_dir():
+                raise FileNotFoundError(self._folder)
+            return LocalStore(self._folder, mkdir=write)
+
+        return await self._answer(opened)
+
+    @contextlib.asynccontextmanager
+    async def reading(self, path: str) -> AsyncIterator[tuple[LocalStore, str]]:
         """The folder's store."""
-        yield self.open(path), path
+        yield await self.open(path), path
 
     async def list(self, prefix: str) -> AsyncIterator[Sequence[obstore.ObjectMeta]]:
         """All files, those behind links too."""
-        async for batch in obstore.list(self.open(prefix), prefix or None):
+        async for batch in obstore.list(await self.open(prefix), prefix or None):
             yield batch
 
     @contextlib.contextmanager
@@ -98,6 +113,9 @@ class OwnFolder:
                     raise PermissionDenied(Reason.URI_NOT_ALLOWED, message, {"uri": self._named(path)})
                 yield found
 
+    async def _answer(self, call: Callable[[], Result]) -> Result:
+        return await FOLDER_THREADS.run(call, seconds_max=self._answer_seconds_max)
+
     def _allowed(self, descriptor: int, path: str, written: Path) -> Path:
         """Where it lies."""
         return place_of(descriptor)
@@ -109,27 +127,32 @@ class OwnFolder:
 class UsersFolder(OwnFolder):
     """A folder of a user's: it is read, within bounds, and never written to."""
 
-    def __init__(self, uri: str, folder: Path, bounds: LocalBounds) -> None:
+    def __init__(self, uri: str, folder: Path, bounds: LocalBounds, *, answer_seconds_max: float) -> None:
         """Raises PermissionDenied where the folder lies outside the bounds now; it need not exist."""
-        super().__init__(uri, folder)
+        super().__init__(uri, folder, answer_seconds_max=answer_seconds_max)
         self._bounds = bounds
         bounds.require(folder.resolve(), uri, Path(os.path.normpath(folder)))
 
-    def open(self, path: str, *, write: bool = False) -> LocalStore:
+    async def open(self, path: str, *, write: bool = False) -> LocalStore:
         """There is no change of it."""
         message = f"{self._named(path)} is a user's: it is not written to"
         raise PermissionDenied(Reason.URI_NOT_ALLOWED, message, {"uri": self._named(path)})
 
-    @contextlib.contextmanager
-    def reading(self, path: str) -> Iterator[tuple[LocalStore, str]]:
+    @contextlib.asynccontextmanager
+    async def reading(self, path: str) -> AsyncIterator[tuple[LocalStore, str]]:
         """A store that holds the file as it was opened, and its name there."""
+        async with FOLDER_THREADS.entered(self._opened_file(path), seconds_max=self._answer_seconds_max) as descriptor:
+            yield LocalStore(DESCRIPTORS), str(descriptor)
+
+    @contextlib.contextmanager
+    def _opened_file(self, path: str) -> Iterator[int]:
         with self.opened(path) as descriptor:
             require_file(descriptor, self._named(path))
-            yield LocalStore(DESCRIPTORS), str(descriptor)
+            yield descriptor
 
     async def list(self, prefix: str) -> AsyncIterator[Sequence[obstore.ObjectMeta]]:
         """All files but those in folders behind links. Of what lies outside nothing is told but the link."""
-        yield await asyncio.to_thread(lambda: [*self._files(prefix)])
+        yield await FOLDER_THREADS.run(lambda: [*self._files(prefix)])  # which may take long without hanging
 
     def _files(self, prefix: str) -> Iterator[obstore.ObjectMeta]:
         waiting = [prefix]

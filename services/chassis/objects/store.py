@@ -7,8 +7,8 @@ in the log.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import functools
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -42,12 +42,11 @@ from services.chassis.errors import (
 from services.chassis.files import replacing
 from services.chassis.objects.access import Credentials, ObjectLimits, S3Key
 from services.chassis.objects.bucket import Buckets, Rights, open_bucket
-from services.chassis.objects.local import LocalBounds, OwnFolder, UsersFolder, require_file, through
+from services.chassis.objects.local import FOLDER_THREADS, LocalBounds, OwnFolder, UsersFolder, require_file, through
+from services.chassis.objects.parts import parts_of
 from services.chassis.objects.uri import bucket_of, check_endpoint, check_region, local_path, split_uri
 
 CHUNK_BYTES = 4 * 2**20
-PARTS_MAX = 10_000
-"""More a store of S3's kind does not put together."""
 PROBLEM_CHARACTERS_MAX = 200
 # obstore has no classes for these two: what a list answers, and a path below a file, stand in the text alone.
 STATUS_IN_TEXT = re.compile(r"non-2xx status code: (\d{3})")
@@ -108,24 +107,24 @@ class ObjectFolder:
         path = _checked_path(prefix)
         return ObjectFolder(f"{self.uri}/{path}", self._store, limits=self._limits, prefix=self._full(path))
 
-    def is_there(self) -> bool:
+    async def is_there(self) -> bool:
         """False where the folder itself is missing. A bucket answers for itself: of a prefix that is not known."""
-        return self._store.exists()
+        with self._translated(""):
+            return await self._store.exists()
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """All objects under a path prefix (whole path parts), in no particular order; none where nothing is there."""
         under = self._full(_checked_path(prefix)) if prefix else self._prefix
-        if not self._store.exists():
-            return
         with self._translated(prefix):
+            if not await self._store.exists():
+                return
             async for batch in self._store.list(under):
                 for found in batch:
                     yield self._info(found, found["path"].removeprefix(f"{self._prefix}/" if self._prefix else ""))
 
     async def info(self, path: str) -> ObjectInfo:
         """What is known of one object, or ObjectNotFound."""
-        full = self._full(_checked_path(path))
-        with self._translated(path), self._store.reading(full) as (store, name):
+        async with self._reading(path) as (store, name):
             return self._info(await obstore.head_async(store, name), path.removesuffix("/"))
 
     async def exists(self, path: str) -> bool:
@@ -141,9 +140,8 @@ class ObjectFolder:
 
         With an `etag` (that `list` or `info` told) ObjectChanged where the object has another one by now.
         """
-        full = self._full(_checked_path(path))
         options: obstore.GetOptions = {"if_match": etag} if etag else {}
-        with self._translated(path), self._store.reading(full) as (store, name):
+        async with self._reading(path) as (store, name):
             result = await obstore.get_async(store, name, options=options)
             size_bytes = result.meta["size"]
             if size_bytes > self._limits.read_bytes_max:
@@ -163,8 +161,7 @@ class ObjectFolder:
 
         `etag`: as for `read`. `on_etag` gets the one that it has: with it a later call goes on with the same object.
         """
-        full = self._full(_checked_path(path))
-        with self._translated(path), self._store.reading(full) as (store, name):
+        async with self._reading(path) as (store, name):
             if offset and (await obstore.head_async(store, name))["size"] <= offset:
                 return
             options: obstore.GetOptions = {"range": {"offset": offset}} if offset else {}
@@ -191,9 +188,9 @@ class ObjectFolder:
         OSError where the file cannot be read here.
         """
         full = self._full(_checked_path(path))
-        parts = await _parts_of(content, self._limits) if isinstance(content, Path) else None
+        parts = await parts_of(content, self._limits) if isinstance(content, Path) else None
         with self._translated(path):
-            store = self._store.open(full, write=True)
+            store = await self._store.open(full, write=True)
             if parts is None:
                 await obstore.put_async(store, full, content, mode="create" if create_only else "overwrite")
                 return
@@ -244,7 +241,7 @@ class ObjectFolder:
         """Delete the object; not an error where there is none."""
         full = self._full(_checked_path(path))
         with contextlib.suppress(ObjectNotFound), self._translated(path):
-            await obstore.delete_async(self._store.open(full), full)
+            await obstore.delete_async(await self._store.open(full), full)
 
     async def copy_to_local(self, path: str, local: Path, *, etag: str = "") -> int:
         """Copy the object to a local file, whole or not at all; return its size. Makes the folders above it.
@@ -253,10 +250,10 @@ class ObjectFolder:
         """
         size_bytes = 0
         try:
-            local.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(local, synced=False) as file:
+            await FOLDER_THREADS.run(lambda: local.parent.mkdir(parents=True, exist_ok=True))
+            async with FOLDER_THREADS.entered(replacing(local, synced=False)) as file:
                 async for chunk in self.stream(path, etag=etag):
-                    size_bytes += await asyncio.to_thread(file.write, chunk)
+                    size_bytes += await FOLDER_THREADS.run(functools.partial(file.write, chunk))
         except OSError as error:  # what the object's own store raises is ours already
             message = f"{local} cannot be written: {error.strerror}"
             raise LocalDiskFailed(Reason.OBJECT_STORE_UNAVAILABLE, message, {"path": str(local)}) from error
@@ -280,6 +277,13 @@ class ObjectFolder:
             f"{self.uri}/{path} has {size_bytes} bytes, but at most {limit} are read at once",
             {"what": "read_bytes_max", "limit": str(limit), "uri": f"{self.uri}/{path}"},
         )
+
+    @contextlib.asynccontextmanager
+    async def _reading(self, path: str) -> AsyncIterator[tuple[obstore.store.ObjectStore, str]]:
+        full = self._full(_checked_path(path))
+        with self._translated(path):
+            async with self._store.reading(full) as found:
+                yield found
 
     @contextlib.contextmanager
     def _translated(self, path: str) -> Iterator[None]:
@@ -320,12 +324,13 @@ def open_store(
     if parts.scheme == "file":
         folder = local_path(uri)
         assert folder is not None
+        seconds = limits.folder_seconds_max
         if allowed_roots is None:
-            return ObjectFolder(uri, OwnFolder(uri, folder), limits=limits)
+            return ObjectFolder(uri, OwnFolder(uri, folder, answer_seconds_max=seconds), limits=limits)
         bounds = LocalBounds(
             roots=tuple(root.resolve() for root in allowed_roots), closed=tuple(root.resolve() for root in closed_roots)
         )
-        return ObjectFolder(uri, UsersFolder(uri, folder, bounds), limits=limits)
+        return ObjectFolder(uri, UsersFolder(uri, folder, bounds, answer_seconds_max=seconds), limits=limits)
     if endpoint_url:
         check_endpoint(endpoint_url, allowed_hosts)
     region = region or (credentials.region if isinstance(credentials, S3Key) else "")
@@ -350,15 +355,15 @@ class Store(Protocol):
 
     advice: str
 
-    def exists(self) -> bool:
+    async def exists(self) -> bool:
         """False where listing finds nothing because the root itself is missing."""
         ...
 
-    def open(self, path: str, *, write: bool = False) -> obstore.store.ObjectStore:
+    async def open(self, path: str, *, write: bool = False) -> obstore.store.ObjectStore:
         """The store, for a change at `path`. Raises PermissionDenied where nothing may be changed."""
         ...
 
-    def reading(self, path: str) -> contextlib.AbstractContextManager[tuple[obstore.store.ObjectStore, str]]:
+    def reading(self, path: str) -> contextlib.AbstractAsyncContextManager[tuple[obstore.store.ObjectStore, str]]:
         """The store to read `path` from, and its name there. Raises PermissionDenied where it is out of bounds."""
         ...
 
@@ -369,37 +374,6 @@ class Store(Protocol):
     def opened(self, path: str) -> contextlib.AbstractContextManager[int]:
         """A descriptor of what lies at `path` on this machine."""
         ...
-
-
-class _Parts:
-    """A file that is read part by part. `failure`: why it could not be read; the store would not tell."""
-
-    def __init__(self, file: Path, part_bytes: int) -> None:
-        self._file = file
-        self.part_bytes = part_bytes
-        self.failure: OSError | None = None
-
-    async def read(self, on_progress: Callable[[int], None], *, ahead_max: int) -> AsyncIterator[bytes]:
-        """The parts. `ahead_max`: so many are asked for before the first of them has arrived."""
-        parts = 0
-        try:
-            with await asyncio.to_thread(self._file.open, "rb") as file:
-                while part := await asyncio.to_thread(file.read, self.part_bytes):
-                    parts += 1
-                    if parts > ahead_max:
-                        on_progress((parts - ahead_max) * self.part_bytes)
-                    yield part
-        except OSError as error:
-            self.failure = error
-            raise
-
-
-async def _parts_of(file: Path, limits: ObjectLimits) -> _Parts | None:
-    """How to send the file in parts; None where it is small enough for one request."""
-    size_bytes = (await asyncio.to_thread(file.stat)).st_size
-    if size_bytes <= limits.part_bytes:
-        return None
-    return _Parts(file, max(limits.part_bytes, -(-size_bytes // PARTS_MAX)))
 
 
 def _checked_path(path: str) -> str:

@@ -1,0 +1,118 @@
+"""A folder in a file system that hangs: who waits does so for as long as he wants, and nobody else waits."""
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from services.chassis.errors import Reason, Unavailable
+from services.chassis.objects import local
+from services.chassis.objects.access import ObjectLimits
+from services.chassis.objects.local import THREADS_MAX
+from services.chassis.objects.store import open_store
+
+SILENCE_SECONDS_MAX = 1.0
+HANGS_SECONDS = 3.0
+DESCRIPTORS = Path("/proc/self/fd")
+
+
+@contextlib.contextmanager
+def hanging(folder, monkeypatch):
+    """Calls of the system for what lies in this folder do not answer."""
+    over = threading.Event()
+
+    def held(call):
+        def wait_and_call(path, *arguments, **options):
+            if str(path).startswith(str(folder)):
+                over.wait(HANGS_SECONDS)
+            return call(path, *arguments, **options)
+
+        return wait_and_call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", held(os.stat))
+        patched.setattr(os, "open", held(os.open))
+        patched.setattr(local, "LocalStore", held(local.LocalStore))
+        try:
+            yield
+        finally:
+            over.set()
+
+
+async def silence(until: asyncio.Event) -> float:
+    """For how long the event loop stood still at most."""
+    longest, before = 0.0, time.monotonic()
+    while not until.is_set():
+        await asyncio.sleep(0.01)
+        now = time.monotonic()
+        longest, before = max(longest, now - before), now
+    return longest
+
+
+async def listed(folder):
+    return [found async for found in folder.list()]
+
+
+CALLS = {
+    "list": listed,
+    "info": lambda folder: folder.info("a"),
+    "read": lambda folder: folder.read("a"),
+    "stream": lambda folder: anext(folder.stream("a")),
+    "write": lambda folder: folder.write("b", b"content"),
+    "delete": lambda folder: folder.delete("c"),
+    "is_there": lambda folder: folder.is_there(),
+}
+CASES = [(name, users) for name in CALLS for users in (False, True) if not (users and name in ("write", "delete"))]
+"""A user's folder is not written to."""
+
+
+def opened(tmp_path, *, users, seconds=30.0):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a").write_bytes(b"content")
+    roots = [tmp_path] if users else None
+    return open_store(
+        (tmp_path / "data").as_uri(), allowed_roots=roots, limits=ObjectLimits(folder_seconds_max=seconds)
+    )
+
+
+@pytest.mark.parametrize(("name", "users"), CASES)
+def test_a_callers_timeout_ends_his_wait_and_the_loop_goes_on(tmp_path, monkeypatch, name, users):
+    folder = opened(tmp_path, users=users)
+
+    async def test():
+        done = asyncio.Event()
+        silent = asyncio.create_task(silence(done))
+        await asyncio.sleep(0.05)  # it has begun to measure
+        with hanging(tmp_path / "data", monkeypatch):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await CALLS[name](folder)
+            done.set()
+            assert await silent < SILENCE_SECONDS_MAX
+        await CALLS[name](folder)
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("users", [False, True])
+def test_who_has_no_timeout_is_told_after_a_while_also_when_all_threads_hang(tmp_path, monkeypatch, users):
+    folder = opened(tmp_path, users=users, seconds=0.2)
+
+    async def test():
+        began = time.monotonic()
+        with hanging(tmp_path / "data", monkeypatch):
+            calls = [folder.read("a") for _ in range(2 * THREADS_MAX)]
+            failures = await asyncio.gather(*calls, return_exceptions=True)
+            assert time.monotonic() - began < HANGS_SECONDS
+        assert {type(failure) for failure in failures} == {Unavailable}
+        assert {failure.reason for failure in failures} == {Reason.OBJECT_STORE_UNAVAILABLE}
+        assert failures[0].message == f"{folder.uri}/a cannot be reached: there was no answer within 0.2 s"
+        descriptors = len([*DESCRIPTORS.iterdir()])
+        assert await folder.read("a") == b"content"
+        assert len([*DESCRIPTORS.iterdir()]) <= descriptors
+
+    asyncio.run(test())
