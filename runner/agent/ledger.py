@@ -11,8 +11,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from google.protobuf.message import DecodeError
 from sihlai.runner.v1 import runner_service_pb2 as wire
+from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.decision import AttemptKey
 from services.chassis.errors import ConfigurationError
@@ -23,6 +25,14 @@ log = get_logger(__name__)
 
 CLOSED_SUFFIX = ".closed"
 GROUP_SUFFIX = ".group.json"
+UNREADABLE_SUFFIX = ".unreadable"
+OUTCOMES = (
+    job_pb2.ATTEMPT_OUTCOME_COMPLETED,
+    job_pb2.ATTEMPT_OUTCOME_STOPPED,
+    job_pb2.ATTEMPT_OUTCOME_FAILED,
+    job_pb2.ATTEMPT_OUTCOME_HANDED_BACK,
+)
+"""Those that a runner reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +63,13 @@ class Ledger:
     def closed(self) -> list[wire.ClosedAttempt]:
         """The attempts whose end is not acknowledged, oldest first."""
         found = []
-        for path in sorted(self._folder.glob(f"*{CLOSED_SUFFIX}"), key=lambda each: each.stat().st_mtime_ns):
+        for path in self._folder.glob(f"*{CLOSED_SUFFIX}"):
             try:
-                found.append(wire.ClosedAttempt.FromString(path.read_bytes()))
-            except DecodeError:
-                log.warning("ledger_entry_unreadable", path=str(path))
-        return found
+                closed = read_closed(path, path.name.removesuffix(CLOSED_SUFFIX))
+                found.append((path.stat().st_mtime_ns, path.name, closed))
+            except (OSError, ValueError) as error:
+                _set_aside(path, error)
+        return [closed for *_, closed in sorted(found, key=lambda each: each[:2])]
 
     def write_group(self, group: ProcessGroup) -> None:
         """From now on the next agent ends this group."""
@@ -74,9 +85,9 @@ class Ledger:
         found = []
         for path in self._folder.glob(f"*{GROUP_SUFFIX}"):
             try:
-                found.append(ProcessGroup(**json.loads(path.read_bytes())))
-            except (ValueError, TypeError):
-                log.warning("ledger_entry_unreadable", path=str(path))
+                found.append(msgspec.json.decode(path.read_bytes(), type=ProcessGroup))
+            except (OSError, msgspec.DecodeError) as error:
+                _set_aside(path, error)
         return found
 
     def _remove(self, name: str) -> None:
@@ -85,6 +96,31 @@ class Ledger:
             (self._folder / name).unlink(missing_ok=True)
         except OSError as error:
             log.warning("ledger_entry_not_removed", name=name, problem=error.strerror)
+
+
+def read_closed(path: Path, name: str) -> wire.ClosedAttempt:
+    """The end of the attempt of this name. Raises OSError, ValueError where that is not what the file holds.
+
+    An empty file, too, is a message; one that names no attempt would have the scheduler refuse the whole call.
+    """
+    try:
+        closed = wire.ClosedAttempt.FromString(path.read_bytes())
+    except DecodeError as error:
+        raise ValueError(f"it is no attempt's end: {error}") from error
+    if str(key_of(closed)) != name:
+        raise ValueError(f"the end of attempt {name} was wanted, that of {str(key_of(closed))!r} was found")
+    if closed.outcome not in OUTCOMES:
+        raise ValueError(f"an outcome was wanted, {closed.outcome} was found")
+    return closed
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    """What cannot be read stays for a person to look at, under a name that no agent reads."""
+    log.error("ledger_entry_unreadable", path=str(path), problem=str(error))
+    try:
+        path.rename(path.with_name(f"{path.name}{UNREADABLE_SUFFIX}"))
+    except OSError as failure:
+        log.warning("ledger_entry_not_set_aside", path=str(path), problem=failure.strerror)
 
 
 def key_of(message: wire.ClosedAttempt | wire.ActiveAttempt | wire.Assignment | wire.AttemptKey) -> AttemptKey:

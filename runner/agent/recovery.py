@@ -7,13 +7,14 @@ the new session not holding the attempt. What is not stored or not acknowledged 
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+from google.protobuf.message import DecodeError
 from sihlai.logs.v1 import log_line_pb2
 from sihlai.runner.v1 import runner_service_pb2 as wire
 
@@ -25,6 +26,7 @@ from runner.agent.telemetry.spool.attempt_spool import Spool
 from runner.agent.telemetry.spool.disk import SpoolDisk
 from runner.agent.telemetry.spool.segment import SUFFIX
 from runner.agent.trainer.process import end_group
+from services.chassis.errors import SihlaiError
 from services.chassis.log import get_logger
 
 log = get_logger(__name__)
@@ -33,6 +35,12 @@ ATTEMPTS = "attempts"
 SPOOLS = "spools"
 LEDGER = "ledger"
 UNSAVED = "unsaved"
+
+
+class _Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of an attempt file."""
+
+    checkpoint_uri: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +70,14 @@ def recover(work_folder: Path, ledger: Ledger, disk: SpoolDisk, now_unix_us: Cal
 
 def _remove_torn_beside(attempt_file: Path) -> None:
     """In a thread that nobody waits for: the store may be a mount that hangs, and so would whoever waits."""
-    with contextlib.suppress(OSError, ValueError, KeyError):  # it had not come as far as to upload anything
-        uri = json.loads(attempt_file.read_bytes())["checkpoint_uri"]
-        threading.Thread(target=remove_torn, args=[uri], name="torn-files", daemon=True).start()
+    with contextlib.suppress(OSError, msgspec.DecodeError):  # it had not come as far as to upload anything
+        uri = msgspec.json.decode(attempt_file.read_bytes(), type=_Attempt).checkpoint_uri
+        threading.Thread(target=_remove_torn, args=[uri], name="torn-files", daemon=True).start()
+
+
+def _remove_torn(uri: str) -> None:
+    with contextlib.suppress(OSError, SihlaiError):
+        remove_torn(uri)
 
 
 def _spools(folder: Path, disk: SpoolDisk, now_unix_us: Callable[[], int]) -> list[Spool]:
@@ -72,10 +85,11 @@ def _spools(folder: Path, disk: SpoolDisk, now_unix_us: Callable[[], int]) -> li
     for path in sorted(folder.glob("*")):
         try:
             spool = Spool.found(path, disk)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, DecodeError) as error:
             log.error("spool_unreadable", folder=str(path), problem=str(error))
-            if not any(path.glob(f"*/*{SUFFIX}")):  # it says whose it is before anything is appended
-                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                if not any(path.glob(f"*/*{SUFFIX}")):  # it says whose it is before anything is appended
+                    shutil.rmtree(path, ignore_errors=True)
             continue
         if not spool.closed:
             recorder = Recorder(spool, now_unix_us=now_unix_us, on_append=lambda: None)

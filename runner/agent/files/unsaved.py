@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import shutil
 import time
@@ -18,12 +19,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
 from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.decision import AttemptKey
 from runner.agent.files.upload import UploadFailed, UploadTarget, described, write_checkpoint
+from runner.agent.ledger import read_closed
 from runner.report import CheckpointWritten
 from services.chassis.backoff import Backoff
 from services.chassis.errors import SihlaiError
@@ -89,7 +90,12 @@ class Unsaved:
     def sweep(self) -> None:
         """Remove what an agent that died left without an end."""
         for place in self._folder.glob("*"):
-            if not (place / END).exists():
+            try:
+                is_concluded = (place / END).exists()
+            except OSError as error:  # it is kept: it may hold the only copy
+                log.error("unsaved_checkpoint_unreadable", folder=str(place), problem=str(error))
+                continue
+            if not is_concluded:
                 shutil.rmtree(place, ignore_errors=True)
 
     async def run(self, on_uploaded: Callable[[wire.ClosedAttempt], Awaitable[None]]) -> None:
@@ -117,10 +123,10 @@ class Unsaved:
     async def _uploaded(self, end: Path) -> wire.ClosedAttempt | None:
         """The end of the attempt whose checkpoint is stored now; None where the store did not take it."""
         try:
-            closed = wire.ClosedAttempt.FromString(await asyncio.to_thread(end.read_bytes))
+            closed = await asyncio.to_thread(read_closed, end, end.parent.name)
             (checkpoint,) = closed.checkpoints
             await write_checkpoint(checkpoint, end.parent / FILES)
-        except (UploadFailed, SihlaiError, OSError, DecodeError, ValueError) as error:
+        except (UploadFailed, SihlaiError, OSError, ValueError) as error:
             log.warning("unsaved_checkpoint_waits", folder=str(end.parent), problem=str(error))
             return None
         log.info("unsaved_checkpoint_uploaded", checkpoint=checkpoint.name, uri=checkpoint.uri)
@@ -135,7 +141,7 @@ class Unsaved:
             if place in crowded or waited[place] > self._limits.days_max * SECONDS_PER_DAY:
                 log.error("unsaved_checkpoint_given_up", folder=str(place), waited_seconds=round(waited[place]))
                 shutil.rmtree(place, ignore_errors=True)
-        self._counted_at = {place: at for place, at in self._counted_at.items() if place.exists()}
+        self._counted_at = {place: at for place, at in self._counted_at.items() if os.path.lexists(place)}
 
     def _waited_seconds(self, place: Path) -> float:
         """How long it has waited by now, written down for the next time."""

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.config import PREFIX, Device, RunnerConfig
+from runner.agent.files.unsaved import Unsaved, UnsavedLimits
 from runner.agent.files.upload import write_checkpoint
 from runner.agent.ledger import Ledger, ProcessGroup, locked
 from runner.agent.recovery import Recovered, recover
@@ -28,6 +30,7 @@ from services.chassis.errors import ConfigurationError
 from tests.runner.agent.recording import LIMITS, Recording
 from tests.runner.agent.system import until
 
+UNSAVED = UnsavedLimits(checkpoints_max=1, days_max=1, retry_seconds_first=1, retry_seconds_max=1)
 ADDRESSES = ["--scheduler-address", "s:1", "--conversion-address", "c:1", "--metrics-address", "m:1"]
 
 
@@ -92,12 +95,42 @@ def test_a_work_folder_has_one_agent_at_a_time(tmp_path: Path) -> None:
     os.close(locked(tmp_path))
 
 
-def test_an_end_is_reported_until_it_is_acknowledged_also_by_the_next_agent(tmp_path: Path) -> None:
+CLOSED = wire.ClosedAttempt(job_uid="a", epoch=1, outcome=job_pb2.ATTEMPT_OUTCOME_STOPPED, message="x" * 4_000)
+TORN = {
+    "torn": b"\xff\xff",
+    "empty": b"",
+    "another attempt's": CLOSED.SerializeToString(),
+    "cut": wire.ClosedAttempt(job_uid="b", epoch=2).SerializeToString(),
+}
+
+
+@pytest.mark.parametrize("content", TORN.values(), ids=TORN)
+def test_an_end_is_reported_until_it_is_acknowledged_whatever_lies_beside_it(tmp_path: Path, content: bytes) -> None:
     ledger = Ledger(tmp_path / "ledger")
-    closed = wire.ClosedAttempt(job_uid="a", epoch=1, outcome=job_pb2.ATTEMPT_OUTCOME_STOPPED, message="x" * 4_000)
-    ledger.write_closed(closed)
-    (tmp_path / "ledger" / "torn.closed").write_bytes(b"\xff\xff")
-    assert recovered(tmp_path).closed == [closed]
+    ledger.write_closed(CLOSED)
+    (tmp_path / "ledger" / "b-2.closed").write_bytes(content)
+    (tmp_path / "ledger" / "b-2.group.json").write_bytes(content)
+    assert recovered(tmp_path).closed == recovered(tmp_path).closed == [CLOSED]
+    unreadable = ["b-2.closed.unreadable", "b-2.group.json.unreadable"]
+    assert sorted(path.name for path in (tmp_path / "ledger").iterdir()) == ["a-1.closed", *unreadable]
+
+
+def test_nothing_that_an_agent_finds_at_its_start_keeps_it_from_starting(tmp_path: Path) -> None:
+    """Folders where files should be: the system answers each call with an error, as for a sector that broke."""
+    Ledger(tmp_path / "ledger").write_closed(CLOSED)
+    for broken in ("ledger/b-2.closed", "ledger/b-2.group.json", "spools/b-2/spool.json", "attempts/b-2/attempt.json"):
+        (tmp_path / broken).mkdir(parents=True)
+    for name, content in (("list", "[]"), ("null", "null"), ("other", '{"checkpoint_uri": 5}')):
+        for file in ("spools/{}/spool.json", "attempts/{}/attempt.json"):
+            path = tmp_path / file.format(name)
+            path.parent.mkdir(parents=True)
+            path.write_text(content)
+    (tmp_path / "unsaved").mkdir()
+    loop = tmp_path / "unsaved" / "b-2"
+    loop.symlink_to(loop)
+    found = recovered(tmp_path)
+    Unsaved(tmp_path / "unsaved", limits=UNSAVED, randomness=random.Random(1)).sweep()
+    assert (found.closed, found.spools) == ([CLOSED], [])
 
 
 def test_what_an_earlier_agent_left_is_ended_swept_and_taken_up(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sihlai.runner.v1 import runner_service_pb2 as wire
+from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.decision import AttemptKey
 from runner.agent.files.unsaved import END, SECONDS_PER_DAY, WAITED, Unsaved, UnsavedLimits
@@ -50,7 +51,8 @@ class Waiting:
         target = UploadTarget(job="projects/p/jobs/j", epoch=epoch, uri=(self.store / str(epoch)).as_uri())
         written = CheckpointWritten(str(folder), 7, "STOP", None, False)
         checkpoint = self.unsaved.keep(key, written, target, 1_000_000)
-        await self.unsaved.conclude(key, wire.ClosedAttempt(job_uid="job", epoch=epoch), checkpoint)
+        closed = wire.ClosedAttempt(job_uid="job", epoch=epoch, outcome=job_pb2.ATTEMPT_OUTCOME_STOPPED)
+        await self.unsaved.conclude(key, closed, checkpoint)
 
     async def running(self, unsaved: Unsaved, condition: Callable[[], bool]) -> None:
         """Let the agent try until the condition is true."""
