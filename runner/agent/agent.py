@@ -107,7 +107,7 @@ class Agent:
         self._sequence = 0
         self._attempt: Attempt | None = None
         self._attempt_task: asyncio.Task[None] | None = None
-        self._ends = Ends(parts.ledger, now_unix_us=parts.now_unix_us)
+        self._ends = Ends(parts.ledger, now_unix_us=parts.now_unix_us, disk_seconds_max=config.ledger_seconds_max)
         self._draining = False
         self._answered = False
         self._progress_seconds = self._config.progress_seconds_min
@@ -146,6 +146,7 @@ class Agent:
             await asyncio.wait(tasks)
         with contextlib.suppress(TimeoutError):  # what was stored is deleted from the disk
             await self._disk.writing.run(lambda: None, seconds_max=HURRIED_END_SECONDS)
+            await self._ends.written(HURRIED_END_SECONDS)
         log.info("agent_ended", runner=self._config.runner, unacknowledged=len(self._ends))
 
     def drain(self) -> None:

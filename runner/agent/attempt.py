@@ -22,6 +22,7 @@ from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.config import RunnerConfig
 from runner.agent.decision import Stopping
+from runner.agent.disk import on_disk
 from runner.agent.ends import ending_of_crash
 from runner.agent.fault import RunnerFault, fault_of
 from runner.agent.files.conversion import Conversion
@@ -151,8 +152,8 @@ class Attempt:
             for helper in helpers:
                 if not helper.cancelled() and (crash := helper.exception()) is not None:
                     log.error("attempt_helper_crashed", attempt=str(self.key), exc_info=crash)
-            await asyncio.to_thread(shutil.rmtree, self._folder, True)
-            if os.path.lexists(self._folder):  # which says no where a broken disk cannot say
+            await on_disk(shutil.rmtree, self._folder, True)
+            if await on_disk(os.path.lexists, self._folder):  # which says no where a broken disk cannot say
                 log.error("attempt_folder_not_deleted", folder=str(self._folder))
         await self._judge(ending)
         return await self._close(ending)
@@ -217,7 +218,7 @@ class Attempt:
 
     async def _ending(self) -> Ending:
         try:
-            await asyncio.to_thread(self._folder.mkdir, parents=True)
+            await on_disk(self._folder.mkdir, parents=True)
             attempt_file = await self._unless_stopped(self._provision().run())
         except StoppedEarly:
             return ending_of_stop(hand_back=self._stop_wanted.hand_back, message="stopped before its first step")
@@ -317,7 +318,7 @@ class Attempt:
         """Keep the last checkpoint on this disk, to be uploaded later; what became of it, in words."""
         unsaved, now_unix_us = self._parts.unsaved, self._parts.now_unix_us()
         try:
-            self._unsaved = await asyncio.to_thread(unsaved.keep, self.key, last, self._target, now_unix_us)
+            self._unsaved = await on_disk(unsaved.keep, self.key, last, self._target, now_unix_us)
         except OSError as error:
             return f"it could not be kept here either: {fault_of(error)}"
         return f"it is kept in {unsaved.place(self.key)} and uploaded from there later"

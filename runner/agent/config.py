@@ -128,6 +128,12 @@ class RunnerConfig:
         minimum=0,
     )
     check_again_seconds_max: float = setting(600.0, "longest time until it is looked at again", units="s", minimum=0)
+    ledger_seconds_max: float = setting(
+        10.0,
+        "how long the disk may take to write down an attempt's end; then it is reported all the same",
+        units="s",
+        minimum=0.1,
+    )
     exit_seconds_max: float = setting(
         10.0, "how long the trainer may take to exit after its last word", units="s", minimum=0.1
     )

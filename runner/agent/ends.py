@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
@@ -11,6 +11,7 @@ from sihlai.scheduler.v1 import job_pb2
 from runner.agent.decision import AttemptKey
 from runner.agent.fault import fault_of
 from runner.agent.ledger import Ledger, key_of
+from runner.agent.telemetry.worker_thread import WorkerThread
 from runner.agent.trainer.ending import Ending, ending_of_fault, failure
 from services.chassis.log import get_logger
 
@@ -20,8 +21,12 @@ log = get_logger(__name__)
 class Ends:
     """The ends that are left to report."""
 
-    def __init__(self, ledger: Ledger, *, now_unix_us: Callable[[], int]) -> None:
+    def __init__(self, ledger: Ledger, *, now_unix_us: Callable[[], int], disk_seconds_max: float) -> None:
+        """`disk_seconds_max`: so long the disk may take for an end."""
         self._ledger = ledger
+        self._thread = WorkerThread("ledger")
+        """For all changes, in their order: an end may be reported again once it was forgotten."""
+        self._disk_seconds_max = disk_seconds_max
         self._now_unix_us = now_unix_us
         self._closed: dict[AttemptKey, wire.ClosedAttempt] = {}
 
@@ -44,8 +49,12 @@ class Ends:
 
     def acknowledge(self, key: AttemptKey) -> None:
         """The scheduler has it."""
-        self._ledger.forget_closed(key)
+        self._thread.post(partial(self._ledger.forget_closed, key))
         self._closed.pop(key, None)
+
+    async def written(self, seconds_max: float) -> None:
+        """Wait until the disk has what changed. Raises TimeoutError."""
+        await self._thread.run(lambda: None, seconds_max=seconds_max)
 
     async def add(self, closed: wire.ClosedAttempt) -> None:
         """Report an end, with the checkpoints that an earlier report of it brought and nobody has acknowledged."""
@@ -53,9 +62,11 @@ class Ends:
         if before := self._closed.get(key):
             closed.checkpoints.MergeFrom(before.checkpoints)
         try:
-            await asyncio.to_thread(self._ledger.write_closed, closed)
-        except OSError as error:  # it is reported all the same, as long as this agent lives
-            log.error("end_not_on_disk", attempt=str(key), problem=str(error))
+            await self._thread.run(partial(self._ledger.write_closed, closed), seconds_max=self._disk_seconds_max)
+        except (
+            OSError
+        ) as error:  # also where the disk stands still: it is reported all the same, as long as this agent lives
+            log.error("end_not_on_disk", attempt=str(key), problem=str(error) or "the disk stands still")
         self._closed[key] = closed
 
     async def add_unbegun(self, key: AttemptKey, ending: Ending, *, number: int = 0) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.agent.disk import on_disk
 from runner.agent.fault import fault_of
 from services.chassis.backoff import Backoff
 from services.chassis.files import replace_file
@@ -102,7 +103,7 @@ class Fitness:
             return ""
 
         try:
-            return await asyncio.wait_for(asyncio.to_thread(problem), self._limits.check_seconds_max)
+            return await asyncio.wait_for(on_disk(problem), self._limits.check_seconds_max)
         except TimeoutError:
             return f"the disk of {self._work_folder} stands still"
         except OSError as error:

@@ -22,6 +22,7 @@ import msgspec
 from sihlai.conversion.v1 import dataset_pb2
 from sihlai.scheduler.v1 import job_pb2
 
+from runner.agent.disk import DISK_THREADS, on_disk
 from runner.agent.fault import RunnerFault
 from services.chassis.backoff import Backoff
 from services.chassis.errors import FailedPrecondition, PermissionDenied, Reason, RetryableError, SihlaiError
@@ -161,11 +162,11 @@ class Downloads:
         store = open_result(converted)
         for name in (METADATA, ANNOTATIONS, INDEX):
             await self._copied(store, name, folder / name, on_problem, own=True)
-        metadata = _decoded(folder / METADATA, Metadata)
+        metadata = await on_disk(_decoded, folder / METADATA, Metadata)
         maps: Sequence[Wanted] = ()
         if metadata.annotations.endswith("/"):
-            maps = await asyncio.to_thread(_wanted_maps, store, folder)
-        index = await asyncio.to_thread(_decoded, folder / INDEX, Index)
+            maps = await on_disk(_wanted_maps, store, folder)
+        index = await on_disk(_decoded, folder / INDEX, Index)
         return HeadDataset(images_uri=metadata.images, images=index.images, maps=maps)
 
     def images(
@@ -209,9 +210,7 @@ class Downloads:
         may not be read; with `skip` an image is left out for these. RunnerFault where the disk has no room.
         """
         size_bytes = sum(each.size_bytes for each in wanted)
-        for parent in {folder, *(each.path.parent for each in wanted)}:
-            parent.mkdir(parents=True, exist_ok=True)
-        self._check_disk(folder, size_bytes)
+        await on_disk(self._make_room, {folder, *(each.path.parent for each in wanted)}, folder, size_bytes)
         begun = time.monotonic()
         left = list(reversed(wanted))
         left_out: dict[str, SihlaiError] = {}
@@ -226,7 +225,7 @@ class Downloads:
                 except (FailedPrecondition, PermissionDenied) as error:
                     if not skip or each.what != IMAGE:
                         raise
-                    await asyncio.to_thread(each.path.unlink, missing_ok=True)
+                    await on_disk(each.path.unlink, missing_ok=True)
                     left_out[each.name] = error
                 done += 1
                 on_progress(done, len(wanted))
@@ -258,7 +257,7 @@ class Downloads:
                 raise
             except SihlaiError as error:
                 raise CheckpointDamaged(f"the checkpoint cannot be fetched: {error.message}") from error
-            found = await asyncio.to_thread(sha256_of, folder / file.name)
+            found = await on_disk(sha256_of, folder / file.name)
             if found != file.sha256:
                 raise CheckpointDamaged(
                     f"{checkpoint.uri}/{file.name} has the checksum {found}, but {file.sha256} was recorded"
@@ -291,7 +290,7 @@ class Downloads:
                 content = await self._tried(
                     store, lambda moved: store.read(name, etag=etag), on_problem, own=wanted.own
                 )
-                wanted.path.write_bytes(content)
+                await on_disk(wanted.path.write_bytes, content)
                 size_bytes = len(content)
             else:
                 size_bytes = await self._copied(store, name, wanted.path, on_problem, etag=etag, own=wanted.own)
@@ -301,7 +300,7 @@ class Downloads:
             raise _changed(wanted, "has not the ETag that was recorded") from error
         if size_bytes != wanted.size_bytes:
             raise _changed(wanted, f"has {size_bytes} bytes, but {wanted.size_bytes} were recorded")
-        if wanted.sha256 and await asyncio.to_thread(sha256_of, wanted.path) != wanted.sha256:
+        if wanted.sha256 and await on_disk(sha256_of, wanted.path) != wanted.sha256:
             raise _changed(wanted, "has not the checksum that was recorded")
 
     async def _copied(
@@ -314,12 +313,12 @@ class Downloads:
             nonlocal found
             found = etag
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, synced=False) as file:
+        await on_disk(path.parent.mkdir, parents=True, exist_ok=True)
+        async with DISK_THREADS.entered(replacing(path, synced=False)) as file:
 
             async def go_on(moved: OnMoved) -> None:
                 async for chunk in store.stream(name, CHUNK_BYTES, offset=file.tell(), etag=found, on_etag=note):
-                    await asyncio.to_thread(file.write, chunk)
+                    await on_disk(file.write, chunk)
                     moved()
 
             await self._tried(store, go_on, on_problem, own=own)
@@ -371,7 +370,9 @@ class Downloads:
                 return result
             await asyncio.sleep(backoff.next_seconds())
 
-    def _check_disk(self, folder: Path, size_bytes: int) -> None:
+    def _make_room(self, parents: Iterable[Path], folder: Path, size_bytes: int) -> None:
+        for parent in parents:
+            parent.mkdir(parents=True, exist_ok=True)
         free_bytes = shutil.disk_usage(folder).free
         wanted_bytes = size_bytes + self._limits.disk_free_bytes_min
         if free_bytes < wanted_bytes:

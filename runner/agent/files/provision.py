@@ -6,7 +6,6 @@ into the attempt's end.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import uuid
@@ -23,6 +22,7 @@ from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2, job_spec_pb2
 
 from runner.agent.config import Device
+from runner.agent.disk import on_disk
 from runner.agent.fault import RunnerFault, fault_of
 from runner.agent.files.conversion import Conversion
 from runner.agent.files.download import (
@@ -149,9 +149,9 @@ class Provision:
             content["training"], content["validation"] = None, validation or training
             content["evaluates"] = {"checkpoint": evaluated.name, "iteration": evaluated.iteration}
             content["dataset_fingerprint"] = self._validated_fingerprint or self._fingerprint
-        (self._folder / CHECKPOINTS).mkdir(exist_ok=True)
+        await on_disk((self._folder / CHECKPOINTS).mkdir, exist_ok=True)
         path = self._folder / ATTEMPT_FILE
-        path.write_text(json.dumps(content, indent=1))
+        await on_disk(path.write_text, json.dumps(content, indent=1))
         return path
 
     async def _dataset(
@@ -174,7 +174,7 @@ class Provision:
                 images_uri = found.images_uri
                 maps += found.maps
             if is_training and self._assignment.evaluation:
-                kept = await asyncio.to_thread(self._set_aside, list(heads.values()))
+                kept = await on_disk(self._set_aside, list(heads.values()))
                 images = {name: image for name, image in images.items() if name in kept.images}
                 maps = [each for each in maps if each.path in kept.maps]
             wanted = [*self._downloads.images(source, images_uri, images.values(), folder / "images"), *maps]
@@ -189,7 +189,7 @@ class Provision:
             left_out = fetched.left_out
             self._recorder.line(f"downloaded {fetched.files} {what}, {_amount(fetched)}")
             for head_id, target in heads.items() if left_out else ():
-                annotations = await asyncio.to_thread(forget, target, left_out)
+                annotations = await on_disk(forget, target, left_out)
                 results[head_id] = told(results[head_id], left_out, annotations)
         finally:
             found_later = [finding(*each) for each in sorted(left_out.items())]

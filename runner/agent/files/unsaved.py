@@ -23,6 +23,7 @@ from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.decision import AttemptKey
+from runner.agent.disk import on_disk
 from runner.agent.files.upload import UploadFailed, UploadTarget, described, write_checkpoint
 from runner.agent.ledger import read_closed
 from runner.report import CheckpointWritten
@@ -82,7 +83,7 @@ class Unsaved:
         del end.checkpoints[:]
         end.checkpoints.append(checkpoint)
         try:
-            await asyncio.to_thread(replace_file, self.place(key) / END, end.SerializeToString())
+            await on_disk(replace_file, self.place(key) / END, end.SerializeToString())
         except OSError as error:
             log.error("unsaved_checkpoint_lost", attempt=str(key), problem=str(error))
         self._added.set()
@@ -107,15 +108,15 @@ class Unsaved:
         )
         while True:
             self._added.clear()
-            for end in await asyncio.to_thread(lambda: sorted(self._ends())):
+            for end in await on_disk(lambda: sorted(self._ends())):
                 closed = await self._uploaded(end)
                 if closed is None:
                     continue
                 backoff.reset()
                 await on_uploaded(closed)
-                await asyncio.to_thread(shutil.rmtree, end.parent, True)
-            await asyncio.to_thread(self._give_up)
-            left = await asyncio.to_thread(lambda: any(True for _ in self._ends()))
+                await on_disk(shutil.rmtree, end.parent, True)
+            await on_disk(self._give_up)
+            left = await on_disk(lambda: any(True for _ in self._ends()))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(backoff.next_seconds() if left else None):
                     await self._added.wait()
@@ -123,7 +124,7 @@ class Unsaved:
     async def _uploaded(self, end: Path) -> wire.ClosedAttempt | None:
         """The end of the attempt whose checkpoint is stored now; None where the store did not take it."""
         try:
-            closed = await asyncio.to_thread(read_closed, end, end.parent.name)
+            closed = await on_disk(read_closed, end, end.parent.name)
             (checkpoint,) = closed.checkpoints
             await write_checkpoint(checkpoint, end.parent / FILES)
         except (UploadFailed, SihlaiError, OSError, ValueError) as error:

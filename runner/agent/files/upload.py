@@ -22,6 +22,7 @@ from pathlib import Path
 
 from sihlai.scheduler.v1 import job_pb2
 
+from runner.agent.disk import on_disk
 from runner.agent.files.download import sha256_of
 from runner.report import CheckpointWritten
 from services.chassis.backoff import Backoff
@@ -108,7 +109,7 @@ class Uploads:
             droppable = [each for each in self._waiting[1:-1] if not each.best] or self._waiting[1:-1]
             for each in droppable[:1]:
                 self._waiting.remove(each)
-                removal = asyncio.create_task(asyncio.to_thread(shutil.rmtree, each.folder, True))
+                removal = asyncio.create_task(on_disk(shutil.rmtree, each.folder, True))
                 self._removals.add(removal)
                 removal.add_done_callback(self._removals.discard)
                 self._on_problem(f"checkpoint {each.iteration} was not uploaded: newer ones wait for the object store")
@@ -125,7 +126,7 @@ class Uploads:
                     self.runner_failed = isinstance(error, (PermissionDenied, OSError))
                     self._on_problem(self.failures[-1])
                 else:
-                    await asyncio.to_thread(shutil.rmtree, written.folder, True)
+                    await on_disk(shutil.rmtree, written.folder, True)
                     self._on_uploaded(checkpoint)
                 self._waiting.remove(written)
                 self._moved_at = time.monotonic()
@@ -154,7 +155,7 @@ class Uploads:
         backoff = Backoff(seconds_first=RETRY_SECONDS_FIRST, seconds_max=RETRY_SECONDS_MAX, randomness=self._random)
         await self._before_upload()
         folder = Path(written.folder)
-        checkpoint = await asyncio.to_thread(described, written, self._target, self._now_unix_us())
+        checkpoint = await on_disk(described, written, self._target, self._now_unix_us())
         self._reached.clear()
         self.done_bytes, self.total_bytes = 0, sum(file.size_bytes for file in checkpoint.files)
         while True:
@@ -213,7 +214,7 @@ async def write_checkpoint(
     Raises UploadFailed where something else is there, our errors where the store does not take it.
     """
     store = open_store(checkpoint.uri)
-    await asyncio.to_thread(remove_torn, checkpoint.uri)
+    await on_disk(remove_torn, checkpoint.uri)
     done_bytes = 0
     for file in checkpoint.files:
         before_bytes = done_bytes

@@ -12,6 +12,7 @@ from sihlai.logs.v1 import log_line_pb2
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.decision import Stopping
+from runner.agent.disk import on_disk
 from runner.agent.ledger import Ledger
 from runner.agent.telemetry.levels import LineLevels
 from runner.agent.telemetry.lines import Piece
@@ -91,7 +92,7 @@ class Supervision:
         self._process = process
         try:
             try:
-                await asyncio.to_thread(self._ledger.write_group, process.group)
+                await on_disk(self._ledger.write_group, process.group)
             except OSError as error:  # the leash ends the trainer with this agent, if not all that it started
                 log.error("group_not_on_disk", attempt=self._mark, problem=str(error))
             log.info("trainer_started", attempt=self._mark, process=process.group.leader)
@@ -103,8 +104,8 @@ class Supervision:
         finally:
             process.kill()
             self._set_deadline(None)
-            await asyncio.to_thread(end_group, process.group)
-            await asyncio.to_thread(self._ledger.forget_group, process.group)
+            await on_disk(end_group, process.group)
+            await on_disk(self._ledger.forget_group, process.group)
             self._process = None
         await asyncio.wait(relays, timeout=PIPES_SECONDS)
         for relay in relays:
