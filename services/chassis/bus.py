@@ -34,6 +34,7 @@ from nats.js.client import JetStreamContext
 from services.chassis.address import without_password
 from services.chassis.errors import ConfigurationError, InvalidArgument, Reason, Unavailable, Violation
 from services.chassis.log import get_logger
+from services.chassis.nats_errors import AWAY, NEVER, described, is_never
 from services.chassis.nats_server import BusAccess, nats_server_path, server_configuration, server_url
 
 __all__ = [
@@ -219,13 +220,14 @@ class Bus:
                 extended = there.evolve(subjects=[*(there.subjects or []), *missing])
                 await self._request(lambda: self._jetstream().update_stream(extended))
         except nats.js.errors.APIError as error:
-            raise _away(self._shown, f"it refuses the stream {name}: {_described(error)}") from error
+            raise _away(self._shown, f"it refuses the stream {name}: {described(error)}") from error
 
     async def publish(self, subject: str, payload: bytes, message_id: str) -> int:
         """Publish and wait until the message is stored; return its sequence number in the stream.
 
         Sends again within `publish_seconds` where the connection breaks: with the same `message_id` that is harmless.
-        Raises Unavailable after it; whether the message is stored is then unknown, and `last_message_ids` tells.
+        Raises Unavailable after it, also where stream or account are full: whether the message is stored is then
+        unknown, and `last_message_ids` tells.
         InvalidArgument for a message that can never be stored: too large, or with a subject that is none.
         """
         problem = "not connected"
@@ -241,11 +243,11 @@ class Bus:
                             headers={MESSAGE_ID_HEADER: message_id},
                         )
                         return acknowledgement.seq
-                    except NEVER as error:
-                        description = f"{len(payload)} bytes to {subject!r} are refused: {_described(error)}"
-                        raise InvalidArgument([Violation(field="message", description=description)]) from error
-                    except AWAY as error:
-                        problem = _described(error)
+                    except (*NEVER, *AWAY, nats.js.errors.APIError) as error:
+                        problem = described(error)
+                        if is_never(error):
+                            description = f"{len(payload)} bytes to {subject!r} are refused: {problem}"
+                            raise InvalidArgument([Violation(field="message", description=description)]) from error
                         await asyncio.sleep(self._limits.reconnect_seconds)
         except TimeoutError as error:
             raise _away(self._shown, f"{subject} was not acknowledged: {problem}") from error
@@ -297,7 +299,7 @@ class Bus:
             except nats.js.errors.BadRequestError:
                 raise
             except (*AWAY, nats.js.errors.APIError) as error:  # the latter: no stream yet, or it moves in its cluster
-                log.info("bus_consumer_interrupted", durable=durable, problem=_described(error))
+                log.info("bus_consumer_interrupted", durable=durable, problem=described(error))
                 await asyncio.sleep(self._limits.reconnect_seconds)
 
     def _jetstream(self) -> JetStreamContext:
@@ -323,7 +325,7 @@ class Bus:
                 await self.wait_connected()
                 return await send()
         except AWAY as error:
-            raise _away(self._shown, _described(error)) from error
+            raise _away(self._shown, described(error)) from error
 
     async def _keep_connected(self) -> None:
         """Connect for ever. The client reconnects by itself until the server refuses it; then a new one takes over."""
@@ -346,7 +348,7 @@ class Bus:
                 await self._notify()
 
             async def on_error(error: Exception) -> None:
-                log.debug("bus_error", problem=_described(error))
+                log.debug("bus_error", problem=described(error))
 
             self._client = client
             try:
@@ -369,30 +371,12 @@ class Bus:
                 await on_connected()
                 await closed.wait()
             except (nats.errors.Error, OSError) as error:
-                log.info("bus_connect_failed", url=self._shown, problem=_described(error))
+                log.info("bus_connect_failed", url=self._shown, problem=described(error))
             await asyncio.sleep(self._limits.reconnect_seconds)
 
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
-
-
-AWAY = (
-    OSError,  # the socket's own
-    TimeoutError,
-    nats.errors.ConnectionClosedError,
-    nats.errors.ConnectionDrainingError,
-    nats.errors.ConnectionReconnectingError,
-    nats.errors.NoRespondersError,
-    nats.errors.OutboundBufferLimitError,
-    nats.errors.StaleConnectionError,
-    nats.js.errors.NoStreamResponseError,
-    nats.js.errors.ServerError,
-    nats.js.errors.ServiceUnavailableError,
-)
-"""What nats-py raises where the server, the connection or the stream is not there. Anything else is our mistake."""
-NEVER = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.js.errors.BadRequestError)
-"""What it raises for a message that no try will get through."""
 
 
 def subject_matches(pattern: str, subject: str) -> bool:
@@ -444,7 +428,3 @@ def _missing(wanted: Sequence[str], subjects: Sequence[str]) -> list[str]:
 
 def _away(url: str, problem: str) -> Unavailable:
     return Unavailable(Reason.BUS_UNAVAILABLE, f"the event bus at {url} does not answer: {problem}", {"url": url})
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

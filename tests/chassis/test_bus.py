@@ -38,11 +38,13 @@ class NatsServer:
         self.folder = folder
         self.port = -1
         self.process = None
+        self.accounts = ""
 
     def start(self):
         configuration = self.folder / "nats.conf"
         configuration.write_text(
             buses.server_configuration(store_dir=self.folder / "store", ports_file_dir=self.folder, port=self.port)
+            + self.accounts
         )
         log = (self.folder / "nats.log").open("ab")
         with log:
@@ -189,6 +191,45 @@ def test_publishing_where_no_stream_listens_says_unavailable(server):
         async with await Bus.connect(server.url, limits=SHORT) as bus:
             with pytest.raises(errors.Unavailable, match="NoStreamResponse"):
                 await bus.publish("nowhere.a", b"1", "id-1")
+
+    asyncio.run(scenario())
+
+
+SMALL_ACCOUNT = """
+accounts { SMALL { jetstream { max_file: 65536 }, users: [ { user: small, password: small } ] } }
+no_auth_user: small
+"""
+
+
+def test_a_full_account_is_a_bus_that_is_away_until_there_is_room(tmp_path):
+    async def scenario():
+        server = NatsServer(tmp_path)
+        server.accounts = SMALL_ACCOUNT
+        client = await nats.connect(server.start())
+        try:
+            await client.jetstream().add_stream(StreamConfig(name="FACTS", subjects=["facts.>"]))
+            async with await Bus.connect(f"nats://127.0.0.1:{server.port}", limits=SHORT) as bus:
+                for number in range(6):
+                    await bus.publish("facts.a", b"x" * 10_000, f"id-{number}")
+                with pytest.raises(errors.Unavailable, match="resource limits exceeded for account"):
+                    await bus.publish("facts.a", b"x" * 10_000, "id-last")
+                await client.jetstream().purge_stream("FACTS")
+                assert await bus.publish("facts.a", b"x" * 10_000, "id-last") == 7
+        finally:
+            await client.close()
+            server.end()
+
+    asyncio.run(scenario())
+
+
+def test_a_message_that_the_stream_finds_too_large_is_said_to_be_never_taken(server):
+    async def scenario():
+        async with await Bus.connect(server.url, limits=LIMITS) as bus:
+            await bus.ensure_stream("FACTS", ["facts.>"], limits=StreamLimits(message_bytes_max=1_000))
+            with pytest.raises(errors.InvalidArgument) as refused:
+                await bus.publish("facts.a", b"x" * 1_001, "id-1")
+            assert "1001 bytes to 'facts.a' are refused" in refused.value.message
+            assert "err_code=10054" in refused.value.message
 
     asyncio.run(scenario())
 

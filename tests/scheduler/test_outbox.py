@@ -8,13 +8,17 @@ import signal
 import subprocess
 import time
 
+import nats as nats_client
 import pytest
+from nats.js.api import StreamConfig
+from nats.js.errors import BadRequestError
 from sihlai.event.v1 import event_pb2
 from sihlai.scheduler.v1 import job_service_pb2
 from sqlalchemy import text
 
 from services.chassis import bus as buses
 from services.chassis.bus import Bus
+from services.chassis.errors import Unavailable
 from services.chassis.loop import keep_turning
 from services.scheduler.loop.publishing import STREAM, OutboxLimits, Publisher
 
@@ -26,11 +30,13 @@ class NatsServer:
         self.folder = folder
         self.port = -1
         self.process = None
+        self.accounts = ""
 
     def start(self) -> str:
         configuration = self.folder / "nats.conf"
         configuration.write_text(
             buses.server_configuration(store_dir=self.folder / "store", ports_file_dir=self.folder, port=self.port)
+            + self.accounts
         )
         self.process = subprocess.Popen(
             [buses.nats_server_path(), "-c", configuration], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -161,6 +167,40 @@ def test_event_that_the_bus_never_takes_is_parked_and_the_ones_behind_it_are_sen
                 "sihlai.v1.job.digits.behind.submitted",
                 "sihlai.v1.job.digits.poison.ended",
             ]
+
+    stores_class(sqlite_url).run(test)
+
+
+SMALL_ACCOUNT = """
+accounts { SMALL { jetstream { max_file: 65536 }, users: [ { user: small, password: small } ] } }
+no_auth_user: small
+"""
+
+
+def test_events_wait_in_the_database_while_the_account_of_the_bus_is_full(sqlite_url, stores_class, nats):
+    nats.accounts = SMALL_ACCOUNT
+    url = nats.start()
+
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.submit("digits", "first")
+        administrator = await nats_client.connect(url)
+        await administrator.jetstream().add_stream(StreamConfig(name=STREAM, subjects=["sihlai.v1.>"]))
+        for size_bytes in (1_000, 1):  # until there is no room for a small one either
+            with contextlib.suppress(BadRequestError):
+                while True:
+                    await administrator.jetstream().publish("sihlai.v1.old", b"x" * size_bytes)
+        async with await Bus.connect(url, limits=buses.BusLimits(publish_seconds=0.5)) as bus:
+            publisher = Publisher(stores.outbox, bus, limits=OutboxLimits())
+            with pytest.raises(Unavailable, match="resource limits exceeded"):
+                await asyncio.wait_for(publisher.turn(), 20)
+            assert len(await stores.outbox.oldest(10)) == 1
+            await administrator.jetstream().purge_stream(STREAM)
+            running = asyncio.ensure_future(keep_turning("publishing", publisher.turn))
+            [event] = await events(bus, 1)
+            running.cancel()
+            assert event.subject == "sihlai.v1.job.digits.first.submitted"
+        await administrator.close()
 
     stores_class(sqlite_url).run(test)
 
