@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import (
     AckPolicy,
@@ -34,6 +33,7 @@ from nats.js.client import JetStreamContext
 from services.chassis.address import without_password
 from services.chassis.errors import ConfigurationError, InvalidArgument, Reason, Unavailable, Violation
 from services.chassis.log import get_logger
+from services.chassis.nats_client import Names, NatsClient
 from services.chassis.nats_errors import AWAY, NEVER, described, is_never
 from services.chassis.nats_server import BusAccess, nats_server_path, server_configuration, server_url
 
@@ -61,7 +61,7 @@ class BusLimits:
     """The bus's waits and queues."""
 
     connect_seconds: float = 2.0
-    """How long one attempt to connect may take."""
+    """How long one attempt to connect may take, its look at the name included."""
     reconnect_seconds: float = 0.25
     """The pause between two attempts."""
     ping_seconds: float = 10.0
@@ -131,7 +131,8 @@ class Bus:
         self._shown = without_password(url)
         self._name = name
         self._limits = limits or BusLimits()
-        self._client = Client()
+        self._names = Names()
+        self._client = NatsClient(self._names)
         self._changed = asyncio.Condition()
         self._keeper: asyncio.Task[None] | None = None
         self._closing = False
@@ -330,7 +331,7 @@ class Bus:
     async def _keep_connected(self) -> None:
         """Connect for ever. The client reconnects by itself until the server refuses it; then a new one takes over."""
         while True:
-            client = Client()
+            client = NatsClient(self._names)
             closed = asyncio.Event()
 
             async def on_connected() -> None:

@@ -22,7 +22,7 @@ AWAY = (
 NEVER = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError)
 """What it raises for a message that no try will get through."""
 NEVER_CODES = (10_054, 10_097)
-"""By which JetStream says the same: message or header are too large. It answers 400 also to what passes: a full account."""
+"""By which JetStream says the same: message or header are too large. It answers 400 also where an account is full."""
 
 
 def is_never(error: BaseException) -> bool:

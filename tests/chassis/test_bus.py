@@ -7,7 +7,9 @@ import io
 import signal
 import socket
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import nats
 import pytest
@@ -248,6 +250,33 @@ def test_bus_connects_when_the_server_starts_later(tmp_path):
                 server.end()
 
     asyncio.run(scenario())
+
+
+def test_a_name_server_that_hangs_takes_one_thread_that_nobody_else_needs(server, monkeypatch):
+    answers, asked, resolve = threading.Event(), [], socket.getaddrinfo
+
+    def resolve_later(host, *arguments, **options):
+        if host != "nats.example":
+            return resolve(host, *arguments, **options)
+        asked.append(host)
+        answers.wait(60)
+        return resolve("127.0.0.1", *arguments, **options)
+
+    async def scenario():
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        limits = dataclasses.replace(LIMITS, connect_seconds=0.05, reconnect_seconds=0.01)
+        async with await Bus.connect(f"nats://nats.example:{server.port}", limits=limits) as bus:
+            await asyncio.sleep(1)  # more than ten attempts
+            assert await asyncio.wait_for(asyncio.to_thread(lambda: "at once"), 5) == "at once"
+            assert asked == ["nats.example"]
+            answers.set()
+            assert await asyncio.wait_for(bus.wait_connected(), 10) == 1
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_later)
+    try:
+        asyncio.run(scenario())
+    finally:
+        answers.set()
 
 
 def test_publisher_that_waits_through_a_kill_and_a_restart_is_answered_and_nothing_is_lost_or_doubled(server):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import create_engine, text
 
 from services.chassis.errors import Unavailable
+from services.scheduler.loop.leading import Leading, stand_by
 from services.scheduler.store.leader import Leader, LeaderLimits, checked_url
 from services.scheduler.store.together import Step, words
 
@@ -69,6 +71,34 @@ def test_a_start_that_takes_longer_than_a_leader_may_be_silent_keeps_the_lead(se
     finally:
         standby.close()
         engine.dispose()
+
+
+def test_a_leader_keeps_the_lead_while_all_shared_threads_hang(postgresql_url):
+    limits = LeaderLimits(look_seconds=0.1, silence_seconds=1)
+    leader, standby = (Leader(checked_url(postgresql_url), limits) for _ in range(2))
+    goes_on = threading.Event()
+
+    async def lead() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        hanging = [asyncio.ensure_future(asyncio.to_thread(goes_on.wait, 60)) for _ in range(4)]
+        await asyncio.wait_for(stand_by(leader), 20)
+        leader.begin()
+        leading = asyncio.create_task(Leading(leader).run())
+        await asyncio.wait({leading}, timeout=2.5)
+        try:
+            assert not leading.done(), "it leads still"
+            assert not standby.take()
+        finally:
+            goes_on.set()
+            leading.cancel()
+            await asyncio.gather(leading, *hanging, return_exceptions=True)
+
+    try:
+        asyncio.run(lead())
+    finally:
+        goes_on.set()
+        leader.close()
+        standby.close()
 
 
 async def _serve_a_moment(serve, settings) -> None:

@@ -10,6 +10,7 @@ import asyncio
 
 from services.chassis.errors import Unavailable
 from services.chassis.log import get_logger
+from services.chassis.own_thread import in_own_thread
 from services.scheduler.store.leader import Leader
 
 log = get_logger(__name__)
@@ -21,7 +22,7 @@ async def stand_by(leader: Leader) -> None:
     while True:
         problem = ""
         try:
-            if await asyncio.to_thread(leader.take):
+            if await in_own_thread("leading", leader.take):
                 return
         except Unavailable as error:
             problem = error.message
@@ -44,4 +45,4 @@ class Leading:
         """Run until cancelled, or until the lead is lost: then Unavailable, which ends the process."""
         while True:
             await asyncio.sleep(self._leader.look_seconds)
-            await asyncio.to_thread(self._leader.look)
+            await in_own_thread("leading", self._leader.look)  # whose silence would end the lead
