@@ -3,7 +3,8 @@
 structlog and the standard library's logging end in the same handler, so that a library's line looks like ours. Ids of
 the request, job and trace are bound with `bound_contextvars` and then stand on every line of that task, whoever logs
 it. Log events, not prose: `log.info("job_claimed", job=name)`. Never log credentials or tokens. What callers send may
-stand in a line: each value of it is cut, so that no request makes a line of megabytes.
+stand in a line: each value of it is cut, so that no request makes a line of megabytes. Whoever logs waits for nobody
+(see `log_writer`).
 """
 
 # ruff: noqa: A001, A002 — `format` is what the setting is called everywhere else.
@@ -11,7 +12,6 @@ stand in a line: each value of it is cut, so that no request makes a line of meg
 from __future__ import annotations
 
 import logging
-import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import IO, Any, TextIO
@@ -20,8 +20,18 @@ import structlog
 from structlog.contextvars import bind_contextvars, bound_contextvars, clear_contextvars, get_contextvars
 
 from services.chassis.config import LogFormat, LogLevel
+from services.chassis.log_writer import DROPPED_LINES, LogLimits, LogWriter, standard_error
 
-__all__ = ["bind_contextvars", "bound_contextvars", "clear_contextvars", "configure", "get_contextvars", "get_logger"]
+__all__ = [
+    "LogLimits",
+    "bind_contextvars",
+    "bound_contextvars",
+    "clear_contextvars",
+    "configure",
+    "flush",
+    "get_contextvars",
+    "get_logger",
+]
 
 # Libraries that tell at INFO what we log ourselves, or nothing that anybody needs.
 QUIET_LIBRARIES = ("alembic", "asyncio", "grpc", "nats", "sqlalchemy", "urllib3")
@@ -40,9 +50,13 @@ def configure(
     format: LogFormat | str = LogFormat.AUTO,
     level: LogLevel | str = LogLevel.INFO,
     stream: IO[str] | None = None,
+    limits: LogLimits | None = None,
 ) -> None:
-    """Route all logging of this process to `stream` (stderr). Each line has time, level, event and `service`."""
-    stream = stream if stream is not None else sys.stderr
+    """Route all logging of this process to `stream` (stderr). Each line has time, level, event and `service`.
+
+    Nobody who logs waits for the stream; `flush` does.
+    """
+    stream = stream if stream is not None else standard_error()
     format, level = LogFormat(format), LogLevel(level)
     console = format is LogFormat.CONSOLE or (format is LogFormat.AUTO and stream.isatty())
     shared: list[Any] = [
@@ -63,10 +77,14 @@ def configure(
         # Loggers are module constants and tests configure more than once: a cached logger would keep the old stream.
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = LogWriter(stream, limits or LogLimits())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.PositionalArgumentsFormatter()],
+            foreign_pre_chain=[
+                *shared,
+                structlog.stdlib.PositionalArgumentsFormatter(),
+                structlog.stdlib.ExtraAdder(allow=[DROPPED_LINES]),
+            ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *_rendered(console),
@@ -78,6 +96,12 @@ def configure(
     root.setLevel(level.upper())
     for library in QUIET_LIBRARIES:
         logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
+
+
+def flush() -> None:
+    """Wait until what was logged is written, for `flush_seconds_max` at most; the end of the process does the same."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

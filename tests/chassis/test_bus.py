@@ -153,6 +153,7 @@ def test_a_password_in_the_url_is_in_no_error_and_no_line_of_the_log():
         async with await Bus.connect(url, limits=SHORT) as bus:
             with pytest.raises(errors.Unavailable) as refused:
                 await bus.ensure_stream("FACTS", ["facts.>"])
+        logs.flush()
         for shown in (refused.value.message, str(dict(refused.value.metadata)), stream.getvalue()):
             assert "s3cr" not in shown
             assert "operator" not in shown

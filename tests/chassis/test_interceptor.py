@@ -301,7 +301,12 @@ def test_too_many_calls_of_one_service_are_refused_and_take_nobody_elses_place()
 def log_lines() -> Callable[[], list[dict[str, Any]]]:
     stream = io.StringIO()
     logs.configure("example", format="json", stream=stream)
-    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    def lines() -> list[dict[str, Any]]:
+        logs.flush()
+        return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    return lines
 
 
 def test_ids_that_are_none_do_not_reach_the_log(log_lines: Callable[[], list[dict[str, Any]]]) -> None:

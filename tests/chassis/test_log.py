@@ -1,8 +1,13 @@
 """The log: one JSON object a line, ids of the context on every line, libraries' lines alike, no local variables."""
 
+import errno
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -17,8 +22,13 @@ def stream():
     root.handlers[:], root.level = before
 
 
+def written(stream):
+    logs.flush()
+    return stream.getvalue()
+
+
 def lines(stream):
-    return [json.loads(line) for line in stream.getvalue().splitlines()]
+    return [json.loads(line) for line in written(stream).splitlines()]
 
 
 def test_event_and_its_fields_are_one_json_object(stream):
@@ -57,8 +67,8 @@ def test_traceback_shows_no_local_variables(stream, form):
         raise ValueError(len(secret))
     except ValueError:
         logs.get_logger("x").exception("failed")
-    assert "ValueError" in stream.getvalue()
-    assert secret not in stream.getvalue()
+    assert "ValueError" in written(stream)
+    assert secret not in written(stream)
 
 
 def test_auto_means_json_where_there_is_no_terminal(stream):
@@ -79,10 +89,10 @@ def test_no_value_makes_a_line_of_megabytes(stream, form):
     except ValueError as error:
         log.error("crashed", exc_info=error)
         log.warning("failed", problem=error)
-    written = stream.getvalue().splitlines()
-    assert max(map(len, written)) < 40_000
+    found = written(stream).splitlines()
+    assert max(map(len, found)) < 40_000
     if form == "json":
-        refused, theirs, crashed, failed = (json.loads(line) for line in written)
+        refused, theirs, crashed, failed = (json.loads(line) for line in found)
         assert refused["message"].endswith("… (5000000 characters)")
         assert (len(refused["names"]), refused["names"][-1]) == (9, "… 992 more")
         assert refused["data"] == "(9 bytes)"
@@ -90,3 +100,94 @@ def test_no_value_makes_a_line_of_megabytes(stream, form):
         assert crashed["exception"].startswith("Traceback")
         assert len(crashed["exception"]) < 17_000
         assert len(failed["problem"]) < 3_000
+
+
+class Program:
+    """Python that logs to a pipe, which nobody reads before `rest`."""
+
+    def __init__(self, text):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", text],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+
+    def rest(self):
+        return self.process.communicate(timeout=60)[1].decode()
+
+
+FLOOD = """
+import asyncio, sys
+from services.chassis import log as logs
+
+async def main():
+    log = logs.get_logger("x")
+    for number in range(20_000):
+        log.info("line", number=number)
+        if number % 1_000 == 0:
+            await asyncio.sleep(0)
+    print("goes on", flush=True)
+
+limits = logs.LogLimits(waiting_characters_max=200_000, flush_seconds_max=SECONDS)
+logs.configure("example", format="json", limits=limits)
+asyncio.run(main())
+"""
+
+
+def test_a_pipe_that_nobody_reads_stops_nobody_and_what_was_dropped_is_told_once_it_is_read():
+    program = Program(FLOOD.replace("SECONDS", "30"))
+    assert program.process.stdout.readline() == b"goes on\n"
+    found = [json.loads(line) for line in program.rest().splitlines()]
+    numbers = [line["number"] for line in found if line["event"] == "line"]
+    [told] = [line for line in found if line["event"] == "log_lines_dropped"]
+    assert numbers == list(range(len(numbers)))
+    assert 500 < len(numbers) < 19_000
+    assert told["lines"] == 20_000 - len(numbers)
+    assert (told["level"], told["service"]) == ("warning", "example")
+    assert found[-1] == told, "it stands where the lines are missing"
+    assert program.process.returncode == 0
+
+
+def test_a_process_ends_in_time_whose_log_nobody_reads():
+    program = Program(FLOOD.replace("SECONDS", "0.5"))
+    assert program.process.stdout.readline() == b"goes on\n"
+    begun = time.monotonic()
+    assert program.process.wait(30) == 0
+    assert time.monotonic() - begun < 10
+    program.rest()
+
+
+def test_last_lines_and_the_traceback_of_a_crash_come_out():
+    program = Program("""
+from services.chassis import log as logs
+logs.configure("example", format="json")
+for number in range(3_000):
+    logs.get_logger("x").info("line", number=number)
+raise RuntimeError("the end")
+""")
+    found = program.rest().splitlines()
+    assert "RuntimeError: the end" in found
+    lines = [json.loads(line) for line in found if line.startswith("{")]
+    assert [line["number"] for line in lines] == list(range(3_000))
+    assert program.process.returncode == 1
+
+
+class Disk(io.StringIO):
+    full = True
+
+    def write(self, text):
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
+
+
+def test_lines_that_a_full_disk_refuses_are_told_once_there_is_room(stream):
+    disk = Disk()
+    logs.configure("example", format="json", stream=disk)
+    for event in ("lost", "lost too"):
+        logs.get_logger("x").info(event)
+        logs.flush()
+    disk.full = False
+    logs.get_logger("x").info("kept")
+    assert [(line["event"], line.get("lines")) for line in lines(disk)] == [("kept", None), ("log_lines_dropped", 2)]

@@ -210,7 +210,12 @@ def test_invalid_argument_carries_bad_request_and_a_limit_carries_retry_info():
 def log_lines():
     stream = io.StringIO()
     logs.configure("example", format="json", stream=stream)
-    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    def lines():
+        logs.flush()
+        return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    return lines
 
 
 @pytest.mark.parametrize("kind", KINDS)

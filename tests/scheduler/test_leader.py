@@ -81,17 +81,17 @@ def test_a_leader_keeps_the_lead_while_all_shared_threads_hang(postgresql_url):
     async def lead() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
         hanging = [asyncio.ensure_future(asyncio.to_thread(goes_on.wait, 60)) for _ in range(4)]
-        await asyncio.wait_for(stand_by(leader), 20)
-        leader.begin()
-        leading = asyncio.create_task(Leading(leader).run())
-        await asyncio.wait({leading}, timeout=2.5)
         try:
+            await asyncio.wait_for(stand_by(leader), 10)
+            leader.begin()
+            leading = asyncio.create_task(Leading(leader).run())
+            await asyncio.wait({leading}, timeout=2.5)
             assert not leading.done(), "it leads still"
             assert not standby.take()
+            leading.cancel()
         finally:
             goes_on.set()
-            leading.cancel()
-            await asyncio.gather(leading, *hanging, return_exceptions=True)
+            await asyncio.gather(*hanging)
 
     try:
         asyncio.run(lead())
