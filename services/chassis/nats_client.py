@@ -15,7 +15,7 @@ from urllib.parse import ParseResult
 from nats.aio.client import DEFAULT_BUFFER_SIZE, Client, Srv
 from nats.aio.transport import TcpTransport
 
-from services.chassis.own_thread import in_own_thread
+from services.chassis.threads import in_own_thread
 
 
 class Names:

@@ -20,6 +20,23 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
+def in_own_thread(name: str, work: Callable[[], Result]) -> asyncio.Future[Result]:
+    """Begin the work at once, in a thread that is made for it; what comes of it."""
+    done: Future[Result] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001  # raised by who waits for it
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return asyncio.wrap_future(done)
+
+
 class Threads:
     """Makes calls in threads of its own, which begin when they are needed; `waiting_max` calls may wait for one."""
 

@@ -10,7 +10,7 @@ import asyncio
 
 from services.chassis.errors import Unavailable
 from services.chassis.log import get_logger
-from services.chassis.own_thread import in_own_thread
+from services.chassis.threads import in_own_thread
 from services.scheduler.store.leader import Leader
 
 log = get_logger(__name__)
