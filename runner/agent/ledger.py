@@ -61,13 +61,17 @@ class Ledger:
         self._remove(f"{key}{CLOSED_SUFFIX}")
 
     def closed(self) -> list[wire.ClosedAttempt]:
-        """The attempts whose end is not acknowledged, oldest first."""
+        """The attempts whose end is not acknowledged, oldest first. A file that the disk does not give is left for the
+        next start.
+        """
         found = []
         for path in self._folder.glob(f"*{CLOSED_SUFFIX}"):
             try:
                 closed = read_closed(path, path.name.removesuffix(CLOSED_SUFFIX))
                 found.append((path.stat().st_mtime_ns, path.name, closed))
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                log.error("ledger_entry_unread", path=str(path), problem=str(error))
+            except ValueError as error:
                 _set_aside(path, error)
         return [closed for *_, closed in sorted(found, key=lambda each: each[:2])]
 
@@ -86,7 +90,9 @@ class Ledger:
         for path in self._folder.glob(f"*{GROUP_SUFFIX}"):
             try:
                 found.append(msgspec.json.decode(path.read_bytes(), type=ProcessGroup))
-            except (OSError, msgspec.DecodeError) as error:
+            except OSError as error:
+                log.error("ledger_entry_unread", path=str(path), problem=str(error))
+            except msgspec.DecodeError as error:
                 _set_aside(path, error)
         return found
 

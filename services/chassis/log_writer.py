@@ -8,12 +8,17 @@ ends, and its queue counts lines, not their size.
 from __future__ import annotations
 
 import logging
+import queue
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import IO
 
 DROPPED_LINES = "lines"
+LINES_AT_ONCE = 1_000
+"""That are written in one go."""
+FLUSH_LOOK_SECONDS = 0.002
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +32,21 @@ class LogLimits:
 
 
 class LogWriter(logging.Handler):
-    """Formats where a line is logged, writes elsewhere. `logging` flushes it as the process ends."""
+    """Formats where a line is logged, writes elsewhere. `logging` flushes it as the process ends.
+
+    Nothing but `logging`'s own lock of a handler is held here, and never while something is waited for: a finalizer
+    that logs may run anywhere, in the thread that writes too. Each count has one writer.
+    """
 
     def __init__(self, stream: IO[str], limits: LogLimits) -> None:
         super().__init__()
         self._stream = stream
         self._limits = limits
-        self._changed = threading.Condition()
-        self._waiting: list[str] = []
-        self._characters = 0
-        self._dropped = 0
-        self._writes = False
+        self._lines: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+        """With how many were dropped before each."""
+        self._put_characters = self._taken_characters = 0
+        self._dropped = self._lost = self._told = 0
+        """Lines for which there was no room, lines that could not be written, and how many of both were told."""
         threading.Thread(target=self._write_for_ever, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -47,47 +56,49 @@ class LogWriter(logging.Handler):
         except Exception:  # noqa: BLE001  # a line that cannot be made ends nobody's work
             self.handleError(record)
             return
-        with self._changed:
-            if self._characters + len(line) > self._limits.waiting_characters_max:
-                self._dropped += 1
-                return
-            self._waiting.append(line)
-            self._characters += len(line)
-            if len(self._waiting) == 1:
-                self._changed.notify_all()
+        waiting = self._put_characters - self._taken_characters
+        if waiting + len(line) > self._limits.waiting_characters_max:
+            self._dropped += 1
+            return
+        self._put_characters += len(line)
+        self._lines.put((line, self._dropped))
 
     def flush(self) -> None:
         """Wait until all that was logged is written, for `flush_seconds_max` at most."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting and not self._writes, self._limits.flush_seconds_max)
+        ends_at = time.monotonic() + self._limits.flush_seconds_max
+        while self._taken_characters != self._put_characters and time.monotonic() < ends_at:
+            time.sleep(FLUSH_LOOK_SECONDS)
 
     def _write_for_ever(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
-                lines, self._waiting, self._characters = self._waiting, [], 0
-                dropped, self._dropped = self._dropped, 0
-                self._writes = True
-            if dropped:
-                lines.append(self._told(dropped))
-            lost = self._lost(lines, dropped)
-            with self._changed:
-                self._dropped += lost
-                self._writes = False
-                self._changed.notify_all()
+            waiting = [self._lines.get()]
+            while len(waiting) < LINES_AT_ONCE and not self._lines.empty():
+                waiting.append(self._lines.get())
+            told = self._told
+            texts = [text for line, dropped in waiting for text in (self._missing(dropped), line)]
+            if self._lines.empty():
+                texts.append(self._missing(self._dropped))
+            if not self._is_written("".join(texts)):
+                self._told = told
+                self._lost += len(waiting)
+            self._taken_characters += sum(len(line) for line, _ in waiting)
 
-    def _lost(self, lines: list[str], dropped: int) -> int:
-        """Write the lines; how many are lost where that fails, with those that were dropped."""
+    def _is_written(self, text: str) -> bool:
         try:
-            self._stream.write("".join(lines))
+            self._stream.write(text)
             self._stream.flush()
         except (OSError, ValueError):  # a full disk; a stream that was closed
-            return len(lines) - bool(dropped) + dropped
-        return 0
+            return False
+        return True
 
-    def _told(self, dropped: int) -> str:
+    def _missing(self, dropped: int) -> str:
+        """A line that says how many are missing here; empty where none are."""
+        missing = dropped + self._lost - self._told
+        if not missing:
+            return ""
+        self._told += missing
+        extra = {DROPPED_LINES: missing}
         logger = logging.getLogger(__name__)
-        extra = {DROPPED_LINES: dropped}
         record = logger.makeRecord(__name__, logging.WARNING, "", 0, "log_lines_dropped", (), None, extra=extra)
         return self.format(record) + "\n"
 

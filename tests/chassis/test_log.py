@@ -190,4 +190,37 @@ def test_lines_that_a_full_disk_refuses_are_told_once_there_is_room(stream):
         logs.flush()
     disk.full = False
     logs.get_logger("x").info("kept")
-    assert [(line["event"], line.get("lines")) for line in lines(disk)] == [("kept", None), ("log_lines_dropped", 2)]
+    assert [(line["event"], line.get("lines")) for line in lines(disk)] == [("log_lines_dropped", 2), ("kept", None)]
+
+
+FINALIZERS_THAT_LOG = """
+import gc, logging, sys
+from services.chassis import log as logs
+
+logs.configure("example", format="json", stream=sys.stdout)
+is_inside = False
+
+def finalized(phase, _details):
+    global is_inside
+    if not is_inside:
+        is_inside = True
+        logging.getLogger("finalizer").warning("collected")
+        is_inside = False
+
+gc.callbacks.append(finalized)
+gc.set_threshold(2)
+for number in range(3_000):
+    logs.get_logger("x").info("line", number=number)
+gc.callbacks.clear()
+logs.flush()
+"""
+
+
+def test_finalizers_that_log_wherever_garbage_is_collected_stop_nobody():
+    """It is collected wherever something is made, in the thread that writes the log as well."""
+    command = [sys.executable, "-c", FINALIZERS_THAT_LOG]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    events = [json.loads(line) for line in found]
+    numbers = [event["number"] for event in events if event["event"] == "line"]
+    assert numbers == list(range(3_000))
+    assert any(event["event"] == "collected" for event in events)

@@ -213,7 +213,7 @@ def test_an_agent_comes_back_while_the_store_of_what_it_left_hangs(
     attempt = work / "attempts" / "uid-7"
     attempt.mkdir(parents=True)
     (attempt / "attempt.json").write_text(json.dumps({"checkpoint_uri": store.as_uri()}))
-    closed = wire.ClosedAttempt(job_uid="a", epoch=1)
+    closed = wire.ClosedAttempt(job_uid="a", epoch=1, outcome=job_pb2.ATTEMPT_OUTCOME_COMPLETED)
     Ledger(work / "ledger").write_closed(closed)
     glob = Path.glob
 
