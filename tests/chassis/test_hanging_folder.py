@@ -116,3 +116,30 @@ def test_who_has_no_timeout_is_told_after_a_while_also_when_all_threads_hang(tmp
         assert len([*DESCRIPTORS.iterdir()]) <= descriptors
 
     asyncio.run(test())
+
+
+def test_a_mount_that_hangs_takes_no_others_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "MOUNT_PARTS", len(tmp_path.parts) + 1)
+    hung = tmp_path / "hung"
+    sound = next(
+        folder
+        for number in range(1_000)
+        if local.folder_threads(folder := tmp_path / f"sound-{number}") is not local.folder_threads(hung)
+    )
+    for folder in (hung, sound):
+        folder.mkdir()
+        (folder / "a").write_bytes(b"content")
+
+    async def test() -> None:
+        stuck, works = open_store(hung.as_uri()), open_store(sound.as_uri())
+        with hanging(hung, monkeypatch):
+            waiting = [asyncio.create_task(stuck.read("a")) for _ in range(2 * THREADS_MAX)]
+            await asyncio.sleep(0.1)
+            async with asyncio.timeout(SILENCE_SECONDS_MAX):
+                assert await works.read("a") == b"content"
+            assert not any(each.done() for each in waiting)
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(test())

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import stat
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,9 +30,23 @@ DESCRIPTORS = "/proc/self/fd"
 """Where the system shows this process what it has opened, under its numbers."""
 NO_WAY_TO_A_FILE = (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 THREADS_MAX = 16
-"""Calls into file systems that a process makes at once: so many may hang."""
+"""Calls into the folders of a mount that a process makes at once: so many may hang."""
 CALLS_WAITING_MAX = 1_000
-FOLDER_THREADS = Threads("folders", threads_max=THREADS_MAX, waiting_max=CALLS_WAITING_MAX)
+MOUNTS_MAX = 8
+"""Mounts that are told apart; where there are more, some of them share their threads."""
+MOUNT_PARTS = 3
+"""Folders that lie in one to this depth are taken for those of one mount: to ask the system may hang."""
+_THREADS = tuple(
+    Threads(f"folders-{number}", threads_max=THREADS_MAX, waiting_max=CALLS_WAITING_MAX) for number in range(MOUNTS_MAX)
+)
+OWN_FILES = Threads("own-files", threads_max=THREADS_MAX, waiting_max=CALLS_WAITING_MAX)
+"""For files of this process that go into stores, or come from them."""
+
+
+def folder_threads(folder: Path) -> Threads:
+    """Threads for calls into this folder: a mount that hangs takes none of the others'."""
+    mount = "/".join(folder.parts[:MOUNT_PARTS])
+    return _THREADS[zlib.crc32(mount.encode()) % MOUNTS_MAX]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +85,7 @@ class OwnFolder:
         self._uri = uri
         self._folder = folder
         self._answer_seconds_max = answer_seconds_max
+        self._threads = folder_threads(folder)
 
     async def exists(self) -> bool:
         """Whether the folder is there."""
@@ -114,7 +130,7 @@ class OwnFolder:
                 yield found
 
     async def _answer(self, call: Callable[[], Result]) -> Result:
-        return await FOLDER_THREADS.run(call, seconds_max=self._answer_seconds_max)
+        return await self._threads.run(call, seconds_max=self._answer_seconds_max)
 
     def _allowed(self, descriptor: int, path: str, written: Path) -> Path:
         """Where it lies."""
@@ -141,7 +157,7 @@ class UsersFolder(OwnFolder):
     @contextlib.asynccontextmanager
     async def reading(self, path: str) -> AsyncIterator[tuple[LocalStore, str]]:
         """A store that holds the file as it was opened, and its name there."""
-        async with FOLDER_THREADS.entered(self._opened_file(path), seconds_max=self._answer_seconds_max) as descriptor:
+        async with self._threads.entered(self._opened_file(path), seconds_max=self._answer_seconds_max) as descriptor:
             yield LocalStore(DESCRIPTORS), str(descriptor)
 
     @contextlib.contextmanager
@@ -152,7 +168,7 @@ class UsersFolder(OwnFolder):
 
     async def list(self, prefix: str) -> AsyncIterator[Sequence[obstore.ObjectMeta]]:
         """All files but those in folders behind links. Of what lies outside nothing is told but the link."""
-        yield await FOLDER_THREADS.run(lambda: [*self._files(prefix)])  # which may take long without hanging
+        yield await self._threads.run(lambda: [*self._files(prefix)])  # which may take long without hanging
 
     def _files(self, prefix: str) -> Iterator[obstore.ObjectMeta]:
         waiting = [prefix]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from services.chassis.objects.access import ObjectLimits
-from services.chassis.objects.local import FOLDER_THREADS
+from services.chassis.objects.local import OWN_FILES
 
 PARTS_MAX = 10_000
 """More a store of S3's kind does not put together."""
@@ -26,8 +26,8 @@ class Parts:
         """The parts. `ahead_max`: so many are asked for before the first of them has arrived."""
         parts = 0
         try:
-            async with FOLDER_THREADS.entered(_opened(self._file)) as file:
-                while part := await FOLDER_THREADS.run(lambda: file.read(self.part_bytes)):
+            async with OWN_FILES.entered(_opened(self._file)) as file:
+                while part := await OWN_FILES.run(lambda: file.read(self.part_bytes)):
                     parts += 1
                     if parts > ahead_max:
                         on_progress((parts - ahead_max) * self.part_bytes)
@@ -39,7 +39,7 @@ class Parts:
 
 async def parts_of(file: Path, limits: ObjectLimits) -> Parts | None:
     """How to send the file in parts; None where it is small enough for one request."""
-    size_bytes = (await FOLDER_THREADS.run(file.stat)).st_size
+    size_bytes = (await OWN_FILES.run(file.stat)).st_size
     if size_bytes <= limits.part_bytes:
         return None
     return Parts(file, max(limits.part_bytes, -(-size_bytes // PARTS_MAX)))

@@ -42,7 +42,7 @@ from services.chassis.errors import (
 from services.chassis.files import replacing
 from services.chassis.objects.access import Credentials, ObjectLimits, S3Key
 from services.chassis.objects.bucket import Buckets, Rights, open_bucket
-from services.chassis.objects.local import FOLDER_THREADS, LocalBounds, OwnFolder, UsersFolder, require_file, through
+from services.chassis.objects.local import OWN_FILES, LocalBounds, OwnFolder, UsersFolder, require_file, through
 from services.chassis.objects.parts import parts_of
 from services.chassis.objects.uri import bucket_of, check_endpoint, check_region, local_path, split_uri
 
@@ -250,10 +250,10 @@ class ObjectFolder:
         """
         size_bytes = 0
         try:
-            await FOLDER_THREADS.run(lambda: local.parent.mkdir(parents=True, exist_ok=True))
-            async with FOLDER_THREADS.entered(replacing(local, synced=False)) as file:
+            await OWN_FILES.run(lambda: local.parent.mkdir(parents=True, exist_ok=True))
+            async with OWN_FILES.entered(replacing(local, synced=False)) as file:
                 async for chunk in self.stream(path, etag=etag):
-                    size_bytes += await FOLDER_THREADS.run(functools.partial(file.write, chunk))
+                    size_bytes += await OWN_FILES.run(functools.partial(file.write, chunk))
         except OSError as error:  # what the object's own store raises is ours already
             message = f"{local} cannot be written: {error.strerror}"
             raise LocalDiskFailed(Reason.OBJECT_STORE_UNAVAILABLE, message, {"path": str(local)}) from error
