@@ -129,7 +129,8 @@ def test_an_agent_that_quarrels_with_another_host_says_so(system: System, work: 
         second = system.agent(work, runner_id="twin")
         assert second.wait(30) == 1
     log = (work.parent / "work.log").read_text()
-    assert "another host calls as runners/twin: give each a name of its own" in log
+    assert "calls as runners/twin too, and has taken it over from" in log
+    assert "give each a name of its own, or end the other" in log
 
 
 def test_killed_services_lose_and_double_nothing_and_the_job_goes_on(system: System, work: Path) -> None:
