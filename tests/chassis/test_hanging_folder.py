@@ -143,3 +143,7 @@ def test_a_mount_that_hangs_takes_no_others_threads(tmp_path, monkeypatch):
         await asyncio.gather(*waiting, return_exceptions=True)
 
     asyncio.run(test())
+
+
+def test_a_folder_has_threads_whatever_its_name_holds():
+    assert local.folder_threads(Path("/data/\ud800")) in local._THREADS

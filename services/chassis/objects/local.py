@@ -46,7 +46,7 @@ OWN_FILES = Threads("own-files", threads_max=THREADS_MAX, waiting_max=CALLS_WAIT
 def folder_threads(folder: Path) -> Threads:
     """Threads for calls into this folder: a mount that hangs takes none of the others'."""
     mount = "/".join(folder.parts[:MOUNT_PARTS])
-    return _THREADS[zlib.crc32(mount.encode()) % MOUNTS_MAX]
+    return _THREADS[zlib.crc32(mount.encode(errors="surrogatepass")) % MOUNTS_MAX]
 
 
 @dataclass(frozen=True, kw_only=True)

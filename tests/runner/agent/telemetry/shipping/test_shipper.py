@@ -120,14 +120,14 @@ def test_records_that_the_disk_lost_do_not_hold_up_the_others(system: System, tm
         shipper.add(found)
         shipper.set_token(found.key, token_for(system, found))
         await until(lambda: shipper.empty)
+        await until(lambda: f"{spool.key.job_uid}/1/0/points" in gaps_logged(system))
 
     ship(system, drain)
-    assert f"{spool.key.job_uid}/1/0/points" in [
-        word
-        for line in (system.folder / "metrics.log").read_text().splitlines()
-        if "writer_gap" in line
-        for word in line.split('"')
-    ]
+
+
+def gaps_logged(system: System) -> list[str]:
+    lines = (system.folder / "metrics.log").read_text().splitlines()
+    return [word for line in lines if "writer_gap" in line for word in line.split('"')]
 
 
 def test_a_token_that_does_not_hold_is_asked_for_again(system: System, tmp_path: Path) -> None:
