@@ -13,7 +13,7 @@ from __future__ import annotations
 import operator
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from typing import Any, TypeAlias, cast
 
@@ -204,11 +204,11 @@ class _Compiled:
         binds: Mapping[str, BindParameter[Any]] = compiled.binds
         self._fixed = {name: bind.value for name, bind in binds.items() if not bind.required}
         types = {name: bind.type for name, bind in binds.items() if bind.required}
-        self._binary = [name for name, kind in types.items() if isinstance(kind, LargeBinary)]
         self.of_document = ""
         if dialect.driver == PSYCOPG and (isinstance(clause, (Insert, Select)) or guarded):
-            typed = {name: kind.compile(dialect=dialect) for name, kind in types.items()}
-            self.of_document = _of_document(self.sql, typed)
+            binary = {name for name, kind in types.items() if isinstance(kind, LargeBinary)}
+            typed = {name: "TEXT" if name in binary else kind.compile(dialect=dialect) for name, kind in types.items()}
+            self.of_document = _of_document(self.sql, typed, binary)
         self._is_positional = compiled.positiontup is not None
         self._binds: list[str] = compiled.positiontup if self._is_positional else list(binds)
         self._taken = _taker(self._binds)
@@ -230,10 +230,8 @@ class _Compiled:
         return bound if self._is_positional else dict(zip(self._binds, bound, strict=True))
 
     def document(self, many: Sequence[Mapping[str, Any]]) -> Values:
-        """The rows as `of_document` takes them. Bytes are in it as PostgreSQL writes them: `\\x6162`."""
-        binary = self._binary
-        rows = to_json([{**row, **{name: f"\\x{row[name].hex()}" for name in binary}} for row in many])
-        return {**self._fixed, _ROWS: rows}
+        """The rows as `of_document` takes them. Bytes are in it in base64, as msgspec writes them."""
+        return {**self._fixed, _ROWS: to_json(many)}
 
     def rows(self, cursor: Any) -> list[Values]:
         """The rows that the driver found."""
@@ -271,9 +269,16 @@ def _taker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]
     return lambda values: [values[name] for name in names]
 
 
-def _of_document(sql: str, types: Mapping[str, str]) -> str:
+def _of_document(sql: str, types: Mapping[str, str], binary: Set[str]) -> str:
     """PostgreSQL's statement for many rows, whose columns stand where the one for a single row has its parameters."""
-    of_rows = _PARAMETER.sub(lambda found: f"given.{found[1]}" if found[1] in types else found[0], sql)
+
+    def column_of(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in types:
+            return found[0]
+        return f"decode(given.{name}, 'base64')" if name in binary else f"given.{name}"
+
+    of_rows = _PARAMETER.sub(column_of, sql)
     numbered = {**types, _NUMBER: "INTEGER"} if sql.startswith("SELECT") else types
     typed = ", ".join(f"{name} {kind}" for name, kind in numbered.items())
     rows = f"json_to_recordset(%({_ROWS})s::json) AS given({typed})"
