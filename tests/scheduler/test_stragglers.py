@@ -131,3 +131,30 @@ def test_late_files_that_cannot_be_deleted_are_tried_again_and_stand_before_no_o
         assert list(tmp_path.rglob("*.safetensors")) == []
 
     with_stores(test)
+
+
+def test_late_files_do_not_wait_for_those_that_could_not_be_deleted(with_stores, tmp_path):
+    async def test(stores):
+        await stores.create_project("digits")
+        uids = [await stores.submit("digits") for _ in range(2)]
+        for uid in uids:
+            await stores.stop(uid)
+        await stores.delete_project("digits")
+        for uid in uids:
+            files_of(tmp_path, uid)
+        (tmp_path / uids[0] / os.fsdecode(b"no-text-\xff")).touch()
+        limits = StragglerLimits(retry_seconds=600.0)
+        stragglers = Stragglers(stores.projects, CheckpointStore(tmp_path.as_uri()), limits=limits)
+        stragglers.on_committed(Committed(late=uids[:1]))
+        first = asyncio.create_task(stragglers.turn())
+        await asyncio.sleep(0.2)
+        assert not first.done(), "it is left alone for a while"
+        stragglers.on_committed(Committed(late=uids[1:]))
+        async with asyncio.timeout(20):
+            await first
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await stragglers.turn()  # it has deleted what can be deleted, and waits for the rest
+        assert {path.parts[-3] for path in tmp_path.rglob("*.safetensors")} == set(uids[:1])
+
+    with_stores(test)

@@ -7,6 +7,7 @@ know: a database that was lost, or restored, would have what may be the only cop
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from services.chassis.errors import SihlaiError
@@ -63,7 +64,10 @@ class Stragglers:
             some = [uid for uid in late[start : start + self._limits.jobs_at_once] if uid in deleted]
             await asyncio.gather(*(self._delete_files(uid) for uid in some))
         if self._late.intersection(deleted):
-            await asyncio.sleep(self._limits.retry_seconds)
+            self._has_come.clear()
+            with contextlib.suppress(TimeoutError):  # what comes meanwhile does not wait for what failed
+                async with asyncio.timeout(self._limits.retry_seconds):
+                    await self._has_come.wait()
 
     async def _delete_files(self, job_uid: str) -> None:
         try:
