@@ -1,23 +1,28 @@
 """Writes the log's lines in a thread of its own: a pipe that nobody reads, or a disk that hangs, stops nobody who logs.
 
 Lines wait in memory, in their order. Those that find no room are dropped and counted, and the log says so where they
-are missing, once it goes on. The standard library's QueueListener waits for its stream without end, also as the process
-ends, and its queue counts lines, not their size.
+are missing, once it goes on. Others write to the same pipe (tracebacks, warnings, libraries in C): a line of ours is
+never cut in two by theirs, unless it is a very long one. The standard library's QueueListener waits for its stream
+without end, also as the process ends, and its queue counts lines, not their size.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
+import select
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
 DROPPED_LINES = "lines"
-LINES_AT_ONCE = 1_000
-"""That are written in one go."""
+TOLD_BYTES = 400
+"""Of a line that says how many are missing."""
+WHOLE_BYTES = select.PIPE_BUF - TOLD_BYTES
+"""Of the lines that are written in one go: what a pipe takes whole or not at all, whoever else writes to it (POSIX)."""
 FLUSH_LOOK_SECONDS = 0.002
 
 
@@ -70,18 +75,31 @@ class LogWriter(logging.Handler):
             time.sleep(FLUSH_LOOK_SECONDS)
 
     def _write_for_ever(self) -> None:
-        while True:
-            waiting = [self._lines.get()]
-            while len(waiting) < LINES_AT_ONCE and not self._lines.empty():
-                waiting.append(self._lines.get())
+        for group in self._groups():
             told = self._told
-            texts = [text for line, dropped in waiting for text in (self._missing(dropped), line)]
+            texts = [text for line, dropped in group for text in (self._missing(dropped), line)]
             if self._lines.empty():
                 texts.append(self._missing(self._dropped))
             if not self._is_written("".join(texts)):
                 self._told = told
-                self._lost += len(waiting)
-            self._taken_characters += sum(len(line) for line, _ in waiting)
+                self._lost += len(group)
+            self._taken_characters += sum(len(line) for line, _ in group)
+
+    def _groups(self) -> Iterator[list[tuple[str, int]]]:
+        """The lines, as many together as go out whole and as wait."""
+        group: list[tuple[str, int]] = []
+        room_bytes = WHOLE_BYTES
+        while True:
+            if group and self._lines.empty():
+                yield group
+                group, room_bytes = [], WHOLE_BYTES
+            line = self._lines.get()
+            size_bytes = len(line[0].encode(errors="surrogatepass"))
+            if group and size_bytes > room_bytes:
+                yield group
+                group, room_bytes = [], WHOLE_BYTES
+            group.append(line)
+            room_bytes -= size_bytes
 
     def _is_written(self, text: str) -> bool:
         try:

@@ -166,11 +166,38 @@ for number in range(3_000):
     logs.get_logger("x").info("line", number=number)
 raise RuntimeError("the end")
 """)
+    time.sleep(1)  # the pipe is full: the writer of the log and that of the traceback wait for the same room
     found = program.rest().splitlines()
-    assert "RuntimeError: the end" in found
+    assert "RuntimeError: the end" in found, "it stands between lines, not within one"
     lines = [json.loads(line) for line in found if line.startswith("{")]
     assert [line["number"] for line in lines] == list(range(3_000))
     assert program.process.returncode == 1
+
+
+def test_what_others_write_to_the_same_pipe_stands_between_lines():
+    program = Program("""
+import os, threading
+from services.chassis import log as logs
+logs.configure("example", format="json")
+
+def others():
+    for number in range(1_000):
+        os.write(2, b"theirs\\n")
+
+thread = threading.Thread(target=others)
+thread.start()
+for number in range(5_000):
+    logs.get_logger("x").info("line", number=number)
+thread.join()
+""")
+    time.sleep(1)  # the pipe is full: both wait for the same room, of which there is ever a little more
+    read = b""
+    while piece := os.read(program.process.stderr.fileno(), 5_000):
+        read += piece
+        time.sleep(0.001)
+    found = read.decode().splitlines()
+    assert found.count("theirs") == 1_000
+    assert [json.loads(line)["number"] for line in found if line != "theirs"] == list(range(5_000))
 
 
 class Disk(io.StringIO):
@@ -197,7 +224,8 @@ FINALIZERS_THAT_LOG = """
 import gc, logging, sys
 from services.chassis import log as logs
 
-logs.configure("example", format="json", stream=sys.stdout)
+limits = logs.LogLimits(waiting_characters_max=100_000_000)
+logs.configure("example", format="json", stream=sys.stdout, limits=limits)
 is_inside = False
 
 def finalized(phase, _details):
