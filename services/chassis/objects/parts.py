@@ -15,37 +15,40 @@ PARTS_MAX = 10_000
 
 
 class Parts:
-    """A file that is read part by part. `failure`: why it could not be read; the store would not tell."""
+    """An open file that is read part by part. `failure`: why it could not be read; the store would not tell."""
 
-    def __init__(self, file: Path, part_bytes: int) -> None:
+    def __init__(self, file: BinaryIO, part_bytes: int) -> None:
         self._file = file
-        self.part_bytes = part_bytes
+        self._part_bytes = part_bytes
         self.failure: OSError | None = None
 
     async def read(self, on_progress: Callable[[int], None], *, ahead_max: int) -> AsyncIterator[bytes]:
-        """The parts. `ahead_max`: so many are asked for before the first of them has arrived."""
+        """The parts. `ahead_max`: so many are asked for before the first of them has arrived.
+
+        A store that gives up forgets this in the midst; so whoever opened the file closes it, not this.
+        """
         parts = 0
         try:
-            async with OWN_FILES.entered(_opened(self._file)) as file:
-                while part := await OWN_FILES.run(lambda: file.read(self.part_bytes)):
-                    parts += 1
-                    if parts > ahead_max:
-                        on_progress((parts - ahead_max) * self.part_bytes)
-                    yield part
+            while part := await OWN_FILES.run(lambda: self._file.read(self._part_bytes)):
+                parts += 1
+                if parts > ahead_max:
+                    on_progress((parts - ahead_max) * self._part_bytes)
+                yield part
         except OSError as error:
             self.failure = error
             raise
 
 
-async def parts_of(file: Path, limits: ObjectLimits) -> Parts | None:
-    """How to send the file in parts; None where it is small enough for one request."""
+async def part_bytes_of(file: Path, limits: ObjectLimits) -> int | None:
+    """How large the parts of the file are; None where it is small enough for one request."""
     size_bytes = (await OWN_FILES.run(file.stat)).st_size
     if size_bytes <= limits.part_bytes:
         return None
-    return Parts(file, max(limits.part_bytes, -(-size_bytes // PARTS_MAX)))
+    return max(limits.part_bytes, -(-size_bytes // PARTS_MAX))
 
 
 @contextlib.contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO]:
-    with file.open("rb") as opened:
-        yield opened
+def opened(file: Path) -> Iterator[BinaryIO]:
+    """The file, open for reading; OWN_FILES enters it."""
+    with file.open("rb") as source:
+        yield source

@@ -43,7 +43,7 @@ from services.chassis.files import replacing
 from services.chassis.objects.access import Credentials, ObjectLimits, S3Key
 from services.chassis.objects.bucket import Buckets, Rights, open_bucket
 from services.chassis.objects.local import OWN_FILES, LocalBounds, OwnFolder, UsersFolder, require_file, through
-from services.chassis.objects.parts import parts_of
+from services.chassis.objects.parts import Parts, opened, part_bytes_of
 from services.chassis.objects.uri import bucket_of, check_endpoint, check_region, local_path, split_uri
 
 CHUNK_BYTES = 4 * 2**20
@@ -188,29 +188,31 @@ class ObjectFolder:
         OSError where the file cannot be read here.
         """
         full = self._full(_checked_path(path))
-        parts = await parts_of(content, self._limits) if isinstance(content, Path) else None
+        part_bytes = await part_bytes_of(content, self._limits) if isinstance(content, Path) else None
         with self._translated(path):
             store = await self._store.open(full, write=True)
-            if parts is None:
+            if not isinstance(content, Path) or part_bytes is None:
                 await obstore.put_async(store, full, content, mode="create" if create_only else "overwrite")
                 return
         if create_only and await self.exists(path):
             raise ObjectAlreadyExists(
                 Reason.OBJECT_ALREADY_EXISTS, f"{self.uri}/{path} exists already", {"uri": f"{self.uri}/{path}"}
             )
-        with self._translated(path):
-            try:
-                await obstore.put_async(
-                    store,
-                    full,
-                    parts.read(on_progress, ahead_max=self._limits.parts_concurrent_max + 1),
-                    use_multipart=True,
-                    chunk_size=parts.part_bytes,
-                    max_concurrency=self._limits.parts_concurrent_max,
-                )
-            except Exception:
-                if parts.failure is None:
-                    raise
+        async with OWN_FILES.entered(opened(content)) as file:
+            parts = Parts(file, part_bytes)
+            with self._translated(path):
+                try:
+                    await obstore.put_async(
+                        store,
+                        full,
+                        parts.read(on_progress, ahead_max=self._limits.parts_concurrent_max + 1),
+                        use_multipart=True,
+                        chunk_size=part_bytes,
+                        max_concurrency=self._limits.parts_concurrent_max,
+                    )
+                except Exception:
+                    if parts.failure is None:
+                        raise
         if parts.failure is not None:
             raise parts.failure
 
