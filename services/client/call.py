@@ -171,14 +171,15 @@ async def follow(
     is_last: Callable[[Followed], bool],
     on_break: Break = lambda error: None,
     seconds: float | None = None,
+    is_known: bool = False,
 ) -> Reading[Followed]:
     """The answers of a stream up to and with the last one, over any number of connections.
 
-    The request's cursor says where to begin, and is changed. The first connection must succeed: what a service
-    refuses, or that none is there, is raised. Later breaks are told to `on_break`, and tried again until
-    OUTAGE_SECONDS_MAX have passed without an answer; then the last error is raised. So is, the second time at one
-    cursor, that what is asked is too much. Where the token ended after an answer, the next connection carries the one
-    of its moment. Raises TimeoutError when it has not ended after `seconds`.
+    The request's cursor says where to begin, and is changed. The first connection must succeed, unless the service
+    `is_known` to be there: what it refuses, or that none is there, is raised. Later breaks are told to `on_break`, and
+    tried again until OUTAGE_SECONDS_MAX have passed without an answer; then the last error is raised. So is, the second
+    time at one cursor, that what is asked is too much. Where the token ended after an answer, the next connection
+    carries the one of its moment. Raises TimeoutError when it has not ended after `seconds`.
     """
     if seconds is not None:
         number(seconds, "timeout", at_least=-math.inf, at_most=math.inf)
@@ -209,7 +210,7 @@ async def follow(
             broke = error
             if time.monotonic() >= ends_at:
                 break
-            if not answered or time.monotonic() - answered_at > OUTAGE_SECONDS_MAX:
+            if not (answered or is_known) or time.monotonic() - answered_at > OUTAGE_SECONDS_MAX:
                 raise
             if isinstance(error, TOO_MUCH):
                 if too_much_at == resumed.cursor:

@@ -183,6 +183,7 @@ async def watched(
         is_last=lambda answer: answer.job.state in ENDED,
         on_break=on_break,
         seconds=seconds,
+        is_known=True,
     )
     seen = False
     async with contextlib.aclosing(answers):
@@ -218,8 +219,12 @@ def tailed(
     *,
     on_break: Break = lambda error: None,
     seconds: float | None = None,
+    is_known: bool = False,
 ) -> Reading[TailLogsResponse]:
-    """The answers of TailLogs up to `ended`, or without `follow` up to `caught_up`. The request is changed."""
+    """The answers of TailLogs up to `ended`, or without `follow` up to `caught_up`. The request is changed.
+
+    Where metrics `is_known` to be there, the first connection may break like any other.
+    """
     last = "ended" if request.follow else "caught_up"
     return follow(
         transport,
@@ -228,6 +233,7 @@ def tailed(
         is_last=lambda answer: answer.WhichOneof("message") == last,
         on_break=on_break,
         seconds=seconds,
+        is_known=is_known,
     )
 
 

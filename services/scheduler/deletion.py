@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from services.chassis.errors import SihlaiError
 from services.chassis.log import get_logger
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.store.projects import ProjectStore
@@ -96,16 +95,7 @@ class Deletion:
 
     async def _delete_files(self, job_uid: str) -> bool:
         """Whether they are gone. Where they could not be deleted the job is left alone for a while."""
-        try:
-            async with asyncio.timeout(self._limits.job_seconds):
-                await self._checkpoints.delete_job(job_uid)
-        except SihlaiError as error:
-            log.warning("job_files_not_deleted", job_uid=job_uid, problem=error.message)
-        except TimeoutError:
-            log.warning("job_files_not_deleted", job_uid=job_uid, problem="it takes long, and goes on later")
-        except Exception:
-            log.exception("job_files_not_deleted", job_uid=job_uid)
-        else:
+        if await self._checkpoints.delete_job(job_uid, seconds_max=self._limits.job_seconds):
             return True
         self._left_alone[job_uid] = self._monotonic() + self._limits.left_alone_seconds
         return False

@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cli.home import WAIT_SECONDS, Home, write_datasets
 
-FOLLOWS = ("sihlai job watch digits/first", "sihlai job wait digits/first", "sihlai logs -f digits/first")
+FOLLOWS = (
+    ("sihlai job watch digits/first", "queued"),
+    ("sihlai logs -f --json digits/first", "caught_up"),
+    ("sihlai job wait digits/first", ""),
+    ("sihlai job submit digits/second spec.yaml --follow", "queued"),
+)
+"""And what each says once it follows; the wait says nothing."""
 SUBMIT = "sihlai job submit digits/first spec.yaml"
 
 
@@ -28,6 +36,15 @@ def machine(tmp_path: Path) -> Iterator[Home]:
     home.ask("sihlai down")
 
 
+def until_connected(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Wait until each has asked a service, and had the time for an answer."""
+    ends_at = time.monotonic() + WAIT_SECONDS
+    while not all(psutil.Process(each.pid).net_connections("tcp") for each in processes):
+        assert time.monotonic() < ends_at
+        time.sleep(0.1)
+    time.sleep(2)
+
+
 def test_who_follows_a_job_sees_its_end_although_up_was_killed_in_between(machine: Home) -> None:
     """The services of the second `up` answer seconds before its runner does, and its addresses are written down."""
     follows = [
@@ -38,13 +55,14 @@ def test_who_follows_a_job_sees_its_end_although_up_was_killed_in_between(machin
             stdout=subprocess.PIPE,
             text=True,
         )
-        for line in (*FOLLOWS, f"{SUBMIT.replace('first', 'second')} --follow")
+        for line, _ in FOLLOWS
     ]
     try:
-        for follow in (follows[0], follows[-1]):
+        for follow, (_, text) in zip(follows, FOLLOWS, strict=True):
             assert follow.stdout is not None
-            while "queued" not in follow.stdout.readline():
+            while text and text not in follow.stdout.readline():
                 assert follow.poll() is None
+        until_connected(follows)
         data = machine.folder / ".local" / "share" / "sihlai"
         os.kill(int((data / "up.lock").read_text()), signal.SIGKILL)
         again = machine.ask("sihlai up -d --runners 1")

@@ -274,6 +274,31 @@ def test_a_first_connection_that_fails_is_raised_and_not_tried_for_ever() -> Non
 
 
 @pytest.mark.parametrize("blocking", [True, False])
+def test_a_first_connection_to_what_is_known_to_be_there_is_tried_again(blocking: bool) -> None:
+    request = pb.TailLogsRequest(job="projects/a/jobs/b", follow=True)
+
+    async def test() -> None:
+        given = {"metrics": "127.0.0.1:1"}
+        async with served(BreakingLogs()) as address:
+
+            def on_break(_: SihlaiError | None) -> None:
+                given["metrics"] = address
+
+            endpoints = Endpoints(given=given)
+            with Client(endpoints) as client:
+                async with AsyncClient(endpoints) as awaiting:
+                    if blocking:
+                        tail = client.iterate(tailed, request, on_break=on_break, is_known=True)
+                        answers = await asyncio.to_thread(lambda: list(tail))
+                    else:
+                        reading = awaiting.iterate(tailed, request, on_break=on_break, is_known=True)
+                        answers = [answer async for answer in reading]
+        assert answers[-1].ended.logs_complete
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("blocking", [True, False])
 def test_who_stops_reading_early_leaves_no_call_behind(blocking: bool) -> None:
     request = pb.TailLogsRequest(job="projects/a/jobs/b", follow=True)
 

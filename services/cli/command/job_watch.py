@@ -11,9 +11,9 @@ from google.protobuf import json_format
 from sihlai.scheduler.v1 import job_pb2
 from sihlai.scheduler.v1.job_pb2 import Job
 
-from services.chassis.errors import SihlaiError
 from services.cli import completion
 from services.cli.command.arguments import JobsArgument
+from services.cli.command.log import on_break
 from services.cli.error import EXIT_FAILED, EXIT_JOB_FAILED, CommandError
 from services.cli.session import Session, command
 from services.cli.view.table import jobs_table
@@ -49,14 +49,11 @@ async def watch(
         elif line := lines.changed(job, datetime.now()):  # noqa: DTZ005  # the clock of whoever reads it
             session.output.line(line)
 
-    def on_break(error: SihlaiError | None) -> None:
-        session.output.note(f"the connection broke, it goes on: {error.message if error else 'no reason was given'}")
-
     if "/" in what.removeprefix("projects/"):
-        async for job in session.client.iterate(watched, what, on_break=on_break):
+        async for job in session.client.iterate(watched, what, on_break=on_break(session.output)):
             tell(job)
         return
-    async for answer in session.client.iterate(changes, what, on_break=on_break):
+    async for answer in session.client.iterate(changes, what, on_break=on_break(session.output)):
         if answer.WhichOneof("message") == "job":
             tell(answer.job)
         elif answer.WhichOneof("message") == "removed" and session.output.as_json:
@@ -81,7 +78,7 @@ async def wait(
 
     async def ended(name: str) -> Job:
         last = Job(name=name)
-        async for job in session.client.iterate(watched, name):
+        async for job in session.client.iterate(watched, name, on_break=on_break(session.output)):
             last = job
         return last
 

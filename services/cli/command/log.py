@@ -109,7 +109,9 @@ async def follow_job(session: Session, name: str, *, since: datetime | None = No
         request = TailLogsRequest(job=name, follow=True)
         if since is not None:
             request.since.FromDatetime(since)
-        async for answer in session.client.iterate(tailed, request, on_break=on_break(session.output)):
+        # The job was answered for just now: what runs it is there, or will be again.
+        lines = session.client.iterate(tailed, request, on_break=on_break(session.output), is_known=True)
+        async for answer in lines:
             _show_answer(session.output, answer)
         return await states
     finally:

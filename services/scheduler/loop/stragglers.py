@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 
-from services.chassis.errors import SihlaiError
 from services.chassis.log import get_logger
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.store.committed import Committed
@@ -70,13 +69,6 @@ class Stragglers:
                     await self._has_come.wait()
 
     async def _delete_files(self, job_uid: str) -> None:
-        try:
-            async with asyncio.timeout(self._limits.job_seconds):
-                await self._checkpoints.delete_job(job_uid)
-        except (SihlaiError, TimeoutError) as error:
-            log.warning("late_files_not_deleted", job_uid=job_uid, problem=str(error) or type(error).__name__)
-        except Exception:  # it must not stand before others
-            log.exception("late_files_not_deleted", job_uid=job_uid)
-        else:
+        if await self._checkpoints.delete_job(job_uid, seconds_max=self._limits.job_seconds):
             log.info("late_files_deleted", job_uid=job_uid)
             self._late.discard(job_uid)

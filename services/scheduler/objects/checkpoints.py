@@ -15,7 +15,15 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from services.chassis.errors import InvalidArgument, NotFound, OutOfRange, Reason, ResourceExhausted, Violation
+from services.chassis.errors import (
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    Reason,
+    ResourceExhausted,
+    SihlaiError,
+    Violation,
+)
 from services.chassis.log import get_logger
 from services.chassis.objects.access import Credentials, ObjectLimits
 from services.chassis.objects.store import ObjectFolder, ObjectNotFound, open_store
@@ -124,9 +132,23 @@ class CheckpointStore:
         """Delete the files of a checkpoint that is no longer recorded; its manifest first, so that it is never half."""
         await _delete(self._folder(uri))
 
-    async def delete_job(self, job_uid: str) -> None:
-        """Delete all that lies under a job's prefix: checkpoints, samples, conversion reports."""
-        await _delete(self._root.folder(job_uid))
+    async def delete_job(self, job_uid: str, *, seconds_max: float) -> bool:
+        """Delete all that lies under a job's prefix: checkpoints, samples, conversion reports.
+
+        False where it could not be done in time; the log says why. What is gone by then stays gone.
+        """
+        try:
+            async with asyncio.timeout(seconds_max):
+                await _delete(self._root.folder(job_uid))
+        except SihlaiError as error:
+            log.warning("job_files_not_deleted", job_uid=job_uid, problem=error.message)
+        except TimeoutError:
+            log.warning("job_files_not_deleted", job_uid=job_uid, problem=f"they are not gone within {seconds_max:g} s")
+        except Exception:  # one job does not hold up others
+            log.exception("job_files_not_deleted", job_uid=job_uid)
+        else:
+            return True
+        return False
 
     def _folder(self, uri: str) -> ObjectFolder:
         root = f"{self._root.uri}/"

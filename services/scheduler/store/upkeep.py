@@ -101,11 +101,12 @@ class Upkeep:
         Where the clocks do not agree, or the look came late, the clocks restart instead and nothing is closed.
         """
         asked_seconds = self._monotonic()
-        closed, seen = await self._database.write(
+        closed, seen, forward_us = await self._database.write(
             lambda tx: self._renew_and_expire(tx, renewals, asked_seconds), control=True
         )
-        self._database.clock_ahead_us = seen.ahead_us
-        self._seen = seen  # not before it is on disk: what was not done is seen again, and done then
+        # Not before it is on disk: what was not done is seen again, and done then.
+        self._database.clock_ahead_us = max(self._database.clock_ahead_us + forward_us, 0)
+        self._seen = seen
         return closed
 
     async def forget(self) -> None:
@@ -124,16 +125,17 @@ class Upkeep:
 
     def _renew_and_expire(
         self, transaction: Transaction, renewals: Sequence[Renewal], asked_seconds: float
-    ) -> tuple[list[Attempt], _Seen]:
+    ) -> tuple[list[Attempt], _Seen, int]:
+        """What was closed, what was seen, and by how much (us) the clock was set forward since the look before."""
         before, clocks = self._seen, self._limits.clocks
         look = Look(asked_seconds=asked_seconds, taken_seconds=self._monotonic(), now_us=transaction.now_us)
         step = step_us(before.look, look, clocks)
-        seen = replace(before, look=look, ahead_us=max(before.ahead_us + step, 0))
+        seen = replace(before, look=look)
         self._renew(transaction, renewals)
         if problem := outage(before.look, look, clocks):
             log.warning("clocks_restarted", problem=problem)
             self._restart_clocks(transaction, back_us=max(-step, 0))
-            return [], seen
+            return [], seen, step
         seen = replace(seen, guard=self._guarded(transaction, look))
         closed = []
         if not seen.guard.holds(look.taken_seconds, self._limits.silence):
@@ -145,7 +147,7 @@ class Upkeep:
         self._let_retry(transaction)
         self._let_go_anywhere(transaction)
         self._take_back(transaction)
-        return closed, seen
+        return closed, seen, step
 
     def _guarded(self, transaction: Transaction, look: Look) -> Guard:
         """Whether so many runners are silent that it must be something else."""
@@ -318,11 +320,10 @@ class Upkeep:
 
 
 class _Seen(Struct, frozen=True, kw_only=True):
-    """The last look at the leases. `ahead_us`: by how much the clock was set forward since this process began."""
+    """The last look at the leases."""
 
     look: Look | None = None
     guard: Guard = Guard()
-    ahead_us: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -228,8 +228,8 @@ def test_an_agent_takes_no_job_while_what_it_keeps_fills_its_disk(system: System
             kept = small.folder / "kept"
             kept.write_bytes(bytes(3 * 2**24))
             assert system.wait_ended(name).state == job_pb2.JOB_STATE_COMPLETED
-            (runner,) = [each for each in system.runners() if each.name == "runners/r"]
-            assert "bytes free, 33554432 are wanted" in runner.capabilities.problem
+            wanted = "bytes free, 33554432 are wanted"
+            until(lambda: any(wanted in each.capabilities.problem for each in system.runners()))
             waiting = system.submit(system.project(), iterations=5)
             system.wait_for(waiting, lambda job: "runners/r cannot train: the disk" in job.why_not_running)
             kept.unlink()
