@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ from sihlai.scheduler.v1 import (
     job_service_pb2_grpc,
     project_service_pb2_grpc,
 )
+from sqlalchemy import inspect
 
 from services.chassis import config as chassis_config
 from services.chassis import log as logs
@@ -59,6 +61,7 @@ from services.scheduler.migrations import migrate
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.objects.conversion_reports import ConversionReportStore
 from services.scheduler.reachability import Reachability
+from services.scheduler.restoring import Restoring, RestoringLimits
 from services.scheduler.seal import Seal
 from services.scheduler.servicer.checkpoint_servicer import CheckpointServicer
 from services.scheduler.servicer.conversion_report_servicer import ConversionReportServicer
@@ -78,6 +81,7 @@ from services.scheduler.store.outbox import OutboxStore
 from services.scheduler.store.placing import Placing
 from services.scheduler.store.projects import ProjectStore
 from services.scheduler.store.queue import QueueLimits
+from services.scheduler.store.restored import RestoredRows
 from services.scheduler.store.retention import RetentionRows
 from services.scheduler.store.runners import RunnerStore
 from services.scheduler.store.upkeep import Upkeep
@@ -97,13 +101,19 @@ COLLECTION_THRESHOLDS = (10_000, 20, 1_000)
 them, which takes a tenth of a submit."""
 
 
+RESTORED = "restored"
+"""As the first argument: a backup was put back; do what is to be done once before a scheduler starts, and end."""
+
+
 def main(argv: Sequence[str]) -> int:
-    """Run the scheduler until a signal; return the exit status."""
+    """Run the scheduler until a signal, or what follows `restored`; return the exit status."""
+    is_restored = argv[:1] == [RESTORED]
+    prog, argv = (f"{PROG} {RESTORED}", argv[1:]) if is_restored else (PROG, argv)
     try:
-        config = chassis_config.load(SchedulerConfig, argv=argv, environ=os.environ, prog=PROG, prefix=PREFIX)
+        config = chassis_config.load(SchedulerConfig, argv=argv, environ=os.environ, prog=prog, prefix=PREFIX)
         logs.configure("scheduler", format=config.log_format, level=config.log_level)
-        asyncio.run(serve(config))
-    except (ConfigurationError, SihlaiError) as error:
+        asyncio.run(restore(config) if is_restored else serve(config))
+    except (ConfigurationError, SihlaiError, TimeoutError) as error:
         sys.stderr.write(f"scheduler: {error}\n")
         return 2
     return 0
@@ -112,6 +122,10 @@ def main(argv: Sequence[str]) -> int:
 def _migrate(database: Database) -> None:
     with database.writing.connect() as connection, connection.begin():
         migrate(connection)
+
+
+def _has_tables(database: Database) -> bool:
+    return inspect(database.writing).has_table("jobs")
 
 
 def tune_interpreter() -> None:
@@ -126,6 +140,54 @@ async def serve(config: SchedulerConfig) -> None:
         scheduler = await Scheduler.build(config, stack)
         tune_interpreter()
         await run_until_signal(scheduler.server, background=scheduler.start_background(stack))
+
+
+async def restore(config: SchedulerConfig) -> None:
+    """Make a database that was put back from a backup fit what happened since; say what was done."""
+    async with contextlib.AsyncExitStack() as stack:
+        database = _database(config, Dispatcher(overtakes_max=config.overtakes_max))
+        stack.callback(database.close)
+        if not await asyncio.to_thread(database.leader.take):
+            raise ConfigurationError(["a scheduler uses this database: end it, and those that stand by, first"])
+        if not await asyncio.to_thread(_has_tables, database):
+            raise ConfigurationError(["this database is empty: put the backup back first"])
+        await _led(database, stack)
+        restoring = Restoring(
+            RestoredRows(database),
+            CheckpointStore(config.checkpoint_root, endpoint_url=config.checkpoint_endpoint_url),
+            limits=RestoringLimits(),
+            on_progress=lambda restored: log.info("restoring", **asdict(restored)),
+        )
+        restored = await restoring.run()
+    sys.stdout.write(
+        f"{restored.jobs} jobs have not ended; {restored.checkpoints_found} of their checkpoints were found that the "
+        f"backup did not know, {restored.checkpoints_gone} that it knew are gone. Start the scheduler now. Tokens that "
+        "were revoked since the backup are good again: revoke them anew.\n"
+    )
+
+
+def _database(config: SchedulerConfig, dispatcher: Dispatcher) -> Database:
+    require_encrypted_database(config, config.database_url)
+    return Database(
+        config.database_url,
+        encode_fact=fact_to_event,
+        new_id=new_id,
+        dispatcher=dispatcher,
+        limits=database_limits(config),
+        leader_limits=LeaderLimits(
+            look_seconds=config.leader_look_seconds, silence_seconds=config.leader_silence_seconds
+        ),
+    )
+
+
+async def _led(database: Database, stack: contextlib.AsyncExitStack) -> asyncio.Task[None]:
+    """Migrate and start the database, whose lead was taken. Whose loss ends what is returned."""
+    leading = asyncio.create_task(Leading(database.leader).run())  # from now on: what comes next may take its time
+    stack.callback(leading.cancel)
+    await asyncio.to_thread(_migrate, database)
+    await asyncio.to_thread(database.leader.begin)
+    database.start()
+    return leading
 
 
 class Scheduler:
@@ -215,25 +277,10 @@ class Scheduler:
     @classmethod
     async def build(cls, config: SchedulerConfig, stack: contextlib.AsyncExitStack) -> Scheduler:
         """Open and migrate the database, connect, wire; what is opened is closed by `stack`."""
-        require_encrypted_database(config, config.database_url)
-        database = Database(
-            config.database_url,
-            encode_fact=fact_to_event,
-            new_id=new_id,
-            dispatcher=Dispatcher(overtakes_max=config.overtakes_max),
-            limits=database_limits(config),
-            leader_limits=LeaderLimits(
-                look_seconds=config.leader_look_seconds, silence_seconds=config.leader_silence_seconds
-            ),
-        )
+        database = _database(config, Dispatcher(overtakes_max=config.overtakes_max))
         stack.callback(database.close)
         await stand_by(database.leader)
-        leading = asyncio.create_task(Leading(database.leader).run())  # from now on: what comes next may take its time
-        stack.callback(leading.cancel)
-        await asyncio.to_thread(_migrate, database)
-        await asyncio.to_thread(database.leader.begin)
-        database.start()
-        scheduler = cls(config, database, leading)
+        scheduler = cls(config, database, await _led(database, stack))
         stack.push_async_callback(scheduler.reachability.close)
         if config.nats_url:
             require_encrypted_bus(config, config.nats_url)

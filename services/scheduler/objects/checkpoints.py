@@ -99,6 +99,12 @@ class CheckpointStore:
             found.append(manifest)
         return found
 
+    async def of_job(self, job_uid: str) -> list[CheckpointManifest]:
+        """The whole checkpoints of all attempts of a job, oldest first."""
+        paths = [path.partition("/") for path in await _sizes(self._root.folder(job_uid))]
+        epochs = {int(epoch) for epoch, _, rest in paths if epoch.isdecimal() and _is_manifest_path(rest)}
+        return [manifest for epoch in sorted(epochs) for manifest in await self.adopt(job_uid, epoch)]
+
     async def describe(self, uri: str) -> CheckpointManifest:
         """What is in the checkpoint at `uri`. NotFound (CHECKPOINT_NOT_FOUND) where it is not there, or not whole."""
         folder = self._folder(uri)

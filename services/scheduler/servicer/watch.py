@@ -303,5 +303,6 @@ def _unread(seconds: float) -> ResourceExhausted:
 def _check_cursor(revision: int, found: Changes) -> None:
     if 0 < revision < found.oldest:
         raise cursor_too_old(found.oldest)
-    if revision > found.revision:
-        raise unknown_cursor()  # of a database that was replaced since
+    if revision > found.revision:  # of a database that was replaced since
+        log.warning("cursor_of_another_database", revision=revision, last=found.revision)
+        raise unknown_cursor()

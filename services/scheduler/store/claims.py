@@ -56,8 +56,9 @@ def claim_jobs(transaction: Transaction, claims: Sequence[Claim], *, lease_secon
         claims, transaction.each(JOB_BY_UID, [{"id": claim.job.uid} for claim in claims]), strict=True
     ):
         job, runner = job_from_row(found[0]), claim.runner
+        floor = transaction.fence.epoch_floor(job.sequence)
         claimed, attempt = domain.claim(
-            job,
+            replace(job, epoch=max(job.epoch, floor), attempts=max(job.attempts, floor)),
             runner_id=runner.runner_id,
             session=runner.session,
             software_version=runner.capabilities.software_version,

@@ -18,10 +18,19 @@ SERVER_TIME_US = literal_column("(extract(epoch FROM clock_timestamp()) * 100000
 
 
 class Fence(Struct, frozen=True, kw_only=True):
-    """How a transaction begins: with the last revision, and at this time by the database's clock."""
+    """How a transaction begins: with the last revision, and at this time by the database's clock.
+
+    Where a backup was put back, the jobs up to `restored_sequence` may have had attempts up to `restored_epoch`.
+    """
 
     revision: int
     now_us: int
+    restored_sequence: int = 0
+    restored_epoch: int = 0
+
+    def epoch_floor(self, sequence: int) -> int:
+        """Numbers up to this may have been given to attempts of the job."""
+        return self.restored_epoch if sequence <= self.restored_sequence else 0
 
 
 def clock_of(url: URL) -> Clock:

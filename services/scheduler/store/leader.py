@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, literal, select, text, update
+from sqlalchemy import Connection, create_engine, literal, or_, select, text, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -41,6 +41,9 @@ ENCRYPTED = ("require", "verify-ca", "verify-full")
 
 SCHEDULER_LOCK = 0x5149_4841  # any number that no other program of this database uses
 LEADER = "leader"
+RESTORED_SEQUENCE, RESTORED_EPOCH = "restored_sequence", "restored_epoch"
+FENCING = (LEADER, REVISION, RESTORED_SEQUENCE, RESTORED_EPOCH)
+"""What each transaction begins with."""
 WRITER = "sihlai scheduler, writing"
 """What the server knows the writer's connection by."""
 _END_FORMER = text(
@@ -49,8 +52,7 @@ _END_FORMER = text(
 )
 PROBLEM_CHARACTERS_MAX = 500
 _TERM = select(counters.c.value).where(counters.c.name == LEADER)
-_IS_ONE = (counters.c.name == LEADER) | (counters.c.name == REVISION)
-_ROWS = select(counters.c.name, counters.c.value).where(_IS_ONE)
+_ROWS = select(counters.c.name, counters.c.value).where(or_(*(counters.c.name == name for name in FENCING)))
 _NUMBERS = Statement(_ROWS)
 _NUMBERS_AND_TIME = Statement(_ROWS.add_columns(SERVER_TIME_US).with_for_update())
 
@@ -132,7 +134,12 @@ class Leader:
         if self._term is not None and found[LEADER] != self._term:
             raise lost()
         now_us = machine_time_us() if self._is_sqlite else int(rows[0]["now_us"])
-        return Fence(revision=found[REVISION], now_us=now_us)
+        return Fence(
+            revision=found[REVISION],
+            now_us=now_us,
+            restored_sequence=found.get(RESTORED_SEQUENCE, 0),
+            restored_epoch=found.get(RESTORED_EPOCH, 0),
+        )
 
     def look(self) -> None:
         """Raise Unavailable where the lead is lost. Blocks for a moment; to be called every `look_seconds` from `take`

@@ -63,6 +63,7 @@ log = get_logger(__name__)
 _IDLE = (RUNNER_BY_ID, ACTIVE_OF_RUNNER)
 _WORKING = (*_IDLE, JOB_OF_RUNNER)
 """What a report of a runner is held against."""
+RESTORED_ADVICE = "was a backup put back? end the scheduler and run `python -m services.scheduler restored`"
 LOST_BY_RUNNER = "the runner came without the attempt that it held"
 
 
@@ -294,9 +295,11 @@ class RunnerStore:
             return None
         if attempt is None or not attempt.active:
             transaction.come_late(key.job_uid)
-        job = load_job(transaction.connection, key.job_uid) if attempt is not None and checkpoints else None
-        if job is not None:
+        job = load_job(transaction.connection, key.job_uid) if attempt is None or checkpoints else None
+        if job is not None and attempt is not None:
             record_checkpoints(transaction, job, checkpoints)
+        elif job is not None and key.epoch > max(job.epoch, transaction.fence.epoch_floor(job.sequence)):
+            log.error("database_forgot", attempt=key.epoch, job=job.name, runner=runner.name, advice=RESTORED_ADVICE)
         return attempt
 
     def _observe(self, transaction: Transaction, runner: Runner, attempt: Attempt, report: Report) -> Standing:

@@ -257,7 +257,8 @@ outbox = Table(
 )
 
 # `revision`: the last one that was given. `oldest_cursor`: the lowest revision that a watch can go on from. `leader`:
-# how often a scheduler has begun to write; only the one that has this number may.
+# how often a scheduler has begun to write; only the one that has this number may. `restored_sequence`,
+# `restored_epoch`: see `restored`; there where a backup was put back.
 counters = Table(
     "counters",
     metadata,

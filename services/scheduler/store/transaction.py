@@ -49,6 +49,7 @@ class Transaction:
     """
 
     now_us: int
+    fence: Fence
 
     def __init__(
         self,
@@ -97,7 +98,8 @@ class Transaction:
     def begin(self, fencing: Step[Fence], questions: Iterable[Question]) -> None:
         """Begin, and ask for what units will `ask` first."""
         fence, *found = self._together([fencing, *self._reading_ahead(questions)])
-        self.now_us, self._revision, self._stored_revision = fence.now_us, fence.revision, fence.revision
+        self.fence, self.now_us = fence, fence.now_us
+        self._revision = self._stored_revision = fence.revision
         self._remember_ahead(found)
 
     @property
@@ -174,9 +176,9 @@ class Transaction:
                 raise
             raise refused(error) from error
 
-    def next_revision(self) -> int:
-        """A number above every one that was given before, in any transaction that commits."""
-        self._revision += 1
+    def next_revision(self, *, skipped: int = 0) -> int:
+        """A number above every one that was given before, in any transaction that commits; so many are left out."""
+        self._revision += skipped + 1
         return self._revision
 
     def emit(self, fact: Fact) -> None:
