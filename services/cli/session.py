@@ -155,7 +155,7 @@ def command(function: Callable[Concatenate[Session, P], Awaitable[None]]) -> Cal
                     named = {name: await _named(client, value) for name, value in arguments.items()}
                     await act(Session(client=client, output=output, environ=environ), **named)
                 except (Unavailable, BaseExceptionGroup) as error:
-                    first = _first(error)
+                    first = first_of(error)
                     raise (_known(first, endpoints) if isinstance(first, Unavailable) else first) from error
 
         with reported(output):
@@ -210,7 +210,7 @@ def reported(output: Output) -> Iterator[None]:
     except typer.Exit:
         raise
     except BaseException as error:
-        exit_code = _reported_exit_code(output, _first(error))
+        exit_code = _reported_exit_code(output, first_of(error))
         if exit_code is None:
             raise
         raise typer.Exit(exit_code) from None
@@ -246,7 +246,7 @@ def _reported_exit_code(output: Output, error: BaseException) -> int | None:
             return None
 
 
-def _first(error: BaseException) -> BaseException:
+def first_of(error: BaseException) -> BaseException:
     """The first of what several tasks raised."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -15,13 +15,16 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import yaml
 from PIL import Image
 
+Step: TypeAlias = tuple[str, Callable[[], object]]
+"""A text on a terminal, and what is done once it is there."""
 IMAGES = 24
 WAIT_SECONDS = 240.0
 ROWS = 24
@@ -67,15 +70,20 @@ class Home:
             self.asked[line] = self.ask(line)
         return self.asked[line]
 
-    def on_terminal(self, line: str, *, columns: int, until: str = "", **environ: str) -> tuple[str, int]:
-        """What it shows on a terminal of so many columns, and its exit code. Ctrl-C is typed once `until` is seen."""
+    def on_terminal(
+        self, line: str, *, columns: int, until: str = "", meanwhile: Sequence[Step] = (), **environ: str
+    ) -> tuple[str, int]:
+        """What it shows on a terminal of so many columns, and its exit code. Ctrl-C is typed once `until` is seen.
+
+        `meanwhile`: what is done before that once a text is seen, in this order.
+        """
         process, terminal = pty.fork()
         if process == 0:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # also where a shell in the background has it ignored
             os.chdir(self.folder)
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
             os.execvpe("bash", ["bash", "-c", line], self.environ | {"TERM": "xterm-256color"} | environ)
-        shown = _read(terminal, until)
+        shown = _read(terminal, [*meanwhile, (until, lambda: os.write(terminal, b"\x03"))] if until else meanwhile)
         return shown, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
     def until_first_line(self, line: str) -> tuple[str, int]:
@@ -94,8 +102,8 @@ def plain(shown: str) -> str:
     return STEERING.sub("", shown).replace("\r\n", "\n")
 
 
-def _read(terminal: int, until: str) -> str:
-    shown = ""
+def _read(terminal: int, steps: Sequence[Step]) -> str:
+    shown, seen, left = "", 0, list(steps)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a letter may come in two pieces
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
@@ -106,9 +114,9 @@ def _read(terminal: int, until: str) -> str:
         if not found:
             break
         shown += decoder.decode(found)
-        if until and until in shown:
-            os.write(terminal, b"\x03")
-            until = ""
+        if left and (place := shown.find(left[0][0], seen)) >= 0:
+            seen = place + 1
+            left.pop(0)[1]()
     os.close(terminal)
     return shown
 

@@ -36,6 +36,16 @@ def machine(tmp_path: Path) -> Iterator[Home]:
     home.ask("sihlai down")
 
 
+def killed_up(machine: Home) -> None:
+    data = machine.folder / ".local" / "share" / "sihlai"
+    os.kill(int((data / "up.lock").read_text()), signal.SIGKILL)
+
+
+def started_up(machine: Home) -> None:
+    again = machine.ask("sihlai up -d --runners 1")
+    assert again.returncode == 0, again.stderr
+
+
 def until_connected(processes: Sequence[subprocess.Popen[str]]) -> None:
     """Wait until each has asked a service, and had the time for an answer."""
     ends_at = time.monotonic() + WAIT_SECONDS
@@ -63,13 +73,25 @@ def test_who_follows_a_job_sees_its_end_although_up_was_killed_in_between(machin
             while text and text not in follow.stdout.readline():
                 assert follow.poll() is None
         until_connected(follows)
-        data = machine.folder / ".local" / "share" / "sihlai"
-        os.kill(int((data / "up.lock").read_text()), signal.SIGKILL)
-        again = machine.ask("sihlai up -d --runners 1")
-        assert again.returncode == 0, again.stderr
+        killed_up(machine)
+        started_up(machine)
         for follow in follows:
             said, _ = follow.communicate(timeout=WAIT_SECONDS)
             assert follow.returncode == 0, said
     finally:
         for follow in follows:
             follow.kill()
+
+
+def test_top_stays_while_nobody_answers_and_says_so(machine: Home) -> None:
+    shown, exit_code = machine.on_terminal(
+        "exec sihlai top --seconds 0.2",
+        columns=100,
+        meanwhile=(
+            ("runners: none", lambda: killed_up(machine)),
+            ("no answer since", lambda: started_up(machine)),
+        ),
+        until="runners: 1",
+    )
+    assert exit_code == 130
+    assert "Traceback" not in shown

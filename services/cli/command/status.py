@@ -17,12 +17,14 @@ from sihlai.runner.v1 import runner_admin_service_pb2 as runners_pb
 from sihlai.scheduler.v1 import job_pb2
 from sihlai.scheduler.v1.job_pb2 import Job
 
+from services.chassis.errors import DeadlineExceeded
 from services.cli.error import CommandError
-from services.cli.session import Session, command
+from services.cli.session import Session, command, first_of
 from services.cli.view.output import message_to_json
 from services.cli.view.runner_table import runners_table
 from services.cli.view.table import jobs_table
-from services.client.call import RUNNERS, whole
+from services.cli.view.text import shown
+from services.client.call import PASSING, RUNNERS, whole
 from services.client.job import ENDED, listed, state_name
 from services.client.number import SECONDS_MAX, number
 
@@ -53,17 +55,26 @@ async def show_top(
     session: Session,
     seconds: Annotated[float, typer.Option(help="How often it is drawn over.")] = TOP_SECONDS,
 ) -> None:
-    """Show the same as `status`, drawn over again and again, until Ctrl-C.
+    """Show the same as `status`, drawn over again and again, until Ctrl-C, also while nobody answers for a while.
 
     Example: sihlai top --seconds 5
     """
     number(seconds, "--seconds", at_least=TOP_SECONDS_MIN, at_most=SECONDS_MAX)
     if not session.output.live:
         raise CommandError("top draws on a terminal: `sihlai status` is for everything else")
+    drawing = _drawing(*await _asked(session))
+    answered, problem = datetime.now(), ""  # noqa: DTZ005  # the clock of whoever reads it
     with Live(console=session.output.console, auto_refresh=False, screen=True) as screen:
         while True:
-            screen.update(_drawing(*await _asked(session)), refresh=True)
+            silence = Text(f"no answer since {answered:%H:%M:%S}: {shown(problem)}\n", style="red")
+            screen.update(Group(silence, drawing) if problem else drawing, refresh=True)
             await asyncio.sleep(seconds)
+            try:
+                drawing = _drawing(*await _asked(session))
+            except* (*PASSING, DeadlineExceeded) as errors:
+                problem = str(first_of(errors))
+            else:
+                answered, problem = datetime.now(), ""  # noqa: DTZ005  # as above
 
 
 async def _asked(session: Session) -> tuple[list[Job], list[Job], list[runners_pb.Runner]]:
