@@ -14,9 +14,13 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.chassis.errors import SihlaiError
+from services.chassis.log import get_logger
 from services.scheduler.objects.checkpoints import CheckpointStore
 from services.scheduler.store.restored import RestoredRows
 from services.scheduler.wire.checkpoint import checkpoint_from_manifest
+
+log = get_logger(__name__)
 
 PAGE_JOBS = 1_000
 
@@ -82,5 +86,11 @@ class Restoring:
             seconds = self._limits.job_seconds
             raise TimeoutError(f"no answer about the checkpoints of job {job_uid} within {seconds:g} s") from error
         checkpoints = [checkpoint_from_manifest(manifest, job_uid) for manifest in manifests]
-        changes = await self._rows.set_checkpoints(job_uid, [each for each in checkpoints if each is not None])
+        try:
+            changes = await self._rows.set_checkpoints(job_uid, [each for each in checkpoints if each is not None])
+        except SihlaiError:
+            raise
+        except Exception:  # one damaged row does not stand before the others
+            log.exception("job_not_restored", job_uid=job_uid)
+            return 0, 0
         return changes.found, changes.gone

@@ -12,12 +12,15 @@ import grpc
 import pytest
 import structlog
 from sihlai.scheduler.v1 import job_pb2, job_service_pb2
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from services.chassis.errors import ConfigurationError, Unavailable
 from services.scheduler.__main__ import restore
 from services.scheduler.config import SchedulerConfig
-from services.scheduler.store.restored import EPOCHS_SKIPPED
+from services.scheduler.objects.checkpoints import CheckpointStore
+from services.scheduler.restoring import Restoring, RestoringLimits
+from services.scheduler.store.restored import EPOCHS_SKIPPED, RestoredRows
 from tests.scheduler.completed_job import write_checkpoint
 from tests.scheduler.postgresql import run_on_postgresql
 
@@ -223,3 +226,21 @@ def test_an_empty_database_is_no_backup(tmp_path):
     )
     with pytest.raises(ConfigurationError, match="put the backup back first"):
         asyncio.run(restore(config))
+
+
+def test_a_damaged_row_does_not_stand_before_the_others(with_stores, tmp_path):
+    async def test(stores):
+        await stores.create_project("digits")
+        uids = sorted([await stores.submit("digits") for _ in range(3)])
+        damage = text("UPDATE jobs SET progress = '[]' WHERE uid = :uid")
+        await stores.database.write(lambda tx: tx.connection.execute(damage, {"uid": uids[1]}))
+        for uid in uids:
+            write_checkpoint(f"file://{tmp_path}/{uid}/1", 5)
+        store, found = CheckpointStore(f"file://{tmp_path}"), []
+        rows = RestoredRows(stores.database)
+        restored = await Restoring(rows, store, limits=RestoringLimits(), on_progress=found.append).run()
+        assert (restored.jobs, restored.checkpoints_found) == (3, 2)
+        assert found[-1] == restored
+        assert (await stores.job(uids[2])).job.last_checkpoint.iteration == 5
+
+    with_stores(test)
