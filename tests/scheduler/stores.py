@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import structlog
 from sqlalchemy import text
@@ -88,6 +89,28 @@ def failing_commits(database):
         yield
     finally:
         dialect.do_commit = commit
+
+
+WRITER_SECONDS_MAX = 60.0
+
+
+@contextlib.asynccontextmanager
+async def one_transaction(stores: Stores) -> AsyncIterator[None]:
+    """What is asked inside waits for the writer, which then takes it all at once."""
+    has_it, goes_on = threading.Event(), threading.Event()
+
+    def hold(_transaction: object) -> bool:
+        has_it.set()
+        return goes_on.wait(WRITER_SECONDS_MAX)
+
+    first = asyncio.ensure_future(stores.database.write(hold, control=True))
+    assert await asyncio.to_thread(has_it.wait, WRITER_SECONDS_MAX), "the writer has it alone"
+    try:
+        yield
+        await asyncio.sleep(0)
+    finally:
+        goes_on.set()
+        assert await first
 
 
 class Stores:

@@ -15,7 +15,7 @@ from services.chassis.errors import Unavailable
 from services.scheduler.domain.job import JobState
 from services.scheduler.store.attempts import save_job
 from tests.scheduler.recording import record
-from tests.scheduler.stores import one_commit_without_an_answer
+from tests.scheduler.stores import one_commit_without_an_answer, one_transaction
 
 
 def test_runner_that_waits_gets_its_job_at_once_though_the_answer_to_the_commit_was_lost(serve, simulated_runner):
@@ -90,10 +90,10 @@ def test_reports_of_working_runners_cost_the_database_a_few_statements_in_all(wi
             await stores.create_project(runner_id)
             await stores.submit(runner_id)
             held[runner_id] = await stores.report(runner_id)
-        blocked = asyncio.ensure_future(stores.database.write(lambda _: time.sleep(0.2), control=True))
-        await asyncio.sleep(0.05)  # so that all that follow share a transaction
-        after = await asyncio.gather(*(stores.hold(runner_id, held[runner_id]) for runner_id in runners))
-        await blocked
+        async with one_transaction(stores):
+            holding = [asyncio.ensure_future(stores.hold(runner_id, held[runner_id])) for runner_id in runners]
+            await asyncio.sleep(0.01)  # each has put itself into the queue
+        after = await asyncio.gather(*holding)
         assert [each.job.state for each in after] == [JobState.RUNNING] * len(runners)
         last = next(group for group in reversed(groups) if group)
         assert len([each for each in last if not each.statement.startswith("SELECT")]) < len(runners)

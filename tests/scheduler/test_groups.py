@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
 
 import pytest
 from sqlalchemy import text
@@ -21,25 +19,12 @@ from services.scheduler.store.placing import WaitingCall
 from services.scheduler.store.runners import Renewal
 from services.scheduler.store.together import together as say_together
 from tests.scheduler.recording import record
+from tests.scheduler.stores import one_transaction
 
 MANY = 40
 ALONE = frozenset({"DEPTH_ESTIMATION"})
 CALLERS, CALLS_EACH = 8, 10
 DEADLINE_SECONDS = 60.0
-
-
-@contextlib.asynccontextmanager
-async def one_transaction(stores):
-    """What is asked inside waits for the writer, which then takes it all at once."""
-    goes_on = threading.Event()
-    first = asyncio.ensure_future(stores.database.write(lambda _: goes_on.wait(DEADLINE_SECONDS), control=True))
-    await asyncio.sleep(0.05)  # the writer has it alone
-    try:
-        yield
-        await asyncio.sleep(0)
-    finally:
-        goes_on.set()
-        assert await first
 
 
 async def together(stores, *calls):

@@ -20,6 +20,9 @@ from services.chassis.errors import Aborted, FailedPrecondition, Reason
 from tests.scheduler.refusal import refused
 from tests.tokens import runner_token
 
+WAIT_SECONDS, SOON_SECONDS = 60.0, 20.0
+"""How long a call waits where nothing happens, and what is at once beside it on a busy machine."""
+PATIENT = {"synchronize_seconds_max": WAIT_SECONDS, "lease_seconds": 2 * WAIT_SECONDS}
 RUNNING, STOPPING, STOPPED = job_pb2.JOB_STATE_RUNNING, job_pb2.JOB_STATE_STOPPING, job_pb2.JOB_STATE_STOPPED
 
 
@@ -39,15 +42,15 @@ async def stop(client, job, **fields) -> None:
 
 def test_waiting_runner_gets_a_submitted_job_at_once_with_all_that_it_needs(serve, simulated_runner, tmp_path):
     async def test():
-        async with serve() as client:
+        async with serve(**PATIENT) as client:
             await client.create_project(validation_dataset=client.source("held-out"))
             runner = simulated_runner(client)
-            waiting = asyncio.ensure_future(runner.idle(wait=8.0))
+            waiting = asyncio.ensure_future(runner.idle(wait=WAIT_SECONDS))
             await registered(client, 1)
             began = time.monotonic()
             job = await client.submit()
             answer = await waiting
-            assert time.monotonic() - began < 2.0
+            assert time.monotonic() - began < SOON_SECONDS
             assignment = answer.run.assignment
             assert (assignment.job, assignment.job_uid, assignment.attempt) == (job.name, job.uid, 1)
             assert assignment.spec == job.spec
@@ -65,23 +68,23 @@ def test_waiting_runner_gets_a_submitted_job_at_once_with_all_that_it_needs(serv
 
 def test_stop_reaches_a_runner_that_waits_at_once(serve, simulated_runner):
     async def test():
-        async with serve() as client:
+        async with serve(**PATIENT) as client:
             await client.create_project()
             job = await client.submit()
             runner = simulated_runner(client)
             await runner.idle()
             await runner.work()
-            waiting = asyncio.ensure_future(runner.work(wait=8.0))
+            waiting = asyncio.ensure_future(runner.work(wait=WAIT_SECONDS))
             began = time.monotonic()
             await stop(client, job, grace={"seconds": 33})
             answer = await waiting
-            assert time.monotonic() - began < 2.0
+            assert time.monotonic() - began < SOON_SECONDS
             assert (answer.stop.mode, answer.stop.grace.seconds) == (job_pb2.STOP_MODE_CHECKPOINT, 33)
             assert not answer.stop.hand_back
 
             # What it does now is what is wanted: the call waits, until the stop becomes harder.
             waiting = asyncio.ensure_future(
-                runner.work("ATTEMPT_PHASE_CHECKPOINTING", wait=8.0, stopping="STOP_MODE_CHECKPOINT")
+                runner.work("ATTEMPT_PHASE_CHECKPOINTING", wait=WAIT_SECONDS, stopping="STOP_MODE_CHECKPOINT")
             )
             await client.until(job.name, STOPPING)
             await stop(client, job, mode="STOP_MODE_IMMEDIATE")
@@ -108,13 +111,13 @@ def test_lost_answer_is_given_again(serve, simulated_runner):
 
 def test_newer_call_ends_the_older_wait_and_an_older_one_changes_nothing(serve, simulated_runner):
     async def test():
-        async with serve() as client:
+        async with serve(**PATIENT) as client:
             await client.create_project()
             runner = simulated_runner(client)
-            older = runner.request(idle={}, wait=8.0)
+            older = runner.request(idle={}, wait=WAIT_SECONDS)
             waiting = asyncio.ensure_future(_answered(client, older))
             await registered(client, 1)
-            newer = asyncio.ensure_future(runner.idle(wait=8.0))
+            newer = asyncio.ensure_future(runner.idle(wait=WAIT_SECONDS))
             error = await refused(waiting)
             assert (type(error), error.reason) == (Aborted, Reason.CALL_SUPERSEDED)
             answer = await client.runners.Synchronize(older)
@@ -131,9 +134,9 @@ async def _answered(client, request):
 
 def test_session_that_is_taken_over_is_told_while_it_waits(serve, simulated_runner):
     async def test():
-        async with serve() as client:
+        async with serve(**PATIENT) as client:
             old = simulated_runner(client)
-            waiting = asyncio.ensure_future(old.idle(wait=8.0))
+            waiting = asyncio.ensure_future(old.idle(wait=WAIT_SECONDS))
             await registered(client, 1)
             await simulated_runner(client, session="second").idle(wait=0.0)
             error = await refused(waiting)
@@ -184,11 +187,11 @@ def test_a_container_that_is_made_anew_under_another_hosts_name_takes_its_runner
     """Also where the call of the one before still waits: nobody noticed that its machine has no power any more."""
 
     async def test():
-        async with serve() as client:
+        async with serve(**PATIENT) as client:
             calls = []
             for number in range(4):
                 runner = simulated_runner(client, session=f"session-{number}", host=f"container-{number}")
-                calls.append(runner.call(idle={}, wait=8.0))
+                calls.append(runner.call(idle={}, wait=WAIT_SECONDS))
                 await registered(client, 1)
                 await asyncio.sleep(0.1)
             for call in calls[:-1]:
@@ -268,8 +271,9 @@ def test_runner_of_another_protocol_is_refused(serve, simulated_runner):
 
 def test_waits_end_when_the_server_stops(serve, simulated_runner):
     async def test():
-        async with serve(drain_seconds=60.0, synchronize_seconds_max=60.0, lease_seconds=130.0) as client:
-            waiting = asyncio.ensure_future(_once(client, simulated_runner(client).request(idle={}, wait=60.0)))
+        async with serve(drain_seconds=60.0, **PATIENT) as client:
+            request = simulated_runner(client).request(idle={}, wait=WAIT_SECONDS)
+            waiting = asyncio.ensure_future(_once(client, request))
             await registered(client, 1)
             async with asyncio.timeout(30.0):
                 await client.scheduler.server.stop()
