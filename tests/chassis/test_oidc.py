@@ -329,7 +329,7 @@ def test_documents_that_are_wrong_or_too_large_give_no_keys(
     async def test(made: Access) -> None:
         good, issuer.answers[path] = issuer.answers[path], content and content.replace(b"URL", issuer.url.encode())
         text = issuer.token()
-        await until(lambda: issuer.asked.count(path) == 2)
+        await until(lambda: issuer.asked.count(path) >= 2)
         assert isinstance(made.refused(text), Unavailable)
         issuer.answers[path] = good
         await made.known(text)
@@ -340,7 +340,7 @@ def test_documents_that_are_wrong_or_too_large_give_no_keys(
 def test_an_issuer_that_is_too_slow_is_away(tmp_path: Path, issuer: Issuer) -> None:
     async def test(made: Access) -> None:
         text = issuer.token()
-        await until(lambda: len(issuer.asked) == 2)
+        await until(lambda: len(issuer.asked) >= 2)
         assert isinstance(made.refused(text), Unavailable)
 
     class Slow(bytes):
