@@ -15,8 +15,9 @@ from services.chassis.objects.access import ObjectLimits
 from services.chassis.objects.local import THREADS_MAX
 from services.chassis.objects.store import open_store
 
-SILENCE_SECONDS_MAX = 1.0
-HANGS_SECONDS = 3.0
+SILENCE_SECONDS_MAX = 10.0
+HANGS_SECONDS = 60.0
+"""Unless a test is over before. What waits for it is far behind what a busy machine takes."""
 DESCRIPTORS = Path("/proc/self/fd")
 
 
@@ -103,6 +104,8 @@ def test_who_has_no_timeout_is_told_after_a_while_also_when_all_threads_hang(tmp
     folder = opened(tmp_path, users=users, seconds=0.2)
 
     async def test():
+        assert await folder.read("a") == b"content"
+        descriptors = len([*DESCRIPTORS.iterdir()])
         began = time.monotonic()
         with hanging(tmp_path / "data", monkeypatch):
             calls = [folder.read("a") for _ in range(2 * THREADS_MAX)]
@@ -111,9 +114,10 @@ def test_who_has_no_timeout_is_told_after_a_while_also_when_all_threads_hang(tmp
         assert {type(failure) for failure in failures} == {Unavailable}
         assert {failure.reason for failure in failures} == {Reason.OBJECT_STORE_UNAVAILABLE}
         assert failures[0].message == f"{folder.uri}/a cannot be reached: there was no answer within 0.2 s"
-        descriptors = len([*DESCRIPTORS.iterdir()])
         assert await folder.read("a") == b"content"
-        assert len([*DESCRIPTORS.iterdir()]) <= descriptors
+        async with asyncio.timeout(60):
+            while len([*DESCRIPTORS.iterdir()]) > descriptors:  # noqa: ASYNC110 — threads close them
+                await asyncio.sleep(0.01)
 
     asyncio.run(test())
 

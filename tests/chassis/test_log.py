@@ -161,7 +161,7 @@ def test_a_process_ends_in_time_whose_log_nobody_reads():
 def test_last_lines_and_the_traceback_of_a_crash_come_out():
     program = Program("""
 from services.chassis import log as logs
-logs.configure("example", format="json")
+logs.configure("example", format="json", limits=logs.LogLimits(flush_seconds_max=60))
 for number in range(3_000):
     logs.get_logger("x").info("line", number=number)
 raise RuntimeError("the end")
@@ -178,7 +178,7 @@ def test_what_others_write_to_the_same_pipe_stands_between_lines():
     program = Program("""
 import os, threading
 from services.chassis import log as logs
-logs.configure("example", format="json")
+logs.configure("example", format="json", limits=logs.LogLimits(flush_seconds_max=60))
 
 def others():
     for number in range(1_000):
@@ -224,7 +224,7 @@ FINALIZERS_THAT_LOG = """
 import gc, logging, sys
 from services.chassis import log as logs
 
-limits = logs.LogLimits(waiting_characters_max=100_000_000)
+limits = logs.LogLimits(waiting_characters_max=100_000_000, flush_seconds_max=60)
 logs.configure("example", format="json", stream=sys.stdout, limits=limits)
 is_inside = False
 

@@ -26,6 +26,7 @@ from tests.relay import relay_to
 
 NAME = "sihlai.test.Example"
 KINDS = ["unary_unary", "unary_stream", "stream_unary", "stream_stream", "written_stream"]
+SECONDS = 60
 
 
 class Example:
@@ -140,7 +141,7 @@ async def call(channel, kind, text, **options):
 
 async def failed(channel, kind, text):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await asyncio.wait_for(call(channel, kind, text), 10)
+        await asyncio.wait_for(call(channel, kind, text), SECONDS)
     return caught.value
 
 
@@ -260,9 +261,9 @@ def test_call_that_its_caller_cancels_is_cancelled_in_the_server(kind):
     async def scenario():
         async with served() as (example, _, channel):
             task = asyncio.create_task(call(channel, kind, "wait"))
-            await asyncio.wait_for(example.started.wait(), 10)
+            await asyncio.wait_for(example.started.wait(), SECONDS)
             task.cancel()
-            await asyncio.wait_for(example.cancelled.wait(), 10)
+            await asyncio.wait_for(example.cancelled.wait(), SECONDS)
 
     asyncio.run(scenario())
 
@@ -349,8 +350,8 @@ def test_stop_says_not_serving_and_ends_endless_streams_before_the_drain_is_over
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=NAME))
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
             endless = asyncio.create_task(failed(channel, "unary_stream", "endless"))
-            await asyncio.wait_for(example.started.wait(), 10)
-            await asyncio.wait_for(server.stop(), 10)
+            await asyncio.wait_for(example.started.wait(), SECONDS)
+            await asyncio.wait_for(server.stop(), SECONDS)
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
             error = rpc.error_from_rpc(await endless)
             assert (type(error), error.reason) == (errors.Unavailable, Reason.SERVER_STOPPING)
@@ -363,9 +364,9 @@ def test_stop_cancels_what_the_drain_did_not_end():
     async def scenario():
         async with served(drain_seconds=0.1) as (example, server, channel):
             waiting = asyncio.create_task(failed(channel, "unary_unary", "wait"))
-            await asyncio.wait_for(example.started.wait(), 10)
-            await asyncio.wait_for(server.stop(), 10)
-            await asyncio.wait_for(example.cancelled.wait(), 10)
+            await asyncio.wait_for(example.started.wait(), SECONDS)
+            await asyncio.wait_for(server.stop(), SECONDS)
+            await asyncio.wait_for(example.cancelled.wait(), SECONDS)
             assert (await waiting).code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
     asyncio.run(scenario())
@@ -401,7 +402,7 @@ def test_unary_call_gets_a_deadline_where_it_has_none():
         ):
             error = rpc.error_from_rpc(await failed(channel, "unary_unary", "wait"))
             assert isinstance(error, errors.DeadlineExceeded)
-            await asyncio.wait_for(example.cancelled.wait(), 10)
+            await asyncio.wait_for(example.cancelled.wait(), SECONDS)
 
     asyncio.run(scenario())
 
@@ -430,7 +431,7 @@ def test_channel_to_nobody_gives_unavailable_and_connects_when_somebody_is_there
                 method = channel.unary_unary(
                     f"/{NAME}/unary_unary", StringValue.SerializeToString, StringValue.FromString
                 )
-                answer = await method(StringValue(value="c"), wait_for_ready=True, timeout=60)
+                answer = await method(StringValue(value="c"), wait_for_ready=True, timeout=SECONDS)
                 assert answer.value == "c"
 
     asyncio.run(scenario())
@@ -484,7 +485,7 @@ def test_process_stops_in_order_at_a_signal(tmp_path, number):
             stderr=asyncio.subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SECONDS):
             events = [json.loads(await process.stderr.readline())["event"]]
             assert path.exists()
             process.send_signal(number)
@@ -504,7 +505,7 @@ def test_background_task_that_fails_stops_the_server_and_is_told():
             raise ValueError("the outbox broke")
 
         with pytest.raises(ValueError, match="the outbox broke"):
-            await asyncio.wait_for(rpc.run_until_signal(server, background=[asyncio.create_task(fail())]), 10)
+            await asyncio.wait_for(rpc.run_until_signal(server, background=[asyncio.create_task(fail())]), SECONDS)
         assert server.stopping.is_set()
 
     asyncio.run(scenario())

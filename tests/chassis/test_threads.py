@@ -57,7 +57,7 @@ def test_when_all_threads_hang_callers_wait_as_long_as_they_want_and_no_longer(g
             await threads.run(lambda: 5, seconds_max=0.1)
         with pytest.raises(TimeoutError, match="1 calls wait for the threads of t already"):
             await threads.run(lambda: 5)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         gate.set()
         assert await asyncio.gather(*hung) == [True, True]
         assert await threads.run(lambda: 5) == 5
@@ -102,5 +102,5 @@ def test_what_is_entered_when_nobody_waits_any_more_is_left_again(gate, begun):
 
 
 def test_a_process_ends_without_a_call_that_hangs():
-    ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=30, check=True)
+    ended = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout == "there was no answer within 0.1 s\n"
