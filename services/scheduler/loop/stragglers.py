@@ -56,6 +56,7 @@ class Stragglers:
         if not self._late:
             self._has_come.clear()
             await self._has_come.wait()
+        self._has_come.clear()
         late = sorted(self._late)
         deleted = await self._projects.deleted(late)
         self._late -= {*late} - deleted
@@ -63,7 +64,6 @@ class Stragglers:
             some = [uid for uid in late[start : start + self._limits.jobs_at_once] if uid in deleted]
             await asyncio.gather(*(self._delete_files(uid) for uid in some))
         if self._late.intersection(deleted):
-            self._has_come.clear()
             with contextlib.suppress(TimeoutError):  # what comes meanwhile does not wait for what failed
                 async with asyncio.timeout(self._limits.retry_seconds):
                     await self._has_come.wait()
