@@ -34,9 +34,16 @@ def children() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def until_gone(pids: set[int], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
-    while alive := {pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"}:
+    while alive := {pid for pid in pids if is_alive(pid)}:
         assert time.monotonic() < deadline, alive
         time.sleep(0.005)  # what is waited for has no event
 
@@ -44,7 +51,7 @@ def until_gone(pids: set[int], seconds: float = 20) -> None:
 def test_no_worker_starts_before_there_is_work_and_none_stays_after() -> None:
     before = children()
     with WorkerPool(2) as pool:
-        assert children() == before
+        assert children() <= before
         worker = pool.submit(os.getpid).result(60)
         assert worker in children() - before
     until_gone({worker})

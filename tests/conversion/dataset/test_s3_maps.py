@@ -18,12 +18,8 @@ from tests.conversion.map_dataset import files_of, noise, write_semantic
 from tests.object_server import Bucket, free_ports
 from tests.relay import relay_to
 
-HOSTS = {
-    "allowed_endpoint_hosts": ("127.0.0.1",),
-    "object_retries_max": 0,
-    "object_read_seconds": 1.0,
-    "object_write_seconds": 1.0,
-}
+HOSTS = {"allowed_endpoint_hosts": ("127.0.0.1",), "object_retries_max": 0}
+STALL_SECONDS = 1.0
 SEMANTIC, MULTILABEL = task_pb2.TASK_SEMANTIC_SEGMENTATION, task_pb2.TASK_MULTILABEL_CLASSIFICATION
 SOON_SECONDS = 20.0
 
@@ -121,4 +117,5 @@ def test_maps_are_kept_in_a_bucket_whole_or_not_at_all(
             assert kept() == expected
 
     run(convert_locally, **HOSTS)
-    run(test, store_uri=f"s3://results/{name}", store_endpoint_url=f"http://127.0.0.1:{port}", **HOSTS)
+    store = {"store_uri": f"s3://results/{name}", "store_endpoint_url": f"http://127.0.0.1:{port}"}
+    run(test, **store, object_write_seconds=STALL_SECONDS, **HOSTS)

@@ -54,7 +54,18 @@ async def process(tmp_path: Path, store: Path, *settings: str) -> AsyncIterator[
         await service.wait()
 
 
-async def until(condition: Any, seconds: float = 40) -> None:
+def are_gone(processes: list[psutil.Process]) -> bool:
+    return not any(map(is_alive, processes))
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def until(condition: Any, seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 — what is waited for has no event
             await asyncio.sleep(0.002)
@@ -123,7 +134,7 @@ def test_a_conversion_whose_service_is_killed_is_taken_up_by_the_next_one(run: A
             with pytest.raises(grpc.RpcError):
                 async for _ in call:
                     pass
-        await until(lambda: not any(each.is_running() and each.status() != "zombie" for each in workers))
+        await until(lambda: are_gone(workers))
         assert not list(store.glob("datasets/*"))
         async with process(tmp_path, store) as (_, stub):
             result = await convert_rest(stub, folder, store)
@@ -216,7 +227,7 @@ def test_a_service_that_is_told_to_stop_does_so_soon_and_the_next_one_takes_its_
             with pytest.raises(grpc.RpcError) as caught:
                 await following
             assert error_from_rpc(caught.value).reason is Reason.SERVER_STOPPING
-        await until(lambda: not any(each.is_running() and each.status() != "zombie" for each in workers))
+        await until(lambda: are_gone(workers))
         async with process(tmp_path, store) as (_, stub):
             assert not (await convert_rest(stub, folder, store)).reused
 

@@ -110,7 +110,5 @@ def test_a_store_that_is_away_is_said_to_be_why_a_job_waits_and_a_refusal_ends_t
     run(
         test,
         allowed_endpoint_hosts=("127.0.0.1",),
-        object_connect_seconds=1.0,
-        object_read_seconds=1.0,
         object_retries_max=0,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import grpc
 import pytest
 from sihlai.conversion.v1 import conversion_service_pb2 as service_pb2
 from sihlai.conversion.v1 import dataset_pb2, task_pb2
@@ -14,17 +15,11 @@ from services.chassis.rpc import error_from_rpc
 from tests.object_server import Bucket
 from tests.relay import Relay, relay_to
 
-READ_SECONDS = 0.25
-SETTINGS = {
-    "allowed_endpoint_hosts": ("127.0.0.1",),
-    "object_connect_seconds": 1.0,
-    "object_read_seconds": READ_SECONDS,
-    "object_retries_max": 0,
-    "requests_max": 2,
-}
+SETTINGS = {"allowed_endpoint_hosts": ("127.0.0.1",), "object_retries_max": 0, "requests_max": 2}
+IMPATIENT = SETTINGS | {"object_read_seconds": 0.25}
 MULTILABEL = task_pb2.TASK_MULTILABEL_CLASSIFICATION
-SOON_SECONDS = 5.0
-"""Far below the defaults of the limits, far above what these tests set."""
+SOON_SECONDS = 20.0
+"""Below the defaults of the limits, far above what these tests set."""
 
 
 async def inspection(service: Any, source: dataset_pb2.DatasetSource) -> service_pb2.InspectDatasetResponse:
@@ -39,6 +34,25 @@ async def failure(service: Any, source: dataset_pb2.DatasetSource) -> SihlaiErro
     assert not list(service.store.glob("datasets/*"))
     assert not list(service.store.glob(".draft-*"))
     return error_from_rpc(caught.value)
+
+
+async def given_up(service: Any, source: dataset_pb2.DatasetSource, relay: Relay) -> SihlaiError:
+    """The error, where the relay holds something back. A busy machine may be slower than is configured before that."""
+    while True:
+        error = await failure(service, source)
+        if relay.held.is_set():
+            return error
+
+
+async def served_again(service: Any, source: dataset_pb2.DatasetSource) -> service_pb2.ConversionResult:
+    """What is converted now that nothing is held back; for a busy machine, see above."""
+    async with asyncio.timeout(SOON_SECONDS):
+        while True:
+            try:
+                return await service.convert(source, MULTILABEL)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
 
 
 async def meanwhile(call: Any, relay: Relay) -> asyncio.Task[Any]:
@@ -124,17 +138,16 @@ def test_a_server_that_does_not_answer_is_given_up_after_the_time_that_is_config
         async with relay_to(bucket.server.port) as relay:
             source = bucket.source(endpoint_url=relay.endpoint_url)
             relay.hold_requests(what.encode())
-            error = await failure(service, source)
-            assert relay.held.is_set()
+            error = await given_up(service, source, relay)
             assert isinstance(error, Unavailable)
             assert error.reason is Reason.OBJECT_STORE_UNAVAILABLE
             assert error.message.startswith(bucket.uri)
             assert "cannot be reached" in error.message
             assert error.retry_after_seconds > 0
             relay.release()
-            assert (await service.convert(source, MULTILABEL)).images_in == 4
+            assert (await served_again(service, source)).images_in == 4
 
-    run(test, **SETTINGS)
+    run(test, **IMPATIENT)
 
 
 def test_an_answer_that_stops_in_the_middle_is_given_up_after_the_time_that_is_configured(
@@ -147,13 +160,12 @@ def test_an_answer_that_stops_in_the_middle_is_given_up_after_the_time_that_is_c
         async with relay_to(bucket.server.port) as relay:
             source = bucket.source(endpoint_url=relay.endpoint_url)
             relay.hold_answers(f"GET /datasets/{bucket.prefix}/labels.yaml ".encode(), after_bytes=100_000)
-            error = await failure(service, source)
-            assert relay.held.is_set()
+            error = await given_up(service, source, relay)
             assert error.reason is Reason.OBJECT_STORE_UNAVAILABLE
             relay.release()
-            assert (await service.convert(source, MULTILABEL)).labelled_in == 1
+            assert (await served_again(service, source)).labelled_in == 1
 
-    run(test, **SETTINGS)
+    run(test, **IMPATIENT)
 
 
 def test_a_transfer_that_stops_for_less_than_that_time_goes_on(run: Any, dataset: Any, bucket: Bucket) -> None:
@@ -168,7 +180,7 @@ def test_a_transfer_that_stops_for_less_than_that_time_goes_on(run: Any, dataset
             relay.release()
             assert (await converted).images_in == 4
 
-    run(test, **SETTINGS | {"object_read_seconds": SOON_SECONDS})
+    run(test, **SETTINGS)
 
 
 def test_a_server_that_dies_is_named_and_one_that_is_back_is_read_from_where_it_stood(
@@ -233,4 +245,4 @@ def test_requests_are_tried_again_as_often_as_is_configured(run: Any, dataset: A
             relay.release()  # what is held goes through now; the request that was given up is sent again
             assert (await converted).images_in == 4
 
-    run(test, **SETTINGS | {"object_retries_max": 3})
+    run(test, **IMPATIENT | {"object_retries_max": 3})

@@ -52,13 +52,13 @@ def write_draft(folder: Path, *, digest: str = "digest", files: int = 300) -> Pa
 
 
 def kill_when(condition: Callable[[], Any], *arguments: str) -> None:
-    """Publish in a process that is killed as soon as the condition holds."""
+    """Publish in a process that is killed as soon as the condition holds, or has ended before anybody looked."""
     process = subprocess.Popen([sys.executable, "-c", PUBLISH, *arguments], cwd=ROOT)
     try:
         deadline = time.monotonic() + 40
-        while not condition():
-            assert process.poll() is None, "it was too fast"
+        while not condition() and process.poll() is None:
             assert time.monotonic() < deadline
+        assert not process.poll(), "it has failed"
     finally:
         process.kill()
         process.wait()

@@ -19,9 +19,10 @@ from services.chassis.rpc import error_from_rpc
 from tests.object_server import Bucket
 from tests.relay import relay_to
 
-HOSTS = {"allowed_endpoint_hosts": ("127.0.0.1",), "object_retries_max": 0, "object_write_seconds": 1.0}
+HOSTS = {"allowed_endpoint_hosts": ("127.0.0.1",), "object_retries_max": 0}
+STALL_SECONDS = 1.0
 YOLO = service_pb2.FOREIGN_FORMAT_YOLO_DETECT
-SOON_SECONDS = 10.0
+SOON_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_an_upload_that_fails_midway_is_taken_back(name: str, run: Any, yolo: Bu
             assert [each async for each in service.stub.ImportDataset(request)][-1].HasField("result")
             assert "metadata.json" in made(yolo)
 
-    run(test, **HOSTS)
+    run(test, object_write_seconds=STALL_SECONDS, **HOSTS)
 
 
 def test_what_is_there_is_never_written_over(run: Any, yolo: Bucket) -> None:

@@ -26,14 +26,9 @@ from tests.object_server import Bucket, free_ports
 from tests.relay import relay_to
 
 MULTILABEL = task_pb2.TASK_MULTILABEL_CLASSIFICATION
-SETTINGS: dict[str, Any] = {
-    "allowed_endpoint_hosts": ("127.0.0.1",),
-    "object_connect_seconds": 1.0,
-    "object_read_seconds": 0.5,
-    "object_write_seconds": 0.5,
-    "object_retries_max": 0,
-}
-SOON_SECONDS = 10.0
+SETTINGS: dict[str, Any] = {"allowed_endpoint_hosts": ("127.0.0.1",), "object_retries_max": 0}
+STALL_SECONDS = 1.0
+SOON_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -142,7 +137,8 @@ def test_an_upload_that_fails_midway_leaves_nothing_that_is_taken_for_a_dataset(
             assert {f"datasets/{digest}/{each}" for each in names} <= paths
             assert len({path.split("/")[1] for path in paths if path.startswith("datasets/")}) == 1
 
-    run(test, **settings(results, f"http://127.0.0.1:{port}"))
+    stalls = {"object_write_seconds": STALL_SECONDS} if happens == "stalled" else {}
+    run(test, **settings(results, f"http://127.0.0.1:{port}", **stalls))
 
 
 def test_a_store_that_may_not_be_written_is_named_and_keeps_nothing(
