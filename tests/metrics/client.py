@@ -214,13 +214,14 @@ def reason_of(refusal: ingest_service_pb2.WriterRefusal) -> Reason:
 
 
 class IngestClient:
-    """One Ingest stream. `send` does not wait; `wait_stored` does."""
+    """One Ingest stream. `send` does not wait; `wait_stored` does. What is waited for sees whole answers."""
 
     def __init__(self, server: Metrics) -> None:
         self._server = server
         self._requests: queue.SimpleQueue[ingest_service_pb2.IngestRequest | None] = queue.SimpleQueue()
         stub = ingest_service_pb2_grpc.IngestServiceStub(server.channel(of_runner=True))
         self._call = stub.Ingest(iter(self._requests.get, None))
+        self._hears = threading.Lock()
         self.stored: dict[int, int] = {}
         self.finished: dict[int, bool] = {}
         self.refusals: dict[int, ingest_service_pb2.WriterRefusal] = {}
@@ -234,7 +235,8 @@ class IngestClient:
         self._thread.start()
 
     def send(self, request: ingest_service_pb2.IngestRequest) -> None:
-        self.credit_bytes -= request.ByteSize()
+        with self._hears:
+            self.credit_bytes -= request.ByteSize()
         self._requests.put(request)
 
     def open(
@@ -249,8 +251,9 @@ class IngestClient:
         protocol_version: int = 1,
     ) -> int:
         """Open a writer; what is stored of it. Raises Refused."""
-        self.stored.pop(writer, None)
-        self.refusals.pop(writer, None)
+        with self._hears:
+            self.stored.pop(writer, None)
+            self.refusals.pop(writer, None)
         opening = ingest_service_pb2.OpenWriter(
             token=token,
             kind=kind,
@@ -318,8 +321,12 @@ class IngestClient:
         return self.error
 
     def wait(self, condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
-        until(lambda: condition() or self.ended, what, seconds)
-        if not condition():
+        def holds() -> bool:
+            with self._hears:
+                return condition()
+
+        until(lambda: holds() or self.ended, what, seconds)
+        if not holds():
             raise self.error or AssertionError(f"the stream ended before {what}")
 
     def half_close(self) -> None:
@@ -336,17 +343,21 @@ class IngestClient:
     def _receive(self) -> None:
         try:
             for response in self._call:
-                self.credit_bytes += response.credit_bytes
-                self.going_away |= response.going_away
-                for state in response.writers:
-                    if state.HasField("refusal"):
-                        self.refusals_told += 1
-                        self.refusals[state.writer] = state.refusal
-                    self.finished[state.writer] = state.finished
-                    self.stored[state.writer] = state.stored_sequence
+                with self._hears:
+                    self._hear(response)
         except grpc.RpcError as error:
             self.error = error_from_rpc(error)
         self.ended = True
+
+    def _hear(self, response: ingest_service_pb2.IngestResponse) -> None:
+        self.credit_bytes += response.credit_bytes
+        self.going_away |= response.going_away
+        for state in response.writers:
+            if state.HasField("refusal"):
+                self.refusals_told += 1
+                self.refusals[state.writer] = state.refusal
+            self.finished[state.writer] = state.finished
+            self.stored[state.writer] = state.stored_sequence
 
 
 def tail_all(

@@ -35,7 +35,7 @@ async def main(engine):
         try:
             rows = await store.on(Lane.QUERY).read("SELECT 2 AS x")
         except Unavailable:
-            assert time.monotonic() - cancelled_at < 10
+            assert time.monotonic() - cancelled_at < 30
         else:
             print("then", rows["x"][0].as_py())
             break

@@ -17,7 +17,7 @@ import pyarrow as pa
 from services.metrics.clickhouse.engine import open_engine
 from services.metrics.clickhouse.migration import migrate, read_migrations
 
-engine = open_engine("chdb://" + sys.argv[1], lock_seconds=5, query_seconds=20, insert_seconds=5)
+engine = open_engine("chdb://" + sys.argv[1], lock_seconds=60, query_seconds=60, insert_seconds=60)
 connection = engine.connect()
 migrate(connection, read_migrations())
 for number in range(1, 7):

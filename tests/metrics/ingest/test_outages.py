@@ -248,7 +248,7 @@ def test_with_the_scheduler_away_the_series_come_alone_and_names_hold_for_a_whil
     client.open(1, server.token(job.uid), series=[definition(job.uid, LOSS)])
     client.points(1, 1, columns(job.uid, LOSS, range(10), [1.0] * 10))
     client.wait_stored(1, 1)
-    assert not compare(server, job).configurations_missing
+    until(lambda: answers(server, job), "the scheduler to be asked")
     scheduler.stop()
     response = compare(server, job)
     assert response.configurations_missing

@@ -191,7 +191,7 @@ async def settled(inserter: Inserter, writer: Writer) -> None:
     """As an opening does: what of the earlier opening is being stored has ended."""
     writer.take()
     inserter.flush()
-    await asyncio.wait_for(writer.quiet(), 5)
+    await asyncio.wait_for(writer.quiet(), 60)
 
 
 @pytest.mark.parametrize("state", list(State))
