@@ -36,7 +36,7 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]
 def table(clickhouse: ClickHouse) -> Iterator[None]:
     clickhouse.execute("CREATE OR REPLACE TABLE t (x Int64, word LowCardinality(String)) ENGINE = MergeTree ORDER BY x")
     yield
-    assert not clickhouse.queries()
+    until(lambda: not clickhouse.queries(), "all queries to end")
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def stored(clickhouse: ClickHouse) -> list[int]:
 
 
 def refusal(future: Future[bytes]) -> int:
-    error = future.exception(20)
+    error = future.exception(60)
     assert isinstance(error, ClickHouseError), error
     return error.code
 
@@ -79,7 +79,7 @@ def test_a_held_insert_takes_effect_when_it_is_released_and_others_pass_it(
         assert clickhouse.matched(fault) == 1
         (running,) = clickhouse.rows("SELECT query_id, query FROM system.processes WHERE query_id = 'first'")
         assert running == {"query_id": "first", "query": INSERT}
-    held.result(20)
+    held.result(60)
     assert stored(clickhouse) == [1, 2]
 
 
@@ -108,7 +108,7 @@ def test_a_kill_may_be_refused(clickhouse: ClickHouse, beside: ThreadPoolExecuto
             clickhouse.execute("KILL QUERY WHERE query_id = 'safe' SYNC")
         assert refused.value.code == 497
     clickhouse.refuse_kills(False)
-    insert.result(20)
+    insert.result(60)
     assert stored(clickhouse) == [1]
 
 
@@ -174,7 +174,6 @@ def test_an_insert_goes_on_when_its_client_is_gone_but_not_when_half_of_it_came(
         with socket.create_connection(("127.0.0.1", clickhouse.port)) as torn:
             torn.sendall(request[:-8])
     until(lambda: stored(clickhouse) == [1], "the abandoned insert")
-    assert not clickhouse.queries()
 
 
 def test_a_query_id_that_runs_already_is_refused(clickhouse: ClickHouse, beside: ThreadPoolExecutor) -> None:
@@ -182,7 +181,7 @@ def test_a_query_id_that_runs_already_is_refused(clickhouse: ClickHouse, beside:
         first = beside.submit(clickhouse.execute, INSERT, arrow(1), query_id="same")
         clickhouse.wait_held("INSERT")
         assert refusal(beside.submit(clickhouse.execute, INSERT, arrow(2), query_id="same")) == 216
-    first.result(20)
+    first.result(60)
     assert stored(clickhouse) == [1]
 
 
@@ -215,6 +214,6 @@ def test_settings_hold_for_their_own_request(clickhouse: ClickHouse) -> None:
         return float(row["seconds"])
 
     with ThreadPoolExecutor(max_workers=4) as threads:
-        assert list(threads.map(seconds, range(1, 5))) == [1, 2, 3, 4]
+        assert list(threads.map(seconds, range(61, 65))) == [61, 62, 63, 64]
     (row,) = clickhouse.rows(asked)
     assert row["seconds"] == 0

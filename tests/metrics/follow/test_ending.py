@@ -54,6 +54,23 @@ def test_the_scheduler_s_clock_being_behind_does_not_cut_off_the_last_lines(
     assert tail.lines == ["Traceback", "ValueError"]
 
 
+def test_a_tail_ends_only_when_every_writer_has_finished(server: Metrics, book: JobBook, ingest: IngestClient) -> None:
+    job = submit(book)
+    ingest.open(1, server.token(job.uid), kind=LINES)
+    ingest.open(2, server.token(job.uid), kind=LINES, rank=1)
+    tail = Tail(server, job)
+    tail.wait_caught_up()
+    book.end(job.uid)
+    write(ingest, 1, ["late"])
+    tail.wait_lines(1)
+    ingest.finish(1, 1)
+    still_open(tail)
+    write(ingest, 1, ["of rank 1"], writer=2)
+    ingest.finish(2, 1)
+    assert tail.wait_ended().logs_complete
+    assert tail.lines == ["late", "of rank 1"]
+
+
 def test_a_job_that_had_ended_long_ago_makes_nobody_wait(server: Metrics, book: JobBook, ingest: IngestClient) -> None:
     job = submit(book)
     ingest.open(1, server.token(job.uid), kind=LINES)

@@ -76,23 +76,6 @@ def test_every_field_of_a_line_comes_back(server: Metrics, ingest: IngestClient,
     assert (second.line, second.number, second.time.nanos) == ("", 2, 1000)
 
 
-def test_a_tail_ends_only_when_every_writer_has_finished(
-    server: Metrics, book: JobBook, ingest: IngestClient, job: Job
-) -> None:
-    ingest.open(2, server.token(job.uid), kind=LINES, rank=1)
-    tail = Tail(server, job)
-    tail.wait_caught_up()
-    book.end(job.uid)
-    write(ingest, 1, ["late"])
-    tail.wait_lines(1)
-    ingest.finish(1, 1)
-    assert tail.ended is None
-    write(ingest, 1, ["of rank 1"], writer=2)
-    ingest.finish(2, 1)
-    assert tail.wait_ended().logs_complete
-    assert tail.lines == ["late", "of rank 1"]
-
-
 def test_a_tail_ends_as_not_complete_when_the_wait_for_a_lost_runner_is_over(
     server: Metrics, book: JobBook, ingest: IngestClient, job: Job
 ) -> None:
