@@ -23,7 +23,9 @@ def again(sequence: int) -> Report:
     return Report(runner_id="one", session="one-first", sequence=sequence, capabilities=CLASSIFIER, wait_seconds=8.0)
 
 
-def desk_of(stores, *, idle_calls_per_second: float = 500.0, wait_seconds_max: float = 0.05) -> RunnerDesk:
+def desk_of(
+    stores, *, idle_calls_per_second: float = 500.0, wait_seconds_max: float = 0.05, gap_seconds: float = 20.0
+) -> RunnerDesk:
     """With waits of a moment, and a gap that a test's steps fit into."""
     limits = DeskLimits(
         wait_seconds_max=wait_seconds_max,
@@ -32,7 +34,7 @@ def desk_of(stores, *, idle_calls_per_second: float = 500.0, wait_seconds_max: f
         resend_seconds=1.0,
         stop_grace_seconds=60.0,
         forget_seconds=50.0,
-        gap_seconds=2.0,
+        gap_seconds=gap_seconds,
     )
     desk = RunnerDesk(stores.runners, limits=limits, monotonic=asyncio.get_running_loop().time)
     stores.database.after_commit.append(desk.on_committed)
@@ -60,7 +62,7 @@ def test_idle_runner_keeps_its_place_between_calls_which_cost_no_transaction(wit
 def test_runner_is_told_to_stop_while_every_reader_hangs(with_stores):
     async def test(stores):
         await stores.create_project("digits")
-        desk, goes_on = desk_of(stores, wait_seconds_max=30.0), threading.Event()
+        desk, goes_on = desk_of(stores, wait_seconds_max=45.0), threading.Event()
         uid = await stores.submit("digits")
         given = (await desk.synchronize(again(1))).standing.attempt
         active = ActiveReport(key=key_of(given), number=given.number, phase=AttemptPhase.TRAINING)
@@ -79,7 +81,7 @@ def test_runner_is_told_to_stop_while_every_reader_hangs(with_stores):
                 margin_seconds=10.0,
                 reason="enough",
             )
-            told = await asyncio.wait_for(waiting, 5)
+            told = await asyncio.wait_for(waiting, 20)
             assert told.desired.key == key_of(given)
             assert told.desired.mode is StopMode.CHECKPOINT
         finally:
@@ -134,7 +136,7 @@ def test_idle_runner_that_a_transaction_concerned_takes_its_place_anew(with_stor
 def test_idle_runner_that_has_gone_gets_no_job(with_stores, goes):
     async def test(stores):
         await stores.create_project("digits")
-        desk = desk_of(stores)
+        desk = desk_of(stores, gap_seconds=0.2 if goes == "it calls no more" else 20.0)
         await desk.synchronize(again(1))
         if goes == "its call is cancelled":
             call = asyncio.ensure_future(desk.synchronize(again(2)))
@@ -142,7 +144,7 @@ def test_idle_runner_that_has_gone_gets_no_job(with_stores, goes):
             call.cancel()
             await asyncio.wait({call})
         elif goes == "it calls no more":
-            await asyncio.sleep(2.1)
+            await asyncio.sleep(0.3)
         else:
             other = replace(again(1), session="one-second", wait_seconds=0.0)
             assert (await desk.synchronize(other)).desired == BeIdle()

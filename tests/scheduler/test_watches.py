@@ -428,7 +428,7 @@ def test_ended_watch_whose_client_goes_away_makes_room(serve):
 def test_client_that_reads_slowly_gets_everything_in_order(serve):
     async def test():
         async with (
-            serve(watch_unread_seconds=1.0, watch_page_bytes_max=2**18) as client,
+            serve(watch_unread_seconds=2.0, watch_page_bytes_max=2**18) as client,
             slow_client(client) as jobs,
         ):
             names = await submit_large(client, 60)
@@ -439,7 +439,7 @@ def test_client_that_reads_slowly_gets_everything_in_order(serve):
                 found.append(message.job.name)
                 await asyncio.sleep(0.05)  # a slow line
             assert found == names
-            assert loop.time() - began > 3.0, "several times as long as nothing may be read"
+            assert loop.time() - began > 3.0, "longer than nothing may be read"
             stream.cancel()
 
     asyncio.run(test())
