@@ -60,10 +60,10 @@ def test_a_start_that_takes_longer_than_a_leader_may_be_silent_keeps_the_lead(se
     engine = create_engine(postgresql_url)
 
     async def start() -> None:
-        settings = {"database_url": postgresql_url, "leader_silence_seconds": SILENCE_SECONDS, "leader_look_seconds": 0.1}
+        limits = {"leader_silence_seconds": SILENCE_SECONDS, "leader_look_seconds": 0.1}
         with engine.begin() as connection:
             connection.execute(text("LOCK TABLE alembic_version"))
-            serving = asyncio.create_task(_serve_a_moment(serve, settings))
+            serving = asyncio.create_task(_serve_a_moment(serve, {"database_url": postgresql_url, **limits}))
             await asyncio.sleep(1.5 * SILENCE_SECONDS)
             assert not serving.done(), "it waits for the lock"
             assert not standby.take()
