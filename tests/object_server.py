@@ -6,6 +6,7 @@ port that we thought was free, is never taken for ours. On a leash: it never out
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import socket
@@ -27,6 +28,8 @@ BUCKETS = ("datasets", "results", "public")
 START_SECONDS_MAX = 20.0
 START_TRIES_MAX = 3
 POLL_SECONDS = 0.02
+FIRST_PORT, PORTS_END = 15_000, 32_000
+"""Below those that systems give away by themselves (Linux: from 32768 on, others from 49152)."""
 PORTS = (
     *("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"),
     *("s3.port", "s3.port.grpc", "admin.port", "admin.port.grpc"),
@@ -193,12 +196,14 @@ class Bucket:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports that were free a moment ago, and that the system gives to nobody by itself: no server and no connection of
+    another test gets them while the one that they are for is being started, or is away for a while.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = FIRST_PORT + secrets.randbelow(PORTS_END - FIRST_PORT)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in found:
+                found.append(port)
+    return found

@@ -15,6 +15,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.object_server import free_ports
+
 AUDIENCE = "sihlai"
 DISCOVERY, KEYS = "/.well-known/openid-configuration", "/keys"
 _RSA = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)  # takes a while: one for all
@@ -44,8 +46,8 @@ class Issuer:
         self.asked: list[str] = []
         self.answers: dict[str, bytes] = {}
         self._handler = Handler
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._port = self._server.server_port
+        (self._port,) = free_ports(1)  # it goes away, and comes back there
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._serve()
         self.url = f"http://127.0.0.1:{self._port}"
         self.private_keys: dict[str, Any] = {}

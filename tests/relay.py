@@ -10,6 +10,8 @@ import contextlib
 import re
 from collections.abc import AsyncIterator
 
+from tests.object_server import free_ports
+
 PIECE_BYTES = 64 * 2**10
 
 
@@ -165,8 +167,8 @@ class Relay:
 
 @contextlib.asynccontextmanager
 async def relay_to(target: int, port: int = 0) -> AsyncIterator[Relay]:
-    """A relay at a port (0: a free one) that is open, and gone afterwards."""
-    relay = Relay(target, port)
+    """A relay at a port (0: a free one, which nobody else gets while it is cut) that is open, and gone afterwards."""
+    relay = Relay(target, port or free_ports(1)[0])
     await relay.open()
     try:
         yield relay

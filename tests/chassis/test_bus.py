@@ -28,6 +28,7 @@ from services.chassis.bus import (
 from services.chassis.config import ServerConfig
 from services.chassis.errors import ConfigurationError
 from services.chassis.nats_server import require_encrypted_bus
+from tests.object_server import free_ports
 
 LIMITS = BusLimits(
     connect_seconds=1.0, reconnect_seconds=0.05, publish_seconds=60.0, acknowledge_seconds=1.0, request_seconds=30.0
@@ -43,7 +44,7 @@ class NatsServer:
 
     def __init__(self, folder):
         self.folder = folder
-        self.port = -1
+        self.port = free_port()
         self.process = None
         self.accounts = ""
 
@@ -80,9 +81,8 @@ def server(tmp_path):
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    (port,) = free_ports(1)
+    return port
 
 
 @contextlib.asynccontextmanager
@@ -248,7 +248,6 @@ def test_a_message_that_the_stream_finds_too_large_is_said_to_be_never_taken(ser
 def test_bus_connects_when_the_server_starts_later(tmp_path):
     async def scenario():
         server = NatsServer(tmp_path)
-        server.port = free_port()
         async with await Bus.connect(f"nats://127.0.0.1:{server.port}", limits=LIMITS) as bus:
             waiting = asyncio.create_task(bus.wait_connected())
             await asyncio.to_thread(server.start)

@@ -18,6 +18,8 @@ from typing import Any
 import grpc
 from sihlai.scheduler.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 
+from tests.object_server import free_ports
+
 
 class JobBook(job_service_pb2_grpc.JobServiceServicer):
     """Jobs as a scheduler tells them. Each change goes to every WatchJobs."""
@@ -107,7 +109,7 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.book = JobBook()  # type: ignore[abstract]  # what metrics does not call is left to the base class
-        self._port = 0
+        (self._port,) = free_ports(1)
         self._server: grpc.Server | None = None
 
     def start(self) -> str:

@@ -21,6 +21,7 @@ from services.chassis.bus import Bus
 from services.chassis.errors import Unavailable
 from services.chassis.loop import keep_turning
 from services.scheduler.loop.publishing import STREAM, OutboxLimits, Publisher
+from tests.object_server import free_ports
 
 
 class NatsServer:
@@ -28,7 +29,7 @@ class NatsServer:
 
     def __init__(self, folder):
         self.folder = folder
-        self.port = -1
+        (self.port,) = free_ports(1)
         self.process = None
         self.accounts = ""
 
