@@ -7,12 +7,13 @@ import time
 import uuid
 
 import psutil
+import pytest
 from msgspec.structs import replace
 from sihlai.scheduler.v1 import job_pb2
 from sqlalchemy import create_engine, text
 
 from services.chassis.errors import Unavailable
-from services.scheduler.domain.job import JobState
+from services.scheduler.domain.job import AttemptPhase, JobState
 from services.scheduler.store.attempts import save_job
 from tests.scheduler.recording import record
 from tests.scheduler.stores import one_commit_without_an_answer, one_transaction
@@ -97,5 +98,43 @@ def test_reports_of_working_runners_cost_the_database_a_few_statements_in_all(wi
         assert [each.job.state for each in after] == [JobState.RUNNING] * len(runners)
         last = next(group for group in reversed(groups) if group)
         assert len([each for each in last if not each.statement.startswith("SELECT")]) < len(runners)
+
+    with_stores(test)
+
+
+def test_failed_commit_leaves_the_pool_of_idle_runners_as_it_was(with_stores, waiting_call):
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.report("one", call=waiting_call())
+
+        def fail_the_batch(_transaction) -> None:
+            raise RuntimeError("the disk is full")
+
+        flush = stores.database.before_commit
+        flush.append(fail_the_batch)
+
+        def run_hook(hook, transaction) -> None:
+            with transaction.part():
+                hook(transaction)
+
+        stores.database._run_hook = run_hook
+        with pytest.raises(RuntimeError):
+            await stores.submit("digits")
+        flush.remove(fail_the_batch)
+        assert stores.dispatcher.is_idle("one")
+        uid = await stores.submit("digits")
+        assert (await stores.runners.standing("one")).job.uid == uid
+
+    with_stores(test)
+
+
+def test_dispatcher_that_lost_sight_of_the_rows_is_told_anew(with_stores, waiting_call):
+    async def test(stores):
+        await stores.create_project("digits")
+        await stores.report("one", call=waiting_call())
+        stores.database._is_told = False  # as after a commit of which nobody knows whether it is on disk
+        uid = await stores.submit("digits")
+        standing = await stores.runners.standing("one")
+        assert (standing.job.uid, standing.attempt.phase) == (uid, AttemptPhase.ASSIGNED)
 
     with_stores(test)

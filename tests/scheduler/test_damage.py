@@ -233,3 +233,15 @@ def test_spool_of_an_attempt_that_cannot_be_read_is_neither_dropped_nor_in_the_w
         assert [isinstance(found[key][0], Damaged) for key in keys] == [True, False]
 
     with_stores(test)
+
+
+def test_job_that_cannot_be_read_is_parked_and_the_ones_behind_it_go_on(with_stores):
+    async def test(stores):
+        await stores.create_project("digits")
+        for job_id in ("damaged", "sound"):
+            await stores.submit("digits", job_id)
+        damage = text("UPDATE jobs SET reason = 'NONSENSE' WHERE job_id = 'damaged'")
+        await stores.database.write(lambda transaction: transaction.connection.execute(damage).rowcount)
+        assert (await stores.report("one")).job.job_id == "sound"
+
+    with_stores(test)

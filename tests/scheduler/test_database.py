@@ -1,4 +1,4 @@
-"""The database's writer and its readers: slow lists delay no runner, and a full queue is refused."""
+"""The database's writer and readers: what delays nobody, who is served first, and what it refuses itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from services.chassis.errors import ResourceExhausted
 from services.scheduler.domain.dispatcher import Dispatcher
@@ -17,6 +18,7 @@ from services.scheduler.store.database import Database
 from services.scheduler.store.gathering import DatabaseLimits
 from services.scheduler.wire.event import fact_to_event
 from tests.scheduler.recording import record
+from tests.scheduler.silence import at_work
 
 
 def test_slow_lists_delay_nothing_that_runners_ask(with_stores):
@@ -110,3 +112,52 @@ def test_somebody_else_who_reads_on_in_sqlites_file_holds_up_neither_writer_nor_
             assert 1 <= len(tries) <= 2, "not with each transaction"
 
     stores.run(test)
+
+
+def test_what_keeps_runners_alive_goes_before_all_that_waits(with_stores):
+    async def test(stores):
+        stalls, goes_on, order = threading.Event(), threading.Event(), []
+
+        def stall(_transaction) -> None:
+            stalls.set()
+            goes_on.wait(60)
+
+        def note(what: str):
+            return lambda _transaction: order.append(what)
+
+        waiting = [asyncio.ensure_future(stores.database.write(stall))]
+        await asyncio.to_thread(stalls.wait, 60)
+        waiting += [asyncio.ensure_future(stores.database.write(note("submit"))) for _ in range(600)]
+        waiting += [asyncio.ensure_future(stores.database.write(note("renew"), control=True)) for _ in range(300)]
+        await asyncio.sleep(0)
+        goes_on.set()
+        await asyncio.gather(*waiting)
+        assert order[:256] == ["renew"] * 256
+        assert order[256:272] == ["submit"] * 16, "what waits otherwise is never left out altogether"
+        assert order.index("submit", 272) == 272 + 44
+
+    with_stores(test)
+
+
+@pytest.mark.parametrize("same", ["project_uid", "runner_id"])
+def test_database_itself_refuses_a_second_active_attempt(with_stores, same):
+    async def test(stores):
+        await at_work(stores, 2)
+        double = text(f"UPDATE attempts SET {same} = (SELECT min({same}) FROM attempts)")
+        with pytest.raises(IntegrityError):
+            await stores.database.write(lambda transaction: transaction.connection.execute(double).rowcount)
+
+    with_stores(test)
+
+
+@pytest.mark.parametrize("same", ["job_id", "sequence"])
+def test_database_itself_refuses_two_jobs_of_one_name_or_one_place(with_stores, same):
+    async def test(stores):
+        await stores.create_project("digits")
+        for _ in range(2):
+            await stores.submit("digits")
+        double = text(f"UPDATE jobs SET {same} = (SELECT min({same}) FROM jobs)")
+        with pytest.raises(IntegrityError):
+            await stores.database.write(lambda transaction: transaction.connection.execute(double).rowcount)
+
+    with_stores(test)
