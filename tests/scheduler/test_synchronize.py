@@ -219,13 +219,13 @@ def test_silent_runner_loses_its_job_to_another_which_goes_on_from_what_was_uplo
             await client.create_project()
             job = await client.submit()
             silent, other = simulated_runner(client), simulated_runner(client, "other")
-            await silent.idle()
-            await silent.work()
             # Uploaded whole, yet never reported: the scheduler finds it by itself.
             folder = tmp_path / "checkpoints" / job.uid / "1" / "30"
             folder.mkdir(parents=True)
             (folder / "model.safetensors").write_bytes(b"model")
             (folder / "manifest.json").write_text(json.dumps(manifest))
+            await silent.idle()
+            await silent.work()
             async with asyncio.timeout(60.0):
                 while other.assignment is None:
                     await other.idle(wait=1.0)

@@ -15,7 +15,7 @@ from services.metrics.clickhouse.migration import migrate, read_migrations
 from services.metrics.clickhouse.store import LINE_NUMBERS, PROGRESS, STORED_PLACES
 from services.metrics.writer_key import WriterKind
 
-engine = open_engine("chdb://" + sys.argv[1], lock_seconds=5, query_seconds=20, insert_seconds=5)
+engine = open_engine("chdb://" + sys.argv[1], lock_seconds=60, query_seconds=60, insert_seconds=60)
 connection = engine.connect()
 migrations = read_migrations()
 
