@@ -194,8 +194,9 @@ def test_buckets_now_and_the_points_after_them_lose_and_double_nothing(server: M
             sent += 1
             client.points(1, sent, columns(job.uid, LOSS, [sent], [float(sent)]))
 
-    thread = threading.Thread(target=write)
+    thread = threading.Thread(target=write, daemon=True)
     thread.start()
+    client.wait_stored(1, 1)
     request = pb.QuerySeriesRequest(job=job.name, selector=selected(LOSS), buckets_max=10_000, with_cursor=True)
     compared = pb.CompareJobsRequest(jobs=[job.name], selector=selected(LOSS), buckets_max=10_000, with_cursors=True)
     answers: list[tuple[series_pb2.BucketColumns, str, bool]] = []
