@@ -20,7 +20,7 @@ OPENED = {
     "az://account/bucket/data": AzureKey(sas_token="sv=1&sig=do-not-show-me"),
 }
 KEY = S3Key(access_key_id="id", secret_access_key="do-not-show-me", region="eu-central-1")
-QUICK = ObjectLimits(connect_seconds=1, read_seconds=1, retries_max=0, retry_seconds_max=1)
+QUICK = ObjectLimits(connect_seconds=5, read_seconds=20, retries_max=0, retry_seconds_max=1)
 
 
 @pytest.fixture
