@@ -14,13 +14,14 @@ from services.chassis.errors import Reason, ResourceExhausted
 from tests.tokens import token
 
 CONNECTIONS = 4
-CALLS_EACH = 60
+CALLS_EACH = 20
+"""Of each connection: all in all four times as many as may be served at once."""
 USER_CALLS_MAX = 20
 WATCHES_MAX = 10
 
 
 @contextlib.asynccontextmanager
-async def flooding(client, submission, refusals: list[ResourceExhausted], calls_each: int = CALLS_EACH):
+async def flooding(client, submission, refusals: list[ResourceExhausted]):
     """Clients that submit and list as fast as they can, and never come back later, until the block ends."""
     access = token(client.folder / "token.pem")
     channels = [rpc.channel(client.address, token=lambda: access, retry_attempts_max=1) for _ in range(CONNECTIONS)]
@@ -38,7 +39,7 @@ async def flooding(client, submission, refusals: list[ResourceExhausted], calls_
                 assert isinstance(refusal, ResourceExhausted), refusal
                 refusals.append(refusal)
 
-    tasks = [asyncio.create_task(flood(channel, number)) for channel in channels for number in range(calls_each)]
+    tasks = [asyncio.create_task(flood(channel, number)) for channel in channels for number in range(CALLS_EACH)]
     try:
         yield
         broken = [task for task in tasks if task.done()]
@@ -54,7 +55,8 @@ async def flooding(client, submission, refusals: list[ResourceExhausted], calls_
 def test_who_floods_is_refused_and_runners_notice_nothing(serve, simulated_runner):
     async def test():
         refusals: list[ResourceExhausted] = []
-        async with serve(user_calls_max=USER_CALLS_MAX, write_queue_max=10) as client:
+        patient = {"synchronize_seconds_max": 60.0, "lease_seconds": 120.0}
+        async with serve(user_calls_max=USER_CALLS_MAX, write_queue_max=10, **patient) as client:
             await client.create_project()
             await client.create_project("flooded")
             runner = simulated_runner(client)
@@ -71,7 +73,7 @@ def test_who_floods_is_refused_and_runners_notice_nothing(serve, simulated_runne
                     assert answer.run.attempt.job_uid == job.uid, (answer, slowest)
                     iteration += 1
                 waiting = runner.call(active={**runner.key(), "phase": "ATTEMPT_PHASE_TRAINING"}, wait=60.0)
-                await stopped(client, job.name)
+                await stopped(client, job.name, "users/ada")
                 async with asyncio.timeout(60):
                     assert (await waiting).stop.attempt.job_uid == job.uid
             assert {refusal.metadata["what"] for refusal in refusals} >= {"user_calls_max"}
@@ -90,7 +92,7 @@ def test_who_floods_takes_no_other_users_room(serve):
             other = token(client.folder / "token.pem", "users/ada")
             async with (
                 rpc.channel(client.address, token=lambda: other, retry_attempts_max=1) as channel,
-                flooding(client, client.submission("flooded"), refusals, USER_CALLS_MAX),
+                flooding(client, client.submission("flooded"), refusals),
             ):
                 await client.when(lambda: are_more(refusals, 20), seconds=60.0)
                 jobs = job_service_pb2_grpc.JobServiceStub(channel)
@@ -107,16 +109,19 @@ async def are_more(refusals: list[ResourceExhausted], count: int) -> bool:
     return len(refusals) > count
 
 
-async def stopped(client, name: str) -> None:
+async def stopped(client, name: str, subject: str) -> None:
     """A stop by somebody who comes back when told to."""
-    while True:
-        try:
-            await client.jobs.StopJob(job_service_pb2.StopJobRequest(name=name))
-            return
-        except grpc.aio.AioRpcError as error:
-            refusal = rpc.error_from_rpc(error)
-            assert isinstance(refusal, ResourceExhausted), refusal
-            await asyncio.sleep(0.01)
+    access = token(client.folder / "token.pem", subject)
+    async with rpc.channel(client.address, token=lambda: access, retry_attempts_max=1) as channel:
+        jobs = job_service_pb2_grpc.JobServiceStub(channel)
+        while True:
+            try:
+                await jobs.StopJob(job_service_pb2.StopJobRequest(name=name))
+                return
+            except grpc.aio.AioRpcError as error:
+                refusal = rpc.error_from_rpc(error)
+                assert isinstance(refusal, ResourceExhausted), refusal
+                await asyncio.sleep(0.01)
 
 
 def test_watches_without_end_take_no_place_of_anybody_else(serve, simulated_runner):
