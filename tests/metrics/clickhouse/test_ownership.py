@@ -84,7 +84,7 @@ def open_again(server: Metrics, job: Job) -> tuple[IngestClient, int]:
             return refused.refusal.permanent
         return True
 
-    until(is_open, "the writer to open", 30)
+    until(is_open, "the writer to open")
     assert opened, "the writer is refused for good"
     return client, opened[0]
 
@@ -205,7 +205,7 @@ def test_a_service_that_stalls_and_wakes_stores_nothing_of_what_another_has_take
         last.send(ingest_service_pb2.IngestRequest(writer=1, open=opening))
         assert reason_of(back.wait_refusal(1)) is Reason.WRITER_TAKEN
         assert 1 not in last.stored, "it was opened beside an insert that may still take effect"
-    last.wait(lambda: 1 in last.stored, "the writer to open", 30)
+    last.wait(lambda: 1 in last.stored, "the writer to open")
     for sequence in range(last.stored[1] + 1, 8):
         send(last, sequence)
     last.wait_stored(1, 7)
@@ -229,9 +229,9 @@ def test_an_opening_that_came_to_nothing_is_let_go_of_without_the_one_that_follo
         other = two.ingest()
         opening = ingest_service_pb2.OpenWriter(token=two.token(job.uid), kind=LINES, protocol_version=1)
         other.send(ingest_service_pb2.IngestRequest(writer=1, open=opening))
-        until(lambda: 1 in client.refusals or 1 in other.stored, "the opening to be seen", 30)
+        until(lambda: 1 in client.refusals or 1 in other.stored, "the opening to be seen")
         assert 1 not in other.stored, "it was opened beside an insert that may still take effect"
-    other.wait(lambda: 1 in other.stored, "the writer to open", 30)
+    other.wait(lambda: 1 in other.stored, "the writer to open")
     for sequence in range(other.stored[1] + 1, 3):
         send(other, sequence)
     other.wait_stored(1, 2)
@@ -276,7 +276,7 @@ def test_without_a_lease_nothing_is_stored_and_with_the_next_one_all_is(
     client = server.ingest()
     open_lines(client, server, job)
     with clickhouse.fault("INSERT INTO leases", fail="before", code=241) as number:
-        until(lambda: refusal_of_next(client) != "", "the lease to run out", 40)
+        until(lambda: refusal_of_next(client) != "", "the lease to run out")
         assert clickhouse.matched(number) >= 2
         # Where an insert was on its way when the lease ran out, the engine itself refused it.
         assert reason_of(client.refusals[1]) is Reason.METRICS_STORE_UNAVAILABLE
@@ -291,7 +291,7 @@ def test_without_a_lease_nothing_is_stored_and_with_the_next_one_all_is(
         assert found == last
         return refusal_of_next(again) == ""
 
-    until(goes_on, "the next lease", 40)
+    until(goes_on, "the next lease")
     assert stored(clickhouse, job) == lines(last + 1)
 
 
