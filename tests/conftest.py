@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
@@ -28,6 +29,10 @@ TOGETHER = {
 }
 """Files that share what takes longest to set up; one worker runs them, or each would set it up."""
 GROUPS = {file: shared for shared, files in TOGETHER.items() for file in files}
+
+# Whatever an example costs, on a machine that others use too it may stand still for as long as it likes.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 
 class BySetUp(LoadFileScheduling):
