@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,11 @@ from services.chassis.log import get_logger
 
 log = get_logger(__name__)
 
-PIPES_SECONDS = 2.0
-"""How long the trainer's pipes may stay open after its end: who else has them was started by it, and is ended."""
+PIPES_SECONDS = 10.0
+"""How long after the trainer's end nothing more may be taken out of its pipes: longer than a disk that stands still
+holds them up (`spool_stall_seconds_max`). Who else has them was started by it, and is ended."""
+PIPES_SECONDS_MAX = 30.0
+"""And how long they are read in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,8 @@ class Supervision:
         self._failure = ""
         self._killed_for = ""
         self._deadline: asyncio.TimerHandle | None = None
+        self._heard = 0
+        """So often something was taken out of the trainer's pipes."""
 
     @property
     def process_id(self) -> int | None:
@@ -107,9 +113,7 @@ class Supervision:
             await on_disk(end_group, process.group)
             await on_disk(self._ledger.forget_group, process.group)
             self._process = None
-        await asyncio.wait(relays, timeout=PIPES_SECONDS)
-        for relay in relays:
-            relay.cancel()
+        await self._hear_out(relays)
         process.close()
         log.info("trainer_ended", attempt=self._mark, exit_code=exit_code, killed_for=self._killed_for)
         kills_after = out_of_memory_kills()
@@ -162,12 +166,23 @@ class Supervision:
         log.error("relay_crashed", attempt=self._mark, exc_info=error)
         self._fail(f"the runner could not take in what the trainer said: {type(error).__name__}: {error}")
 
+    async def _hear_out(self, relays: list[asyncio.Task[None]]) -> None:
+        """Take in the rest of what the trainer said, its last word too, however slowly the disk takes it."""
+        deadline = time.monotonic() + PIPES_SECONDS_MAX
+        heard, reading = -1, set(relays)
+        while reading and heard != self._heard and time.monotonic() < deadline:
+            heard = self._heard
+            _, reading = await asyncio.wait(reading, timeout=PIPES_SECONDS)
+        for relay in reading:
+            relay.cancel()
+
     async def _relay_reports(self, process: TrainerProcess) -> None:
         try:
             async for reports in process.reports():
                 for report in reports:
                     self._take_in(report)
                 await self._recorder.room()
+                self._heard += 1
         except (ValueError, msgspec.DecodeError) as error:
             self._fail(f"the trainer sent what is no report: {error}")
 
@@ -182,6 +197,7 @@ class Supervision:
                 continued=piece.continued,
             )
             await self._recorder.room()
+            self._heard += 1
 
     def _take_in(self, report: Points | Line | Progress | CheckpointStarted | CheckpointWritten | Ended) -> None:
         match report:

@@ -15,7 +15,7 @@ from runner.agent.ledger import Ledger
 from runner.agent.trainer.ending import Ending
 from runner.agent.trainer.supervision import StopWanted, Supervision
 from runner.report import Progress
-from tests.runner.agent.recording import Recording, limits, until
+from tests.runner.agent.recording import Recording, Standstill, limits, until
 
 MakeTrainer = Callable[[str], list[str]]
 
@@ -75,3 +75,31 @@ def test_a_stop_while_the_trainer_works_is_told_to_it(tmp_path: Path, make_train
         return await asyncio.wait_for(running, 60)
 
     assert asyncio.run(run()).message == "told hand-back"
+
+
+LAST_WORDS = """
+for step in range(1, 41):
+    writer.write(Points(step, 5, {f"series/{index}/{'n' * 60}": float(step) for index in range(40)}))
+writer.write(Ended(Outcome.COMPLETED, "LIMIT_REACHED", "", 40))
+"""
+
+
+def test_the_last_words_of_a_trainer_are_heard_also_where_the_disk_stands_still_at_its_end(
+    tmp_path: Path, make_trainer: MakeTrainer
+) -> None:
+    recording = Recording(tmp_path / "s", limits(waiting_bytes_max=20_000, stall_seconds_max=4))
+    standstill = Standstill(recording.disk)
+    watched = Supervision(
+        mark="0197-3",
+        recorder=recording.recorder,
+        ledger=Ledger(tmp_path / "ledger"),
+        exit_seconds_max=10,
+        on_report=lambda report: None,
+    )
+
+    async def run() -> Ending:
+        return await asyncio.wait_for(watched.run(make_trainer(LAST_WORDS), folder=tmp_path, environ=os.environ), 60)
+
+    ending = asyncio.run(run())
+    standstill.end()
+    assert (ending.outcome, ending.message) == (job_pb2.ATTEMPT_OUTCOME_COMPLETED, "")
