@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +75,20 @@ class Service:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What it is at comes no further meanwhile, however long that takes on a busy machine."""
+        assert self.process is not None
+        service = psutil.Process(self.process.pid)
+        processes = [service, *service.children(recursive=True)]
+        try:
+            for process in processes:
+                process.suspend()
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
 
 @dataclass
@@ -210,8 +224,15 @@ class System:
         return self.jobs.GetJob(job_service_pb2.GetJobRequest(name=name), timeout=20, wait_for_ready=True).job
 
     def wait_for(self, name: str, condition: Callable[[job_pb2.Job], bool]) -> job_pb2.Job:
-        until(lambda: condition(self.job(name)))
-        return self.job(name)
+        """The job as it was when the condition held."""
+        seen: list[job_pb2.Job] = []
+
+        def holds() -> bool:
+            seen.append(self.job(name))
+            return condition(seen[-1])
+
+        until(holds)
+        return seen[-1]
 
     def wait_ended(self, name: str) -> job_pb2.Job:
         return self.wait_for(name, lambda job: job.state in ENDED)
@@ -235,8 +256,8 @@ class System:
         request = metrics_service_pb2.QuerySeriesRequest(job=name)
         request.selector.names.append(series)
         answer = stub.QuerySeries(request, timeout=20, wait_for_ready=True)
-        (found,) = answer.series
-        return list(zip(found.points.steps, found.points.values, strict=True))
+        assert len(answer.series) <= 1
+        return [point for found in answer.series for point in zip(found.points.steps, found.points.values, strict=True)]
 
     def assert_once(self, job: str, steps: range) -> None:
         """Every step's point and line is stored, in order, and none twice."""

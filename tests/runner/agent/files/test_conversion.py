@@ -58,13 +58,13 @@ def test_a_stop_while_converting_ends_the_attempt_and_the_work_at_once(system: S
     name = system.submit(system.project(large_dataset(system)), iterations=100_000)
     until(system.converts)
     job = system.wait_for(name, lambda job: job.progress.phase == "converting" and job.progress.done > 0)
-    assert job.state == job_pb2.JOB_STATE_STARTING
-    assert 0 < job.progress.done <= job.progress.total == IMAGES
-
-    stopped_at = time.monotonic()
-    system.stop_job(name)
-    job = system.wait_ended(name)
-    assert time.monotonic() - stopped_at < STOP_SECONDS_MAX
+    with system.services["conversion"].paused():
+        assert job.state == job_pb2.JOB_STATE_STARTING
+        assert 0 < job.progress.done <= job.progress.total == IMAGES
+        stopped_at = time.monotonic()
+        system.stop_job(name)
+        job = system.wait_ended(name)
+        assert time.monotonic() - stopped_at < STOP_SECONDS_MAX
     assert (job.state, job.HasField("last_checkpoint")) == (job_pb2.JOB_STATE_STOPPED, False)
     assert job.attempts[0].message == "stopped before its first step"
     assert not list((work / "attempts").glob("*")), "the local copy was deleted before the end was reported"

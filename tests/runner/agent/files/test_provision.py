@@ -231,8 +231,9 @@ def test_a_conversion_of_maps_ends_soon_after_nobody_wants_it_any_more(system: S
         works: list[Work] = []
         running = asyncio.create_task(provision(system, dataset, tmp_path / "attempt", ["classes"], works.append).run())
         await until(lambda: system.converts() and any(0 < work.done < work.total for work in works))
-        running.cancel()
-        await asyncio.wait({running})
+        with system.services["conversion"].paused():
+            running.cancel()
+            await asyncio.wait({running})
         assert running.cancelled()
         await until(lambda: not system.converts(), seconds=STOP_SECONDS_MAX)
 
