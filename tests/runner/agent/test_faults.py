@@ -23,7 +23,7 @@ HANDED_BACK = job_pb2.ATTEMPT_OUTCOME_HANDED_BACK
 def work(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The work folder of an agent that runs, and gives up soon what it cannot do."""
     work = tmp_path_factory.mktemp("agent") / "work"
-    agent = system.agent(work, *SOON, "--upload-minutes-max", "0.01")
+    agent = system.agent(work, *SOON, "--upload-minutes-max", "0.03")
     until(lambda: "runner_looked_at" in (work.parent / "work.log").read_text())
     yield work
     assert end(agent) == 0

@@ -323,16 +323,18 @@ def test_what_arrives_again_counts_as_movement_but_not_for_ever(
 
         async def work() -> None:
             uploading.uploads.add(checkpoint)
-            await until(lambda: bool(uploading.uploads.problem))
+            await until(lambda: moved_again(uploading) == upload.RESTARTS_MAX)
             assert not await uploading.uploads.finished_or_stuck(0.5)
 
         await uploading.running(work)
         return uploading
 
-    uploading = asyncio.run(run())
-    problems = [bool(problem) for _, problem in uploading.seen]
-    moved_again = sum(before and not after for before, after in pairwise(problems))
-    assert moved_again == upload.RESTARTS_MAX
+    def moved_again(uploading: Uploading) -> int:
+        """How often a problem was over because something arrived."""
+        problems = [bool(problem) for _, problem in uploading.seen]
+        return sum(before and not after for before, after in pairwise(problems))
+
+    assert moved_again(asyncio.run(run())) == upload.RESTARTS_MAX
 
 
 def test_tries_in_which_nothing_arrived_are_no_restarts_and_what_arrives_again_is_told(

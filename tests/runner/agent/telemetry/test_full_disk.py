@@ -138,7 +138,9 @@ def test_a_full_disk_never_ends_a_healthy_job(system: System, tmp_path: Path) ->
             assert steps[:20] == list(range(1, 21))
             assert steps[-1] == 400
             assert lines[-1].startswith("the attempt ended: completed")
-            assert len([text for text in lines if "lines were dropped before this line" in text]) == 1
+            # Each time that metrics has stored something there is a little room again.
+            told = [int(text.split()[0]) for text in lines if "lines were dropped before this line" in text]
+            assert sum(told) >= 400 - len(steps) > 0
             log = (work.parent / "work.log").read_text()
             assert "group_not_on_disk" in log
             assert "end_not_on_disk" in log

@@ -63,7 +63,7 @@ def test_a_driver_that_hangs_holds_up_nothing_and_is_asked_again_once_it_has_ans
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTemperature", lambda handle, sensor: 60)
     gpus = Gpus(seconds_max=5)
     assert [gpu.model for gpu in gpus.found] == ["G"]
-    meter = SystemMeter(gpus, tmp_path, seconds_max=0.05)
+    meter = SystemMeter(gpus, tmp_path, seconds_max=2)
 
     async def measure() -> None:
         assert (await meter.measure())[1][1] == {"gpu": "0"}
@@ -77,7 +77,7 @@ def test_a_driver_that_hangs_holds_up_nothing_and_is_asked_again_once_it_has_ans
         assert (await meter.measure())[1][0]["system/gpu_percent"] == 75
 
     asyncio.run(measure())
-    assert capsys.readouterr().out.count("no answer in 0.05 s") == 1
+    assert capsys.readouterr().out.count("no answer in 2 s") == 1
 
 
 def test_what_fails_is_left_out_and_told_once_and_the_rest_is_measured(
