@@ -31,7 +31,7 @@ from services.cli.machine.supervisor import Stack
 from tests.tokens import carrying
 
 ENDED = (job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_STOPPED, job_pb2.JOB_STATE_FAILED)
-WAIT_SECONDS = 90.0
+WAIT_SECONDS = 240.0
 POLL_SECONDS = 0.05
 
 Answer = TypeVar("Answer")

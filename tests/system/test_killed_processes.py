@@ -8,7 +8,14 @@ import psutil
 from sihlai.logs.v1 import log_service_pb2
 from sihlai.scheduler.v1 import job_pb2
 
-from tests.system.client import Client, assert_lines_whole, assert_steps_whole, local_datasets, until
+from tests.system.client import (
+    WAIT_SECONDS,
+    Client,
+    assert_lines_whole,
+    assert_steps_whole,
+    local_datasets,
+    until,
+)
 
 ITERATIONS_MAX = 300
 LONG = 100_000
@@ -31,7 +38,7 @@ def test_metrics_and_scheduler_killed_midway_lose_nothing_and_the_job_goes_on(cl
     done = client.wait_ended(job.name)
     assert done.state == job_pb2.JOB_STATE_STOPPED, done
     assert [attempt.outcome for attempt in done.attempts] == [job_pb2.ATTEMPT_OUTCOME_STOPPED]
-    follower.join(timeout=60)
+    follower.join(timeout=WAIT_SECONDS)
     assert not follower.is_alive()
     assert_lines_whole(messages)
     assert_steps_whole(client, job.name, 1, done.last_checkpoint.iteration)
@@ -67,7 +74,7 @@ def test_a_killed_runner_leaves_no_orphan_and_its_job_goes_on_from_the_last_chec
     trainers = psutil.Process(client.stack.process_id(runner)).children(recursive=True)
     assert trainers
     client.stack.kill(runner)
-    assert until(lambda: None if any(alive(trainer) for trainer in trainers) else True, seconds=10)
+    assert until(lambda: None if any(alive(trainer) for trainer in trainers) else True)
 
     client.stack.restart(runner)
     done = client.wait_ended(job.name)

@@ -21,6 +21,7 @@ from services.chassis.endpoints import SERVICES
 from services.cli.machine.supervisor import Stack, StackConfig
 from services.cli.machine.transport import Transport
 from tests.certificates import Authority
+from tests.system.client import until
 
 SECONDS = 60.0
 ANYWHERE = "0.0.0.0:0"
@@ -89,7 +90,7 @@ def test_nats_shows_it_too_and_its_facts_arrive(stack: Stack, authority: Authori
         finally:
             await client.close()
 
-    assert asyncio.run(streams(trusted)), "the scheduler has reached it, and made its stream"
+    until(lambda: asyncio.run(streams(trusted)) or None)  # the scheduler has reached it, and made its stream
     with pytest.raises((ssl.SSLError, nats.errors.Error, OSError)):
         asyncio.run(streams(ssl.create_default_context()))
 
