@@ -161,6 +161,7 @@ def test_a_resumed_job_is_compared_with_its_source(stack: Stack, trained: Result
     words = ("--id", "second", "--set", f"trainer.iterations_max={2 * ITERATIONS}", "--follow")
     resumed = sihlai(stack, "job", "resume", "shapes/first", *words)
     assert resumed.exit_code == 0, resumed.output
+    assert sihlai(stack, "metrics", "watch", "shapes/second").exit_code == 0  # to its last point
     compared = sihlai(stack, "metrics", "compare", "shapes/first", "shapes/second")
     assert compared.exit_code == 0, compared.output
     assert "trainer.iterations_max" in compared.stdout
@@ -182,6 +183,8 @@ def test_a_checkpoint_is_evaluated_with_metrics_samples_and_a_card_and_compared_
     whole = sihlai(stack, "job", "evaluate", "shapes/first", "--dataset", str(shapes), "--id", "whole", "--follow")
     assert whole.exit_code == 0, whole.output
     assert f"on {IMAGES} images" in sihlai(stack, "logs", "shapes/whole").stdout
+    for job in ("shapes/again", "shapes/whole"):  # to the last point, which may come after the job's end
+        assert sihlai(stack, "metrics", "watch", job).exit_code == 0
     compared = sihlai(stack, "metrics", "compare", "shapes/first", "shapes/again", "shapes/whole")
     assert compared.exit_code == 0, compared.output
     best = compared.stdout.partition("best values")[2]

@@ -81,7 +81,7 @@ def test_ctrl_c_is_an_end_without_a_stack_trace_from_the_first_moment_to_the_las
         [sys.executable, "-c", INTERRUPTED, at, "project", "list"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
         env={**os.environ, "SIHLAI_DATA": str(tmp_path), "HOME": str(tmp_path)},
     )
@@ -98,7 +98,7 @@ def test_ctrl_c_is_an_end_without_a_stack_trace_from_the_first_moment_to_the_las
     ],
 )
 def test_ctrl_c_at_a_question_ends_the_command_at_once(line: str, question: str, tmp_path: Path) -> None:
-    shown, exit_code = Home(tmp_path).on_terminal(f"exec timeout --foreground 30 {line}", columns=80, until=question)
+    shown, exit_code = Home(tmp_path).on_terminal(f"exec timeout --foreground 120 {line}", columns=80, until=question)
     assert (exit_code, "Traceback" in shown) == (130, False), shown
 
 
