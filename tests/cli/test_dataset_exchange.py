@@ -39,6 +39,29 @@ COCO = {
     ],
 }
 
+STANDS = """
+import os, signal, sys
+
+chunks = []
+
+def look(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith(".chunk"):
+        chunks.append(arguments[1])
+        if len(chunks) == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+sys.addaudithook(look)
+"""
+"""Python runs this at its start: a service stands still once it has kept a chunk, however late its end is."""
+
+
+@pytest.fixture
+def standing(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a command whose own service stands still in the middle of its work."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "sitecustomize.py").write_text(STANDS)
+    return {"PYTHONPATH": str(folder)}
+
 
 def invoke(*words: str | Path, environ: Mapping[str, str] | None = None) -> Result:
     return CliRunner().invoke(app, ["dataset", *map(str, words)], obj={"SIHLAI_TOKEN": access(), **(environ or {})})
@@ -195,18 +218,19 @@ def test_without_a_service_a_command_may_write_where_it_was_told_to(animals: Pat
     assert json.loads((tmp_path / "deeper" / "identities" / "metadata.json").read_text())["task"] == "metric learning"
 
 
-def test_an_interrupted_import_without_a_service_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_import_without_a_service_goes_on_where_it_was(tmp_path: Path, standing: dict[str, str]) -> None:
     write_image(tmp_path / "voc/JPEGImages/0.png")
     (tmp_path / "voc/Annotations").mkdir()
     for number in range(1_000):
-        objects = 30 * VOC_OBJECT.format("dog" if number == 999 else "cat")  # some work, and the more time to end it
+        objects = 30 * VOC_OBJECT.format("dog" if number == 999 else "cat")
         if number:
             os.link(tmp_path / "voc/JPEGImages/0.png", tmp_path / f"voc/JPEGImages/{number}.png")
         (tmp_path / f"voc/Annotations/{number}.xml").write_text(VOC.format(number, objects))
     words = ["import", "pascal-voc", str(tmp_path / "voc"), str(tmp_path / "native")]
     environ = {"SIHLAI_DATA": str(tmp_path / "data"), "HOME": str(tmp_path)}
     command = [sys.executable, "-m", "services.cli", "dataset", *words]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | environ) as run:
+    mine = os.environ | environ | standing
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=mine) as run:
         journal = ".native.part-*/journal/*.chunk"
         assert until(lambda: run.poll() is not None or list(tmp_path.glob(journal)))
         (child,) = psutil.Process(run.pid).children()
@@ -224,7 +248,9 @@ def test_an_interrupted_import_without_a_service_goes_on_where_it_was(tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["export", "convert"])
-def test_an_interrupted_export_or_conversion_without_a_service_goes_on_where_it_was(kind: str, tmp_path: Path) -> None:
+def test_an_interrupted_export_or_conversion_without_a_service_goes_on_where_it_was(
+    kind: str, tmp_path: Path, standing: dict[str, str]
+) -> None:
     source, out = tmp_path / "native", tmp_path / "out"
     write_image(source / "images/0.png")
     for number in range(1, 1_000):
@@ -240,7 +266,8 @@ def test_an_interrupted_export_or_conversion_without_a_service_goes_on_where_it_
     (tmp_path / "temporary").mkdir()
     environ = {"SIHLAI_DATA": str(tmp_path / "data"), "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "temporary")}
     command = [sys.executable, "-m", "services.cli", "dataset", *words]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | environ) as run:
+    mine = os.environ | environ | standing
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=mine) as run:
         journal = ".out.part-*/journal/*.chunk"
         assert until(lambda: run.poll() is not None or list(tmp_path.glob(journal)))
         (child,) = psutil.Process(run.pid).children()
