@@ -21,6 +21,8 @@ FOLLOWS = (
     ("sihlai job submit digits/second spec.yaml --follow", "queued"),
 )
 """And what each says once it follows; the wait says nothing."""
+IDLE_SECONDS_MAX = 0.05
+"""Processor time in a second of all who only wait."""
 SUBMIT = "sihlai job submit digits/first spec.yaml"
 
 
@@ -46,13 +48,15 @@ def started_up(machine: Home) -> None:
     assert again.returncode == 0, again.stderr
 
 
-def until_connected(processes: Sequence[subprocess.Popen[str]]) -> None:
-    """Wait until each has asked a service, and had the time for an answer."""
-    ends_at = time.monotonic() + WAIT_SECONDS
-    while not all(psutil.Process(each.pid).net_connections("tcp") for each in processes):
+def until_answered(machine: Home, processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Wait until each has asked a service and has nothing to do but wait, and what they asked for is answered."""
+    asking = [psutil.Process(each.pid) for each in processes]
+    ends_at, before, spent = time.monotonic() + WAIT_SECONDS, -1.0, 0.0
+    while spent - before > IDLE_SECONDS_MAX or not all(each.net_connections("tcp") for each in asking):
         assert time.monotonic() < ends_at
-        time.sleep(0.1)
-    time.sleep(2)
+        time.sleep(1)
+        before, spent = spent, sum(sum(each.cpu_times()[:2]) for each in asking)
+    assert machine.ask("sihlai job list digits").returncode == 0  # asked later, and answered
 
 
 def test_who_follows_a_job_sees_its_end_although_up_was_killed_in_between(machine: Home) -> None:
@@ -72,7 +76,7 @@ def test_who_follows_a_job_sees_its_end_although_up_was_killed_in_between(machin
             assert follow.stdout is not None
             while text and text not in follow.stdout.readline():
                 assert follow.poll() is None
-        until_connected(follows)
+        until_answered(machine, follows)
         killed_up(machine)
         started_up(machine)
         for follow in follows:
