@@ -78,6 +78,20 @@ class Outcome:
         return "\n".join(report.text for report in self.reports if hasattr(report, "text"))
 
 
+class Telling(ReportWriter):
+    """Asks about each report once it is written: a wish comes at the step that it is meant for, however late it is."""
+
+    def __init__(self, file_descriptor: int, tell: Callable[[Report], str | None], commands: Commands) -> None:
+        super().__init__(file_descriptor)
+        self._tell = tell
+        self._commands = commands
+
+    def write(self, report: Report) -> None:
+        super().write(report)
+        if wish := self._tell(report):
+            self._commands.wish = wish
+
+
 @dataclass(kw_only=True)
 class Workshop:
     """A folder with a dataset and attempts in it."""
@@ -141,7 +155,7 @@ class Workshop:
         reporter_type: type[Reporter] = Reporter,
         **settings: Any,
     ) -> Outcome:
-        """Train in this process; `tell` sees each report as it comes and may answer with a command."""
+        """Train in this process; `tell` sees each report as it is written and may answer with a command."""
         reading, writing = os.pipe()
         config = TrainerConfig(attempt_file=attempt_file, report_fd=writing, **settings)
         commands = commands or Commands()
@@ -149,14 +163,11 @@ class Workshop:
 
         def read() -> None:
             with os.fdopen(reading, "rb") as pipe:
-                for report in read_reports(pipe):
-                    reports.append(report)
-                    if wish := tell(report):
-                        commands.wish = wish
+                reports.extend(read_reports(pipe))
 
         listener = threading.Thread(target=read)
         listener.start()
-        reporter = reporter_type(ReportWriter(writing))
+        reporter = reporter_type(Telling(writing, tell, commands))
         try:
             reporter.ended(run(config, reporter, commands))
         finally:
