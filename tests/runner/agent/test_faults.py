@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from tests.runner.agent.system import System, end, left_behind, until
 
 SOON = ("--check-again-seconds-first", "0.2", "--check-again-seconds-max", "0.5", "--unsaved-retry-seconds-max", "0.5")
 QUEUED, COMPLETED, STOPPED = job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_STOPPED
+C = ctypes.CDLL(None, use_errno=True)
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # as Linux names and numbers them
 HANDED_BACK = job_pb2.ATTEMPT_OUTCOME_HANDED_BACK
 
 
@@ -33,15 +36,21 @@ def work(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 def in_the_way(path: Path) -> Iterator[None]:
     """A file where a folder should be: whoever needs the folder fails, as with a disk that broke."""
     away = path.with_name(f"{path.name}.away")
-    if path.exists():
-        path.rename(away)
-    path.write_text("a file where a folder should be")
+    away.write_text("a file where a folder should be")
+    path.mkdir(exist_ok=True)
+    exchange(path, away)
     try:
         yield
     finally:
-        path.unlink()
-        if away.exists():
-            away.rename(path)
+        exchange(path, away)
+        away.unlink()
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let them change places at one moment: who works there would make a folder anew where there is none."""
+    here, names = ctypes.c_int(AT_FDCWD), (bytes(one), bytes(other))
+    if C.renameat2(here, names[0], here, names[1], ctypes.c_uint(RENAME_EXCHANGE)):
+        raise OSError(ctypes.get_errno(), f"{one} and {other} cannot change places")
 
 
 @contextmanager
