@@ -14,6 +14,7 @@ import pytest
 
 from services.cli.machine.folder import FolderInUseError
 from services.cli.machine.supervisor import Change, Stack, StackConfig, StackError, StackEvent
+from tests.exchange import exchange
 
 WAIT_SECONDS = 120.0
 ODD_NAME = "Größe 100% #1 $x 'a' {c} \"b\""
@@ -87,15 +88,15 @@ def test_a_process_that_dies_is_started_again_at_its_address(stack: Stack, event
 def test_a_process_that_cannot_be_started_again_is_tried_until_it_can(stack: Stack, events: list[StackEvent]) -> None:
     """The watcher lives on: with it nobody would look after anything any more."""
     logs = stack.log("nats").parent
-    away = logs.rename(logs.with_name("logs.away"))
-    logs.write_text("a file where the logs should be: as with a full disk nothing can be started")
+    away = logs.with_name("logs.away")
+    away.write_text("a file where the logs should be: as with a full disk nothing can be started")
+    exchange(logs, away)
     try:
         events.clear()
         os.kill(stack.process_id("nats"), signal.SIGKILL)
         assert until(lambda: any("nats cannot be started" in event.detail for event in events))
     finally:
-        logs.unlink()
-        away.rename(logs)
+        exchange(logs, away)
     assert until(lambda: StackEvent(name="nats", change=Change.SERVING, detail=stack.address("nats")) in events)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tests.chaos.whole.history import History
 from tests.chaos.whole.stand import LEASE_SECONDS, Stand
+from tests.exchange import exchange
 
 SERVERS = ("scheduler", "metrics", "conversion", "nats")
 
@@ -149,13 +150,12 @@ def store_away(scene: Scene) -> None:
     """A file where the folder of all checkpoints should be."""
     store = scene.stand.folder / "checkpoints"
     away = store.with_name("checkpoints.away")
-    with contextlib.suppress(FileNotFoundError):
-        store.rename(away)
-    store.write_text("not mounted")
+    store.mkdir(exist_ok=True)
+    away.write_text("not mounted")
+    exchange(store, away)
     scene.wait(scene.random.uniform(1, 5))
-    store.unlink()
-    with contextlib.suppress(FileNotFoundError):
-        away.rename(store)
+    exchange(store, away)
+    away.unlink()
 
 
 def kill_postgresql(scene: Scene) -> None:

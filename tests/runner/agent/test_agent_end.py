@@ -12,6 +12,7 @@ from sihlai.scheduler.v1 import job_pb2
 
 from tests import tokens
 from tests.chaos.disk import disk, why_no_disk
+from tests.exchange import exchange
 from tests.runner.agent.system import System, end, left_behind, until
 
 
@@ -196,14 +197,14 @@ def test_a_checkpoint_whose_upload_the_scheduler_gave_up_is_kept_and_uploaded_la
         agent = system.agent(work, "--unsaved-retry-seconds-max", "0.5")
         name = system.submit(system.project(), iterations=100_000, step_ms="10")
         system.wait_step(name, 3)
-        store.rename(tmp_path / "away")
-        store.write_text("a file where the store's folder should be")
+        away = tmp_path / "away"
+        away.write_text("a file where the store's folder should be")
+        exchange(store, away)
         system.stop_job(name, grace_seconds=1)
         assert system.wait_ended(name).state == job_pb2.JOB_STATE_STOPPED
         until(lambda: "attempt_superseded" in (tmp_path / "work.log").read_text() and not left_behind(work))
         assert not system.job(name).HasField("last_checkpoint")
-        store.unlink()
-        (tmp_path / "away").rename(store)
+        exchange(store, away)
         job = system.wait_for(name, lambda job: job.HasField("last_checkpoint"))
         assert (job.state, job.last_checkpoint.cause) == (
             job_pb2.JOB_STATE_STOPPED,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from collections.abc import Iterator
@@ -13,12 +12,11 @@ import pytest
 from sihlai.runner.v1 import runner_admin_service_pb2
 from sihlai.scheduler.v1 import job_pb2
 
+from tests.exchange import exchange
 from tests.runner.agent.system import System, end, left_behind, until
 
 SOON = ("--check-again-seconds-first", "0.2", "--check-again-seconds-max", "0.5", "--unsaved-retry-seconds-max", "0.5")
 QUEUED, COMPLETED, STOPPED = job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_COMPLETED, job_pb2.JOB_STATE_STOPPED
-C = ctypes.CDLL(None, use_errno=True)
-AT_FDCWD, RENAME_EXCHANGE = -100, 2  # as Linux names and numbers them
 HANDED_BACK = job_pb2.ATTEMPT_OUTCOME_HANDED_BACK
 
 
@@ -44,13 +42,6 @@ def in_the_way(path: Path) -> Iterator[None]:
     finally:
         exchange(path, away)
         away.unlink()
-
-
-def exchange(one: Path, other: Path) -> None:
-    """Let them change places at one moment: who works there would make a folder anew where there is none."""
-    here, names = ctypes.c_int(AT_FDCWD), (bytes(one), bytes(other))
-    if C.renameat2(here, names[0], here, names[1], ctypes.c_uint(RENAME_EXCHANGE)):
-        raise OSError(ctypes.get_errno(), f"{one} and {other} cannot change places")
 
 
 @contextmanager
