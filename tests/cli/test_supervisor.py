@@ -36,7 +36,12 @@ def events() -> list[StackEvent]:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, events: list[StackEvent]) -> Iterator[Stack]:
-    config = StackConfig(data=tmp_path_factory.mktemp("stack") / ODD_NAME, runners=0, restart_seconds_first=0.05)
+    config = StackConfig(
+        data=tmp_path_factory.mktemp("stack") / ODD_NAME,
+        runners=0,
+        restart_seconds_first=0.05,
+        start_seconds_max=2 * WAIT_SECONDS,
+    )
     with Stack(config, environ=os.environ, tell=events.append) as running:
         yield running
 

@@ -15,6 +15,8 @@ from services.cli.machine.supervisor import Stack, StackConfig
 from tests.system.client import Client
 
 IMAGES = 300
+UNHURRIED = {"start_seconds_max": 240.0, "service_stop_seconds": 60.0}
+"""What processes may take on a machine that others use too, where nothing else is said of it."""
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +39,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def stack(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """nats-server, conversion, scheduler, metrics and a runner, each a process of its own."""
-    config = StackConfig(data=tmp_path_factory.mktemp("stack"), allowed_roots=(digits,), device="cpu")
+    config = StackConfig(data=tmp_path_factory.mktemp("stack"), allowed_roots=(digits,), device="cpu", **UNHURRIED)
     with Stack(config, environ=os.environ) as running:
         yield running
         assert running.stop() == (), "a process had to be killed, or was left behind"

@@ -24,6 +24,7 @@ from services.cli.machine.supervisor import Stack, StackConfig
 from tests.object_server import Bucket
 from tests.oidc_issuer import AUDIENCE, Issuer
 from tests.system.client import Client
+from tests.system.conftest import UNHURRIED
 from tests.tokens import carrying
 
 JWT = re.compile(rb"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*")
@@ -45,7 +46,11 @@ def test_a_job_learns_from_a_bucket_and_no_secret_is_left_where_it_does_not_belo
         roles = [{"claim": "groups", "value": "vision", "installation": "admin"}]
         oidc_file.write_text(yaml.safe_dump({"issuer": issuer.url, "audience": AUDIENCE, "roles": roles}))
         config = StackConfig(
-            data=tmp_path / "data", allowed_endpoint_hosts=("127.0.0.1",), device="cpu", oidc_file=oidc_file
+            data=tmp_path / "data",
+            allowed_endpoint_hosts=("127.0.0.1",),
+            device="cpu",
+            oidc_file=oidc_file,
+            **UNHURRIED,
         )
         folder = DataFolder(root=config.data)
         with Stack(config, environ=os.environ) as stack:
