@@ -295,7 +295,7 @@ def end(agent: subprocess.Popen[bytes]) -> int:
     if agent.poll() is None:
         agent.send_signal(signal.SIGTERM)
     try:
-        return agent.wait(30)
+        return agent.wait(WAIT_SECONDS)
     finally:
         agent.kill()
 

@@ -13,7 +13,7 @@ from sihlai.scheduler.v1 import job_pb2
 from tests import tokens
 from tests.chaos.disk import disk, why_no_disk
 from tests.exchange import exchange
-from tests.runner.agent.system import System, end, left_behind, until
+from tests.runner.agent.system import WAIT_SECONDS, System, end, left_behind, until
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_drained_agent_hands_its_job_back_and_another_finishes_it(system: Syst
     name = system.submit(system.project(), iterations=150, step_ms="10")
     system.wait_step(name, 10)
     first.send_signal(signal.SIGTERM)
-    assert first.wait(30) == 0
+    assert first.wait(WAIT_SECONDS) == 0
     assert not left_behind(work)
     job = system.job(name)
     assert job.state == job_pb2.JOB_STATE_QUEUED
@@ -72,7 +72,7 @@ def test_a_signal_to_agent_and_trainer_at_once_hands_the_job_back(system: System
     system.wait_step(name, 3)
     for process_id in (*system.trainers(), agent.pid):
         os.kill(process_id, signal.SIGTERM)
-    assert agent.wait(30) == 0
+    assert agent.wait(WAIT_SECONDS) == 0
     job = system.job(name)
     assert (job.state, job.attempts[0].outcome) == (job_pb2.JOB_STATE_QUEUED, job_pb2.ATTEMPT_OUTCOME_HANDED_BACK)
     system.stop_job(name)
@@ -99,7 +99,7 @@ def test_an_agent_that_was_taken_over_ends_with_an_error_and_without_its_trainer
     system.wait_step(name, 3)
     second = system.agent(tmp_path / "other")
     try:
-        assert first.wait(30) == 1
+        assert first.wait(WAIT_SECONDS) == 1
         log = (work.parent / "work.log").read_text()
         assert "a newer session has taken over runners/r, so this one must end: give each runner a name" in log
         system.stop_job(name)
@@ -126,9 +126,9 @@ def test_an_agent_that_quarrels_with_another_host_says_so(system: System, work: 
         first = system.agent(work, runner_id="twin")
         until(lambda: any(runner.name == "runners/twin" for runner in system.runners()))
         call_from_elsewhere()
-        assert first.wait(30) == 1
+        assert first.wait(WAIT_SECONDS) == 1
         second = system.agent(work, runner_id="twin")
-        assert second.wait(30) == 1
+        assert second.wait(WAIT_SECONDS) == 1
     log = (work.parent / "work.log").read_text()
     assert "calls as runners/twin too, and has taken it over from" in log
     assert "give each a name of its own, or end the other" in log
