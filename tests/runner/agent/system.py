@@ -114,6 +114,9 @@ class System:
         places = ["--database-url", f"sqlite:///{folder}/scheduler.sqlite"]
         places += ["--checkpoint-root", (folder / "checkpoints").as_uri(), "--resend-seconds", "0.2"]
         places += ["--retry-seconds-first", "0.2", "--retry-seconds-max", "1"]
+        # How often a runner fails before its test comes on is a matter of how busy the machine is.
+        places += ["--lost-attempts-max", "1000", "--faults-max", "1000", "--hand-backs-max", "1000"]
+        places += ["--put-aside-minutes-first", "0.02", "--put-aside-minutes-max", "0.05"]
         conversion = ["--conversion-address", self.services["conversion"].address]
         own = ["--token-file", str(tokens.token_file(folder / "token.pem", "services/scheduler"))]
         self._start("scheduler", [*places, *keys, *conversion, *roots, *own, "--lease-seconds", "5", *self.scheduler])
