@@ -122,6 +122,29 @@ def test_who_has_no_timeout_is_told_after_a_while_also_when_all_threads_hang(tmp
     asyncio.run(test())
 
 
+def test_who_writes_a_file_of_a_disk_that_hangs_is_told_and_the_loop_goes_on(tmp_path, monkeypatch):
+    folder = opened(tmp_path, users=False, seconds=0.2)
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "of-unknown-size").write_bytes(b"content")
+    os.mkfifo(own / "of-unknown-content")
+
+    async def test():
+        done = asyncio.Event()
+        silent = asyncio.create_task(silence(done))
+        with pytest.raises(TimeoutError):
+            await folder.write("b", own / "of-unknown-content")
+        with hanging(own, monkeypatch), pytest.raises(TimeoutError):
+            await folder.write("b", own / "of-unknown-size")
+        done.set()
+        assert await silent < SILENCE_SECONDS_MAX
+        (own / "of-unknown-content").open("wb").close()  # lets go of who waits for it
+        await folder.write("b", own / "of-unknown-size")
+        assert await folder.read("b") == b"content"
+
+    asyncio.run(test())
+
+
 def test_a_mount_that_hangs_takes_no_others_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "MOUNT_PARTS", len(tmp_path.parts) + 1)
     hung = tmp_path / "hung"

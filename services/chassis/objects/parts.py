@@ -15,11 +15,15 @@ PARTS_MAX = 10_000
 
 
 class Parts:
-    """An open file that is read part by part. `failure`: why it could not be read; the store would not tell."""
+    """An open file that is read part by part. `failure`: why it could not be read; the store would not tell.
 
-    def __init__(self, file: BinaryIO, part_bytes: int) -> None:
+    A part that the disk does not give within `answer_seconds_max` could not be read.
+    """
+
+    def __init__(self, file: BinaryIO, part_bytes: int, *, answer_seconds_max: float) -> None:
         self._file = file
         self._part_bytes = part_bytes
+        self._answer_seconds_max = answer_seconds_max
         self.failure: OSError | None = None
 
     async def read(self, on_progress: Callable[[int], None], *, ahead_max: int) -> AsyncIterator[bytes]:
@@ -29,7 +33,7 @@ class Parts:
         """
         parts = 0
         try:
-            while part := await OWN_FILES.run(lambda: self._file.read(self._part_bytes)):
+            while part := await OWN_FILES.run(self._read_part, seconds_max=self._answer_seconds_max):
                 parts += 1
                 if parts > ahead_max:
                     on_progress((parts - ahead_max) * self._part_bytes)
@@ -38,10 +42,13 @@ class Parts:
             self.failure = error
             raise
 
+    def _read_part(self) -> bytes:
+        return self._file.read(self._part_bytes)
+
 
 async def part_bytes_of(file: Path, limits: ObjectLimits) -> int | None:
-    """How large the parts of the file are; None where it is small enough for one request."""
-    size_bytes = (await OWN_FILES.run(file.stat)).st_size
+    """How large the parts of the file are; None where it is small enough for one request. Raises OSError."""
+    size_bytes = (await OWN_FILES.run(file.stat, seconds_max=limits.folder_seconds_max)).st_size
     if size_bytes <= limits.part_bytes:
         return None
     return max(limits.part_bytes, -(-size_bytes // PARTS_MAX))

@@ -185,10 +185,13 @@ class ObjectFolder:
         A file of more than `part_bytes` goes in parts, as it is read from the disk, and `on_progress` gets the bytes
         that have arrived so far, at least. In parts `create_only` looks before it writes, so
         of two writers at once both may succeed: where there can be two, a small object that is written last decides.
-        OSError where the file cannot be read here.
+        OSError where the file cannot be read here, TimeoutError where its disk does not answer.
         """
         full = self._full(_checked_path(path))
+        answer_seconds_max = self._limits.folder_seconds_max
         part_bytes = await part_bytes_of(content, self._limits) if isinstance(content, Path) else None
+        if isinstance(content, Path) and part_bytes is None:  # obstore would open and read it in this thread
+            content = await OWN_FILES.run(content.read_bytes, seconds_max=answer_seconds_max)
         with self._translated(path):
             store = await self._store.open(full, write=True)
             if not isinstance(content, Path) or part_bytes is None:
@@ -198,8 +201,8 @@ class ObjectFolder:
             raise ObjectAlreadyExists(
                 Reason.OBJECT_ALREADY_EXISTS, f"{self.uri}/{path} exists already", {"uri": f"{self.uri}/{path}"}
             )
-        async with OWN_FILES.entered(opened(content)) as file:
-            parts = Parts(file, part_bytes)
+        async with OWN_FILES.entered(opened(content), seconds_max=answer_seconds_max) as file:
+            parts = Parts(file, part_bytes, answer_seconds_max=answer_seconds_max)
             with self._translated(path):
                 try:
                     await obstore.put_async(
