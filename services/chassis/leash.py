@@ -1,8 +1,10 @@
-"""Runs a command that dies with its starter: `python -I -S leash.py STARTER_PID COMMAND…`.
+"""Runs a command that dies with its starter: `python -I -S leash.py STARTER_PID FOLDER COMMAND…`.
 
 The kernel sends SIGKILL to the command when the thread that started it ends, however it ends (PR_SET_PDEATHSIG, which
 survives exec). A Python function between fork and exec would do the same, but may deadlock in a starter that has other
-threads. Standard library only, and no import of ours: it is started without site-packages to take milliseconds.
+threads. Who starts a process in a folder waits until it is there; here it goes there afterwards, and a folder in a file
+system that hangs keeps no starter. Standard library only, and no import of ours: it is started without site-packages to
+take milliseconds.
 
 A process that is ours from its start calls `hold` instead.
 
@@ -18,9 +20,12 @@ from collections.abc import Sequence
 PR_SET_PDEATHSIG = 1
 
 
-def on_leash(command: Sequence[str]) -> list[str]:
-    """The command that runs `command` on a leash; the caller's process and thread are its starter."""
-    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
+def on_leash(command: Sequence[str], *, folder: str = "") -> list[str]:
+    """The command that runs `command` on a leash; the caller's process and thread are its starter.
+
+    `folder`: where it runs, an absolute path; empty: where its starter does.
+    """
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), folder, *command]
 
 
 def hold(starter: int) -> None:
@@ -32,9 +37,11 @@ def hold(starter: int) -> None:
 
 
 def main() -> None:
-    """Put on the leash, then become the command."""
-    starter, command = int(sys.argv[1]), sys.argv[2:]
+    """Put on the leash, go to the folder, then become the command."""
+    starter, folder, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
     hold(starter)
+    if folder:
+        os.chdir(folder)
     os.execvp(command[0], command)  # noqa: S606  # the command is our own; no shell is wanted
 
 

@@ -73,18 +73,17 @@ class TrainerProcess:
     async def start(
         cls, command: Sequence[str], *, folder: Path, environ: Mapping[str, str], mark: str
     ) -> TrainerProcess:
-        """Start `command` with `--report-fd N` behind it, in `folder`. Raises OSError."""
+        """Start `command` with `--report-fd N` behind it, in `folder`; who cannot enter that ends. Raises OSError."""
         loop = asyncio.get_running_loop()
         read_end, write_end = os.pipe()
         try:
             transport, protocol = await loop.subprocess_exec(
                 _Protocol,
-                *on_leash([*command, "--report-fd", str(write_end)]),
+                *on_leash([*command, "--report-fd", str(write_end)], folder=str(folder.absolute())),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=(write_end,),
-                cwd=folder,
                 env={**TRAINER_VARIABLES, **environ, ATTEMPT_VARIABLE: mark, "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
             )
