@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from runner.agent.agent import Agent, Refused, Replaced
-from runner.agent.attempt import Parts
 from runner.agent.config import PREFIX, RunnerConfig
+from runner.agent.disk import Disk
 from runner.agent.files.conversion import Conversion, ConversionLimits
 from runner.agent.files.download import DownloadLimits, Downloads
 from runner.agent.files.unsaved import Unsaved, UnsavedLimits
 from runner.agent.fitness import Fitness, FitnessLimits
 from runner.agent.ledger import Ledger, locked
+from runner.agent.parts import Parts
 from runner.agent.recovery import LEDGER, UNSAVED, recover
 from runner.agent.telemetry.capabilities import capabilities
 from runner.agent.telemetry.gpu import ORDER, ORDER_VARIABLE, VISIBLE_VARIABLE, Gpus
@@ -76,7 +77,8 @@ async def serve(
     randomness = random.Random()  # noqa: S311  # spreads retries, guards nothing
     gpus = Gpus(seconds_max=config.measure_seconds_max, visible=environ.get(VISIBLE_VARIABLE))
     ledger = Ledger(config.work_folder / LEDGER)
-    disk = SpoolDisk(
+    disk = Disk(still_seconds_max=config.disk_still_seconds_max, again_seconds_max=config.disk_again_seconds_max)
+    spool_disk = SpoolDisk(
         SpoolLimits(
             bytes_max=config.spool_bytes_max,
             disk_free_bytes_min=config.spool_disk_free_bytes_min,
@@ -115,7 +117,7 @@ async def serve(
         retry_seconds_first=UNSAVED_RETRY_SECONDS_FIRST,
         retry_seconds_max=config.unsaved_retry_seconds_max,
     )
-    unsaved = Unsaved(config.work_folder / UNSAVED, limits=unsaved_limits, randomness=randomness)
+    unsaved = Unsaved(config.work_folder / UNSAVED, disk=disk, limits=unsaved_limits, randomness=randomness)
     fitness_limits = FitnessLimits(
         disk_free_bytes_min=config.disk_free_bytes_min,
         check_seconds_max=config.check_seconds_max,
@@ -130,7 +132,7 @@ async def serve(
     scheduler, conversion, metrics = (
         channel(address, token=token, tls=tls, retry_attempts_max=1) for address in addresses
     )
-    recovered = recover(config.work_folder, ledger, disk, now_unix_us)
+    recovered = recover(config.work_folder, ledger, spool_disk, now_unix_us)
     unsaved.sweep()
     agent = Agent(
         config,
@@ -144,10 +146,12 @@ async def serve(
                 limits=download_limits, randomness=randomness, own_credentials_uris=config.own_credentials_uris
             ),
             unsaved=unsaved,
+            disk=disk,
             fitness=Fitness(
                 config.work_folder,
                 check_command=[*check_command, config.device.value],
                 environ=trainer_environ,
+                disk=disk,
                 limits=fitness_limits,
                 randomness=randomness,
             ),
@@ -158,7 +162,7 @@ async def serve(
             now_unix_us=now_unix_us,
             randomness=randomness,
         ),
-        disk=disk,
+        spool_disk=spool_disk,
         make_shipper=lambda on_change: Shipper(
             metrics, limits=shipping_limits, randomness=randomness, now=lambda: datetime.now(UTC), on_change=on_change
         ),

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -21,7 +21,7 @@ from sihlai.runner.v1 import runner_service_pb2_grpc
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.answer import wanted_of
-from runner.agent.attempt import Attempt, Parts
+from runner.agent.attempt import Attempt
 from runner.agent.config import RunnerConfig
 from runner.agent.decision import (
     Action,
@@ -36,12 +36,13 @@ from runner.agent.decision import (
 )
 from runner.agent.ends import Ends, ending_of_crash
 from runner.agent.ledger import key_of
+from runner.agent.parts import Parts
 from runner.agent.recovery import ATTEMPTS, SPOOLS, Recovered
-from runner.agent.telemetry.recorder import Recorder
+from runner.agent.telemetry.beginning import begin_recording
 from runner.agent.telemetry.shipping.shipper import Shipper, Token
-from runner.agent.telemetry.spool.attempt_spool import Spool
 from runner.agent.telemetry.spool.disk import SpoolDisk
-from runner.agent.trainer.ending import Ending, ending_of_fault, ending_of_stop
+from runner.agent.trainer.ending import ending_of_fault, ending_of_stop
+from runner.agent.waiting import ends_within, happens_within, restarted
 from services.chassis.backoff import Backoff
 from services.chassis.errors import (
     FailedPrecondition,
@@ -93,7 +94,7 @@ class Agent:
         capabilities: wire.Capabilities,
         channel: grpc.aio.Channel,
         parts: Parts,
-        disk: SpoolDisk,
+        spool_disk: SpoolDisk,
         make_shipper: Callable[[Callable[[], None]], Shipper],
         randomness: random.Random,
     ) -> None:
@@ -102,12 +103,18 @@ class Agent:
         self._capabilities = capabilities
         self._stub = runner_service_pb2_grpc.RunnerServiceStub(channel)
         self._parts = parts
-        self._disk = disk
+        self._spool_disk = spool_disk
         self._random = randomness
         self._sequence = 0
         self._attempt: Attempt | None = None
         self._attempt_task: asyncio.Task[None] | None = None
-        self._ends = Ends(parts.ledger, now_unix_us=parts.now_unix_us, disk_seconds_max=config.ledger_seconds_max)
+        self._beginning: AttemptKey | None = None
+        self._ends = Ends(
+            parts.ledger,
+            disk=parts.disk,
+            now_unix_us=parts.now_unix_us,
+            disk_seconds_max=config.ledger_seconds_max,
+        )
         self._draining = False
         self._answered = False
         self._progress_seconds = self._config.progress_seconds_min
@@ -125,13 +132,12 @@ class Agent:
         for spool in recovered.spools:
             self._shipper.add(spool)
         log.info("agent_started", runner=self._config.runner, session=self._session)
+        pause_seconds = self._config.reconnect_seconds_max
+        beside = (self._shipper.run, self._sync_spools, self._upload_unsaved, self._look_at_itself)
         tasks: list[asyncio.Task[None]] = [
             asyncio.create_task(self._synchronize()),
-            asyncio.create_task(self._restarted(self._shipper.run)),
-            asyncio.create_task(self._restarted(self._sync_spools)),
-            asyncio.create_task(self._restarted(self._upload_unsaved)),
-            asyncio.create_task(self._restarted(self._look_at_itself)),
             asyncio.create_task(self._until_drained()),
+            *(asyncio.create_task(restarted(work, pause_seconds=pause_seconds)) for work in beside),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -140,12 +146,12 @@ class Agent:
         finally:
             if self._attempt is not None and self._attempt_task is not None:
                 self._attempt.drop()
-                await asyncio.wait({self._attempt_task})
+                await asyncio.wait({self._attempt_task}, timeout=0 if self._hurried.is_set() else None)
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
         with contextlib.suppress(TimeoutError):  # what was stored is deleted from the disk
-            await self._disk.writing.run(lambda: None, seconds_max=HURRIED_END_SECONDS)
+            await self._spool_disk.writing.run(lambda: None, seconds_max=HURRIED_END_SECONDS)
             await self._ends.written(HURRIED_END_SECONDS)
         log.info("agent_ended", runner=self._config.runner, unacknowledged=len(self._ends))
 
@@ -154,6 +160,7 @@ class Agent:
         if self._drain_asked.is_set():
             log.warning("drain_hurried")
             self._hurried.set()
+            self._parts.disk.hurry()
             if self._attempt is not None:
                 self._attempt.stop(Stopping.IMMEDIATE, grace_seconds=0, hand_back=True)
             return
@@ -276,10 +283,9 @@ class Agent:
     async def _act(self, action: Action, response: wire.SynchronizeResponse) -> bool:
         match action:
             case Begin():
-                await self._begin(response.run.assignment)
+                return await self._begin(response.run.assignment)
             case Decline(key=key, hand_back=hand_back):
-                message = "the runner ends and never began the attempt" if hand_back else "stopped before it began"
-                await self._close_unbegun(key, ending_of_stop(hand_back=hand_back, message=message))
+                self._decline(key, hand_back=hand_back)
             case Stop(stopping=stopping, grace_seconds=grace_seconds, hand_back=hand_back):
                 assert self._attempt is not None, "what is not held is not stopped"
                 self._attempt.stop(stopping, grace_seconds=grace_seconds, hand_back=hand_back)
@@ -291,40 +297,59 @@ class Agent:
                 return False
         return True
 
-    async def _begin(self, assignment: wire.Assignment) -> None:
-        key = key_of(assignment)
+    async def _begin(self, assignment: wire.Assignment) -> bool:
+        """Work on it, and wait a moment for its begin: the scheduler hears of others while a slow disk lets it wait."""
+        if self._beginning is not None:  # it comes again when this is over
+            return False
+        key = self._beginning = key_of(assignment)
         log.info("attempt_assigned", job=assignment.job, attempt=str(key), number=assignment.attempt)
-        folder = self._config.work_folder
+        begun = asyncio.Event()
+        self._attempt_task = asyncio.create_task(self._work(assignment, begun))
+        await happens_within(self._config.spool_stall_seconds_max, begun)
+        return True
 
-        def begin_spool() -> Spool:
-            return Spool(
-                folder / SPOOLS / str(key),
-                job=assignment.job,
-                key=key,
-                attempt=assignment.attempt,
-                disk=self._disk,
-            )
-
+    async def _work(self, assignment: wire.Assignment, begun: asyncio.Event) -> None:
+        attempt = None
         try:
-            spool = await self._disk.writing.run(begin_spool, seconds_max=self._config.spool_open_seconds_max)
-        except (OSError, TimeoutError) as error:
-            problem = f"the runner's disk fails: {error or 'it stands still'}"
+            attempt = await self._begun(assignment)
+        except OSError as error:
+            problem = f"the runner's disk fails: {error}"
             self._parts.fitness.doubt(problem)
-            await self._close_unbegun(key, ending_of_fault(problem), number=assignment.attempt)
-            return
-        loop = asyncio.get_running_loop()
-        recorder = Recorder(
-            spool,
-            now_unix_us=self._parts.now_unix_us,
-            on_append=lambda: notify_from_thread(loop, self._shipper.notify),
-        )
-        attempt_folder = folder / ATTEMPTS / str(key)
-        self._attempt = Attempt(assignment, attempt_folder, recorder, self._parts, self._on_attempt_change)
-        self._shipper.add(spool)
-        self._attempt_task = asyncio.create_task(self._work(self._attempt))
+            self._ends.add_unbegun(key_of(assignment), ending_of_fault(problem), number=assignment.attempt)
+        finally:
+            self._beginning = None
+            begun.set()
+        if attempt is not None:
+            await self._work_on(attempt)
         self._urgent.set()
+        self._shipper.notify()
+        self._check_settled()
 
-    async def _work(self, attempt: Attempt) -> None:
+    async def _begun(self, assignment: wire.Assignment) -> Attempt | None:
+        """The attempt; None where nobody wants it any more once its disk lets it begin. Raises OSError."""
+        key, folder = key_of(assignment), self._config.work_folder
+        recorder = await begin_recording(
+            assignment,
+            folder / SPOOLS / str(key),
+            spool_disk=self._spool_disk,
+            disk=self._parts.disk,
+            disk_seconds_max=self._config.spool_open_seconds_max,
+            now_unix_us=self._parts.now_unix_us,
+            on_append=self._shipper.notify,
+        )
+        self._shipper.add(recorder.spool)
+        if self._draining and key not in self._ends.keys:
+            self._decline(key, hand_back=True)
+        if key in self._ends.keys:
+            recorder.close()
+            return None
+        self._attempt = Attempt(
+            assignment, folder / ATTEMPTS / str(key), recorder, self._parts, self._on_attempt_change
+        )
+        self._urgent.set()
+        return self._attempt
+
+    async def _work_on(self, attempt: Attempt) -> None:
         try:
             closed = await attempt.run()
         except Exception as error:  # whatever it is, a lease must not be renewed for what nobody works on
@@ -332,21 +357,17 @@ class Agent:
             ending = ending_of_crash(error)
             if ending.reason == job_pb2.JOB_REASON_RUNNER_FAULT:
                 self._parts.fitness.doubt(ending.message)
-            if not attempt.dropped:
-                await self._ends.add_unbegun(attempt.key, ending, number=attempt.assignment.attempt)
-        else:
-            if closed is not None:
-                await self._ends.add(closed)
+            closed = self._ends.unbegun(attempt.key, ending, number=attempt.assignment.attempt)
+        if closed is not None and not attempt.dropped:
+            await self._ends.add(closed)
         self._attempt = None
         if self._config.once and not attempt.dropped:
             self._draining = True
             self._drain_asked.set()
-        self._urgent.set()
-        self._shipper.notify()
-        self._check_settled()
 
-    async def _close_unbegun(self, key: AttemptKey, ending: Ending, *, number: int = 0) -> None:
-        await self._ends.add_unbegun(key, ending, number=number)
+    def _decline(self, key: AttemptKey, *, hand_back: bool) -> None:
+        message = "the runner ends and never began the attempt" if hand_back else "stopped before it began"
+        self._ends.add_unbegun(key, ending_of_stop(hand_back=hand_back, message=message))
         self._urgent.set()
 
     def _take_in_error(self, error: SihlaiError, *, away_seconds: float) -> None:
@@ -364,13 +385,15 @@ class Agent:
         """Wait for the end: asked to drain, the attempt handed back, all stored and acknowledged as far as can be."""
         await self._drain_asked.wait()
         if self._attempt_task is not None:
-            await asyncio.wait({self._attempt_task})
+            limit_seconds = self._config.hurried_end_seconds_max
+            if not await ends_within(limit_seconds, self._attempt_task, since=self._hurried):
+                log.error("attempt_left", seconds=limit_seconds)
         self._check_settled()
-        if not await _happens_within(self._config.drain_spool_seconds, self._settled, self._hurried):
-            await _happens_within(HURRIED_END_SECONDS, self._settled)
+        if not await happens_within(self._config.drain_spool_seconds, self._settled, self._hurried):
+            await happens_within(HURRIED_END_SECONDS, self._settled)
             log.warning("ended_with_work_left", closed=len(self._ends), spools_left=not self._shipper.empty)
         # The scheduler should know, but who has nothing to lose does not wait long for one that is away.
-        await _happens_within(HURRIED_END_SECONDS, self._drain_told)
+        await happens_within(HURRIED_END_SECONDS, self._drain_told)
 
     async def _upload_unsaved(self) -> None:
         async def report(closed: wire.ClosedAttempt) -> None:
@@ -385,16 +408,7 @@ class Agent:
     async def _sync_spools(self) -> None:
         while True:
             await asyncio.sleep(self._config.spool_sync_seconds)
-            await self._disk.syncing.run(self._shipper.sync)
-
-    async def _restarted(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Our own mistake in it must not end a healthy training: it is logged and begun again."""
-        while True:
-            try:
-                await work()
-            except Exception:
-                log.exception("agent_task_crashed", task=work.__qualname__)
-            await asyncio.sleep(self._config.reconnect_seconds_max)
+            await self._spool_disk.syncing.run(self._shipper.sync)
 
     def _next_sequence(self) -> int:
         self._sequence += 1
@@ -404,6 +418,10 @@ class Agent:
         if self._attempt is None:
             return Holding(draining=self._draining)
         return Holding(key=self._attempt.key, stopping=self._attempt.stopping, draining=self._draining)
+
+    @property
+    def _idle(self) -> bool:
+        return self._attempt is None and self._beginning is None
 
     def _on_attempt_change(self, urgent: bool) -> None:
         (self._urgent if urgent else self._progressed).set()
@@ -417,23 +435,8 @@ class Agent:
         return self._draining and self._attempt is None and not self._drain_told.is_set()
 
     def _check_settled(self) -> None:
-        if self._draining and self._attempt is None and not self._ends and self._shipper.empty:
+        if self._draining and self._idle and not self._ends and self._shipper.empty:
             self._settled.set()
-
-
-def notify_from_thread(loop: asyncio.AbstractEventLoop, notify: Callable[[], None]) -> None:
-    """Call `notify` in the loop, if it still runs."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(notify)
-
-
-async def _happens_within(seconds: float, *events: asyncio.Event) -> bool:
-    """Wait until one of the events is set; whether the first is."""
-    waits = [asyncio.create_task(event.wait()) for event in events]
-    await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
-    return events[0].is_set()
 
 
 async def _answer(call: Any) -> wire.SynchronizeResponse:

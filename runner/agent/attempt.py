@@ -1,40 +1,32 @@
 """One attempt, from its assignment to its end: prepared, trained, its checkpoints uploaded, its dataset deleted.
 
 However it ends, the trainer and all that it started are gone first, then the local dataset, and only then the end is
-written down for the scheduler. Points and lines go to the spool, which stays; reports of conversions go to the object
-store meanwhile.
+written down for the scheduler; a disk that stands still delays that for a limited time (see `Disk`). Points and lines
+go to the spool, which stays; reports of conversions go to the object store meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import random
-import shutil
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sihlai.logs.v1 import log_line_pb2
 from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
-from runner.agent.config import RunnerConfig
 from runner.agent.decision import Stopping
-from runner.agent.disk import on_disk
+from runner.agent.disk import DiskStandsStill, delete_tree, on_disk
 from runner.agent.ends import ending_of_crash
 from runner.agent.fault import RunnerFault, fault_of
-from runner.agent.files.conversion import Conversion
 from runner.agent.files.conversion_report import ConversionReports
-from runner.agent.files.download import CheckpointDamaged, Downloads
+from runner.agent.files.download import CheckpointDamaged
 from runner.agent.files.provision import Provision, Work, ending_of_provision
-from runner.agent.files.unsaved import Unsaved
 from runner.agent.files.upload import Uploads, UploadTarget
-from runner.agent.fitness import Fitness
-from runner.agent.ledger import Ledger, key_of
+from runner.agent.ledger import key_of
+from runner.agent.parts import Parts
 from runner.agent.telemetry.recorder import Recorder
-from runner.agent.telemetry.system import SystemMeter
 from runner.agent.trainer.ending import Ending, ending_of_fault, ending_of_outage, ending_of_stop, failure
 from runner.agent.trainer.supervision import StopWanted, Supervision
 from runner.report import CheckpointStarted, CheckpointWritten, Progress
@@ -42,6 +34,8 @@ from services.chassis.errors import SihlaiError
 from services.chassis.log import get_logger
 
 log = get_logger(__name__)
+
+Result = TypeVar("Result")
 
 PROBLEM_CHARACTERS_MAX = 500
 SECONDS_LEFT_MAX = 10 * 366 * 24 * 3_600
@@ -56,25 +50,8 @@ PHASES = {
 VALIDATING = "validating"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What an attempt works with. `trainer_command` is completed by the attempt file and the report pipe."""
-
-    config: RunnerConfig
-    conversion: Conversion
-    downloads: Downloads
-    unsaved: Unsaved
-    fitness: Fitness
-    ledger: Ledger
-    meter: SystemMeter
-    trainer_command: Sequence[str]
-    environ: Mapping[str, str]
-    now_unix_us: Callable[[], int]
-    randomness: random.Random
-
-
 class StoppedEarly(Exception):  # noqa: N818  # not a mistake
-    """The attempt was stopped before its trainer was started."""
+    """The attempt was stopped before what it did came to an end."""
 
 
 class Attempt:
@@ -125,6 +102,7 @@ class Attempt:
         self._target = UploadTarget(job=assignment.job, epoch=assignment.epoch, uri=assignment.checkpoint_uri)
         self._uploads = Uploads(
             self._target,
+            disk=parts.disk,
             waiting_max=parts.config.checkpoints_waiting_max,
             before_upload=self._save_points,
             now_unix_us=parts.now_unix_us,
@@ -152,14 +130,13 @@ class Attempt:
             for helper in helpers:
                 if not helper.cancelled() and (crash := helper.exception()) is not None:
                     log.error("attempt_helper_crashed", attempt=str(self.key), exc_info=crash)
-            await on_disk(shutil.rmtree, self._folder, True)
-            if await on_disk(os.path.lexists, self._folder):  # which says no where a broken disk cannot say
-                log.error("attempt_folder_not_deleted", folder=str(self._folder))
+            await self._delete_files()
         await self._judge(ending)
         return await self._close(ending)
 
     def stop(self, stopping: Stopping, *, grace_seconds: float, hand_back: bool) -> None:
         """Stop with a checkpoint or at once; a weaker stop than the one that is under way changes nothing."""
+        self._uploads.patient = self._uploads.patient and not hand_back
         if stopping > self.stopping:
             how = "with a checkpoint" if stopping is Stopping.CHECKPOINT else "at once"
             who = "the runner hands the job back" if hand_back else "the job is stopped"
@@ -218,8 +195,7 @@ class Attempt:
 
     async def _ending(self) -> Ending:
         try:
-            await on_disk(self._folder.mkdir, parents=True)
-            attempt_file = await self._unless_stopped(self._provision().run())
+            attempt_file = await self._unless(self._stopped, self._provided())
         except StoppedEarly:
             return ending_of_stop(hand_back=self._stop_wanted.hand_back, message="stopped before its first step")
         except (SihlaiError, CheckpointDamaged, RunnerFault, OSError) as error:
@@ -228,9 +204,10 @@ class Attempt:
         self._set_phase(wire.ATTEMPT_PHASE_PREPARING)
         return await self._with_uploads(await self._train(attempt_file))
 
-    def _provision(self) -> Provision:
+    async def _provided(self) -> Path:
         parts = self._parts
-        return Provision(
+        await on_disk(self._folder.mkdir, parents=True)
+        provision = Provision(
             self.assignment,
             self._folder,
             device=parts.config.device,
@@ -242,13 +219,14 @@ class Attempt:
             on_converted=self._reports.add,
             on_problem=self._set_problem,
         )
+        return await provision.run()
 
-    async def _unless_stopped(self, work: Coroutine[Any, Any, Path]) -> Path:
+    async def _unless(self, stop: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result:
         """The work's result; StoppedEarly where a stop comes first, and then the work is cancelled."""
-        working, stopped = asyncio.create_task(work), asyncio.create_task(self._stopped.wait())
+        working, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
         try:
             await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if self._stopped.is_set():
+            if stop.is_set():
                 raise StoppedEarly
             return working.result()
         finally:
@@ -263,6 +241,7 @@ class Attempt:
             mark=str(self.key),
             recorder=self._recorder,
             ledger=parts.ledger,
+            disk=parts.disk,
             exit_seconds_max=parts.config.exit_seconds_max,
             on_report=self._take_in,
             stop=self._stop_wanted,
@@ -271,7 +250,10 @@ class Attempt:
         ending = await self._supervision.run(command, folder=self._folder, environ=parts.environ)
         # By the job, or by this machine?
         doubtful = ending.outcome == job_pb2.ATTEMPT_OUTCOME_FAILED and self._supervision.unexplained
-        problem = await parts.fitness.check() if doubtful else ""
+        try:
+            problem = await self._unless(self._stopped_at_once, parts.fitness.check()) if doubtful else ""
+        except StoppedEarly:  # nobody knows
+            return ending_of_stop(hand_back=self._stop_wanted.hand_back, message=f"stopped. {ending.message}")
         return ending_of_fault(f"{problem}. The trainer: {ending.message}") if problem else ending
 
     async def _with_uploads(self, ending: Ending) -> Ending:
@@ -318,10 +300,21 @@ class Attempt:
         """Keep the last checkpoint on this disk, to be uploaded later; what became of it, in words."""
         unsaved, now_unix_us = self._parts.unsaved, self._parts.now_unix_us()
         try:
-            self._unsaved = await on_disk(unsaved.keep, self.key, last, self._target, now_unix_us)
+            self._unsaved = await unsaved.keep(self.key, last, self._target, now_unix_us)
         except OSError as error:
             return f"it could not be kept here either: {fault_of(error)}"
         return f"it is kept in {unsaved.place(self.key)} and uploaded from there later"
+
+    async def _delete_files(self) -> None:
+        """Delete what the attempt has left here; the next agent tries again where it cannot be."""
+        problem = "not all of it could be deleted"
+        try:
+            if await self._parts.disk.run_long(delete_tree, self._folder):
+                return
+        except DiskStandsStill as error:  # it is deleted later, should the disk answer while this agent lives
+            problem = str(error)
+            self._say(f"the local dataset is not deleted yet: {problem}", log_line_pb2.LOG_LEVEL_WARNING)
+        log.error("attempt_folder_not_deleted", folder=str(self._folder), problem=problem)
 
     async def _judge(self, ending: Ending) -> None:
         """What the end says of this runner, and what the attempt has left of its disk."""
@@ -366,12 +359,16 @@ class Attempt:
             level = log_line_pb2.LOG_LEVEL_ERROR if failed else log_line_pb2.LOG_LEVEL_INFO
             self._say(f"the attempt ended: {outcome}{said}", level)
         if self._unsaved is not None:
-            await parts.unsaved.conclude(self.key, closed, self._unsaved)
+            try:
+                await parts.unsaved.conclude(self.key, closed, self._unsaved)
+            except OSError as error:
+                closed.message = f"{closed.message}; it is not, after all: {fault_of(error)}"
+                log.error("unsaved_checkpoint_lost", attempt=str(self.key), problem=str(error))
         self._recorder.close()
         try:
-            await self._recorder.written(parts.config.spool_open_seconds_max)
-        except TimeoutError:  # what waits for the disk is lost with this agent, and the next one closes the spool
-            log.error("spool_not_closed", attempt=str(self.key), problem="the disk stands still")
+            await parts.disk.answer(self._recorder.written(), seconds_max=parts.config.spool_open_seconds_max)
+        except DiskStandsStill as error:  # what waits for it is lost with this agent, and the next one closes the spool
+            log.error("spool_not_closed", attempt=str(self.key), problem=str(error))
         return None if self.dropped else closed
 
     def _take_in(self, report: Progress | CheckpointStarted | CheckpointWritten) -> None:
@@ -393,12 +390,13 @@ class Attempt:
 
     async def _save_points(self) -> None:
         """A later attempt goes on behind a checkpoint: the points before it must not be lost with this agent."""
-        spool = self._recorder.spool
+        spool, disk = self._recorder.spool, self._parts.disk
+        limit_seconds = self._parts.config.spool_open_seconds_max
         try:
-            await self._recorder.written(self._parts.config.spool_open_seconds_max)
-            await spool.disk.syncing.run(spool.sync, seconds_max=self._parts.config.spool_open_seconds_max)
-        except TimeoutError:
-            log.warning("points_not_saved", attempt=str(self.key), problem="the disk stands still")
+            await disk.answer(self._recorder.written(), seconds_max=limit_seconds)
+            await disk.answer(spool.disk.syncing.run(spool.sync), seconds_max=limit_seconds)
+        except DiskStandsStill as error:
+            log.warning("points_not_saved", attempt=str(self.key), problem=str(error))
 
     def _set_problem(self, problem: str) -> None:
         """What the preparation waits for, in words; empty once it goes on."""

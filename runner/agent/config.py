@@ -67,6 +67,9 @@ class RunnerConfig:
     drain_grace_seconds: float = setting(
         120.0, "how long the trainer may take for its checkpoint after a SIGTERM", units="s", minimum=0
     )
+    hurried_end_seconds_max: float = setting(
+        20.0, "how long an attempt may take to end after a second signal; then the agent ends all the same", units="s"
+    )
     drain_spool_seconds: float = setting(
         20.0, "how long points, lines and the end may take to be stored when the agent ends", units="s", minimum=0
     )
@@ -128,6 +131,18 @@ class RunnerConfig:
         minimum=0,
     )
     check_again_seconds_max: float = setting(600.0, "longest time until it is looked at again", units="s", minimum=0)
+    disk_still_seconds_max: float = setting(
+        30.0,
+        "how long the disk may stand still when an attempt ends; then its end is told without what waits for the disk",
+        units="s",
+        minimum=0.1,
+    )
+    disk_again_seconds_max: float = setting(
+        2.0,
+        "the same once it has stood still and has not answered since, or after a second signal",
+        units="s",
+        minimum=0.1,
+    )
     ledger_seconds_max: float = setting(
         10.0,
         "how long the disk may take to write down an attempt's end; then it is reported all the same",

@@ -9,6 +9,7 @@ from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.decision import AttemptKey
+from runner.agent.disk import Disk
 from runner.agent.fault import fault_of
 from runner.agent.ledger import Ledger, key_of
 from runner.agent.telemetry.worker_thread import WorkerThread
@@ -21,9 +22,10 @@ log = get_logger(__name__)
 class Ends:
     """The ends that are left to report."""
 
-    def __init__(self, ledger: Ledger, *, now_unix_us: Callable[[], int], disk_seconds_max: float) -> None:
+    def __init__(self, ledger: Ledger, *, disk: Disk, now_unix_us: Callable[[], int], disk_seconds_max: float) -> None:
         """`disk_seconds_max`: so long the disk may take for an end."""
         self._ledger = ledger
+        self._disk = disk
         self._thread = WorkerThread("ledger")
         """For all changes, in their order: an end may be reported again once it was forgotten."""
         self._disk_seconds_max = disk_seconds_max
@@ -57,20 +59,36 @@ class Ends:
         await self._thread.run(lambda: None, seconds_max=seconds_max)
 
     async def add(self, closed: wire.ClosedAttempt) -> None:
-        """Report an end, with the checkpoints that an earlier report of it brought and nobody has acknowledged."""
+        """Report an end, with the checkpoints that an earlier report of it brought and nobody has acknowledged.
+
+        It is on the disk first; where that fails or stands still it is reported as long as this agent lives.
+        """
         key = key_of(closed)
         if before := self._closed.get(key):
             closed.checkpoints.MergeFrom(before.checkpoints)
+        writing = self._thread.run(partial(self._ledger.write_closed, closed))
         try:
-            await self._thread.run(partial(self._ledger.write_closed, closed), seconds_max=self._disk_seconds_max)
-        except (
-            OSError
-        ) as error:  # also where the disk stands still: it is reported all the same, as long as this agent lives
-            log.error("end_not_on_disk", attempt=str(key), problem=str(error) or "the disk stands still")
+            await self._disk.answer(writing, seconds_max=self._disk_seconds_max)
+        except OSError as error:
+            _tell_not_on_disk(key, error)
         self._closed[key] = closed
 
-    async def add_unbegun(self, key: AttemptKey, ending: Ending, *, number: int = 0) -> None:
-        """Report the end of an attempt that never was one; `number` where it was assigned."""
+    def add_unbegun(self, key: AttemptKey, ending: Ending, *, number: int = 0) -> None:
+        """Report the end of an attempt that never was one; `number` where it was assigned. Waits for no disk: an agent
+        that dies before it was told has lost nothing.
+        """
+        closed = self._closed[key] = self.unbegun(key, ending, number=number)
+
+        def write() -> None:
+            try:
+                self._ledger.write_closed(closed)
+            except OSError as error:
+                _tell_not_on_disk(key, error)
+
+        self._thread.post(write)
+
+    def unbegun(self, key: AttemptKey, ending: Ending, *, number: int = 0) -> wire.ClosedAttempt:
+        """The end of an attempt that did nothing."""
         closed = wire.ClosedAttempt(
             job_uid=key.job_uid,
             attempt=number,
@@ -80,7 +98,11 @@ class Ends:
             message=ending.message,
         )
         closed.end_time.FromMicroseconds(self._now_unix_us())
-        await self.add(closed)
+        return closed
+
+
+def _tell_not_on_disk(key: AttemptKey, error: OSError) -> None:
+    log.error("end_not_on_disk", attempt=str(key), problem=str(error))
 
 
 def ending_of_crash(error: Exception) -> Ending:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.agent.disk import on_disk
+from runner.agent.disk import Disk, DiskStandsStill, on_disk
 from runner.agent.fault import fault_of
 from services.chassis.backoff import Backoff
 from services.chassis.files import replace_file
@@ -47,6 +47,7 @@ class Fitness:
         *,
         check_command: Sequence[str],
         environ: Mapping[str, str],
+        disk: Disk,
         limits: FitnessLimits,
         randomness: random.Random,
     ) -> None:
@@ -54,6 +55,7 @@ class Fitness:
         self._work_folder = work_folder
         self._check_command = check_command
         self._environ = environ
+        self._disk = disk
         self._limits = limits
         self._on_change: Callable[[], None] = lambda: None
         self._backoff = Backoff(
@@ -103,8 +105,8 @@ class Fitness:
             return ""
 
         try:
-            return await asyncio.wait_for(on_disk(problem), self._limits.check_seconds_max)
-        except TimeoutError:
+            return await self._disk.answer(on_disk(problem), seconds_max=self._limits.check_seconds_max)
+        except DiskStandsStill:
             return f"the disk of {self._work_folder} stands still"
         except OSError as error:
             return f"the disk of {self._work_folder} does not work: {fault_of(error)}"

@@ -55,8 +55,9 @@ def recover(work_folder: Path, ledger: Ledger, disk: SpoolDisk, now_unix_us: Cal
     """Must run in the event loop's thread, before the first attempt. May take as long as deleting a dataset takes."""
     for group in ledger.groups():
         ended = end_group(group)
-        log.warning("earlier_trainer_ended", attempt=group.mark, processes=ended)
-        ledger.forget_group(group)
+        log.warning("earlier_trainer_ended", attempt=group.mark, processes=ended.processes)
+        if not ended.surviving:
+            ledger.forget_group(group)
     for folder in sorted((work_folder / ATTEMPTS).glob("*")):
         log.warning("earlier_attempt_swept", folder=folder.name)
         _remove_torn_beside(folder / ATTEMPT_FILE)

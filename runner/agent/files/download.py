@@ -22,7 +22,7 @@ import msgspec
 from sihlai.conversion.v1 import dataset_pb2
 from sihlai.scheduler.v1 import job_pb2
 
-from runner.agent.disk import DISK_THREADS, on_disk
+from runner.agent.disk import DISK_THREADS, Moved, on_disk
 from runner.agent.fault import RunnerFault
 from services.chassis.backoff import Backoff
 from services.chassis.errors import FailedPrecondition, PermissionDenied, Reason, RetryableError, SihlaiError
@@ -382,10 +382,14 @@ class Downloads:
             )
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, moved: Moved = lambda: None) -> str:
     """The checksum of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            moved()
+    return digest.hexdigest()
 
 
 def open_result(source: dataset_pb2.DatasetSource, *, limits: ObjectLimits | None = None) -> ObjectFolder:

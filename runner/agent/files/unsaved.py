@@ -23,7 +23,7 @@ from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.decision import AttemptKey
-from runner.agent.disk import on_disk
+from runner.agent.disk import Disk, on_disk
 from runner.agent.files.upload import UploadFailed, UploadTarget, described, write_checkpoint
 from runner.agent.ledger import read_closed
 from runner.report import CheckpointWritten
@@ -54,43 +54,57 @@ class UnsavedLimits:
 class Unsaved:
     """The checkpoints in one folder."""
 
-    def __init__(self, folder: Path, *, limits: UnsavedLimits, randomness: random.Random) -> None:
+    def __init__(self, folder: Path, *, disk: Disk, limits: UnsavedLimits, randomness: random.Random) -> None:
         self._folder = folder
+        self._disk = disk
         self._limits = limits
         self._random = randomness
         self._added = asyncio.Event()
         self._counted_at: dict[Path, float] = {}
+        self._kept_now: set[Path] = set()
+        """Those that have no end yet and will have one."""
 
     def place(self, key: AttemptKey) -> Path:
         """Where an attempt's checkpoint is kept."""
         return self._folder / str(key)
 
-    def keep(
+    async def keep(
         self, key: AttemptKey, written: CheckpointWritten, target: UploadTarget, now_unix_us: int
     ) -> job_pb2.Checkpoint:
-        """Take a checkpoint's files; what is recorded of it. Raises OSError. In any thread."""
-        checkpoint = described(written, target, now_unix_us)
+        """Take a checkpoint's files; what is recorded of it. Raises OSError, and then it is not kept."""
         place = self.place(key)
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        Path(written.folder).rename(place / FILES)
+        self._kept_now.add(place)
+        try:
+            checkpoint = await described(written, target, now_unix_us, disk=self._disk)
+            await self._disk.run(_take, Path(written.folder), place)
+        except BaseException:
+            self._forget(place)
+            raise
         return checkpoint
 
     async def conclude(self, key: AttemptKey, closed: wire.ClosedAttempt, checkpoint: job_pb2.Checkpoint) -> None:
-        """The end of the attempt whose checkpoint was taken: from now on it is tried."""
+        """The end of the attempt whose checkpoint was taken: from now on it is tried. Raises OSError, and then it is
+        not kept.
+        """
         end = wire.ClosedAttempt()
         end.CopyFrom(closed)
         del end.checkpoints[:]
         end.checkpoints.append(checkpoint)
         try:
-            await on_disk(replace_file, self.place(key) / END, end.SerializeToString())
-        except OSError as error:
-            log.error("unsaved_checkpoint_lost", attempt=str(key), problem=str(error))
+            await self._disk.run(replace_file, self.place(key) / END, end.SerializeToString())
+        finally:
+            self._forget(self.place(key))
+
+    def _forget(self, place: Path) -> None:
+        """It is kept, or never will be: what a slow disk does later is swept, or tried."""
+        self._kept_now.discard(place)
         self._added.set()
 
     def sweep(self) -> None:
-        """Remove what an agent that died left without an end."""
+        """Remove what never had an end: an agent died, or a disk did not take it in time."""
         for place in self._folder.glob("*"):
+            if place in self._kept_now:
+                continue
             try:
                 is_concluded = (place / END).exists()
             except OSError as error:  # it is kept: it may hold the only copy
@@ -108,6 +122,7 @@ class Unsaved:
         )
         while True:
             self._added.clear()
+            await on_disk(self.sweep)
             for end in await on_disk(lambda: sorted(self._ends())):
                 closed = await self._uploaded(end)
                 if closed is None:
@@ -159,3 +174,9 @@ class Unsaved:
 
     def _ends(self) -> list[Path]:
         return list(self._folder.glob(f"*/{END}"))
+
+
+def _take(files: Path, place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    files.rename(place / FILES)

@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import random
-import shutil
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from sihlai.scheduler.v1 import job_pb2
 
-from runner.agent.disk import on_disk
+from runner.agent.disk import Disk, DiskStandsStill, Moved, delete_tree, on_disk
 from runner.agent.files.download import sha256_of
 from runner.report import CheckpointWritten
 from services.chassis.backoff import Backoff
@@ -65,6 +64,7 @@ class Uploads:
         self,
         target: UploadTarget,
         *,
+        disk: Disk,
         waiting_max: int,
         before_upload: Callable[[], Awaitable[None]],
         now_unix_us: Callable[[], int],
@@ -74,6 +74,7 @@ class Uploads:
         on_problem: Callable[[str], None],
     ) -> None:
         self._target = target
+        self._disk = disk
         self._waiting_max = waiting_max
         self._before_upload = before_upload
         self._now_unix_us = now_unix_us
@@ -82,13 +83,16 @@ class Uploads:
         self._on_change = on_change
         self._on_problem = on_problem
         self._waiting: list[CheckpointWritten] = []
-        self._removals: set[asyncio.Task[None]] = set()
+        self._removals: set[asyncio.Task[bool]] = set()
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._moved_at = time.monotonic()
         self._reached: deque[int] = deque(maxlen=RESTARTS_MAX + 1)
         """How far the last tries came in which anything arrived."""
+        self.patient = True
+        """Whether a disk of this machine that stands still is waited for as a store that is away; else a checkpoint
+        that it does not give is given up."""
         self.done_bytes = 0
         """Of the checkpoint that is being uploaded, in the try that is under way."""
         self.total_bytes = 0
@@ -109,9 +113,7 @@ class Uploads:
             droppable = [each for each in self._waiting[1:-1] if not each.best] or self._waiting[1:-1]
             for each in droppable[:1]:
                 self._waiting.remove(each)
-                removal = asyncio.create_task(on_disk(shutil.rmtree, each.folder, True))
-                self._removals.add(removal)
-                removal.add_done_callback(self._removals.discard)
+                self._remove(each)
                 self._on_problem(f"checkpoint {each.iteration} was not uploaded: newer ones wait for the object store")
 
     async def run(self) -> None:
@@ -126,7 +128,7 @@ class Uploads:
                     self.runner_failed = isinstance(error, (PermissionDenied, OSError))
                     self._on_problem(self.failures[-1])
                 else:
-                    await on_disk(shutil.rmtree, written.folder, True)
+                    self._remove(written)
                     self._on_uploaded(checkpoint)
                 self._waiting.remove(written)
                 self._moved_at = time.monotonic()
@@ -154,23 +156,35 @@ class Uploads:
         """Try for as long as the object store is away."""
         backoff = Backoff(seconds_first=RETRY_SECONDS_FIRST, seconds_max=RETRY_SECONDS_MAX, randomness=self._random)
         await self._before_upload()
-        folder = Path(written.folder)
-        checkpoint = await on_disk(described, written, self._target, self._now_unix_us())
-        self._reached.clear()
-        self.done_bytes, self.total_bytes = 0, sum(file.size_bytes for file in checkpoint.files)
+        checkpoint: job_pb2.Checkpoint | None = None
         while True:
             try:
-                await write_checkpoint(checkpoint, folder, on_progress=self._on_progress)
+                if checkpoint is None:
+                    checkpoint = await described(written, self._target, self._now_unix_us(), disk=self._disk)
+                    self._reached.clear()
+                    self.done_bytes, self.total_bytes = 0, sum(file.size_bytes for file in checkpoint.files)
+                await write_checkpoint(checkpoint, Path(written.folder), on_progress=self._on_progress)
             except (RetryableError, ObjectNotFound) as error:  # a folder or bucket that is missing may come back
-                if self.done_bytes:
-                    self._reached.append(self.done_bytes)
-                    self.done_bytes = 0
-                self._on_problem(f"checkpoint {written.iteration} waits for the object store: {error.message}")
-                self._set_problem(f"checkpoint {written.iteration} waits for the object store: {error.message}")
-                await asyncio.sleep(backoff.next_seconds())
+                waits = f"the object store: {error.message}"
+            except TimeoutError as error:  # of this machine's disk: no other waits without our errors
+                if not self.patient:
+                    raise DiskStandsStill from error
+                waits = f"this runner's disk: {error}"
             else:
                 self._set_problem("")
                 return checkpoint
+            if self.done_bytes:
+                self._reached.append(self.done_bytes)
+                self.done_bytes = 0
+            self._on_problem(f"checkpoint {written.iteration} waits for {waits}")
+            self._set_problem(f"checkpoint {written.iteration} waits for {waits}")
+            await asyncio.sleep(backoff.next_seconds())
+
+    def _remove(self, written: CheckpointWritten) -> None:
+        """Delete it here, without anybody waiting for it: all of the attempt's folder goes in the end."""
+        removal = asyncio.create_task(on_disk(delete_tree, lambda: None, Path(written.folder)))
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
 
     def _on_progress(self, done_bytes: int) -> None:
         """Whatever arrives counts, but who begins again and again without getting further gets nowhere."""
@@ -189,8 +203,10 @@ class Uploads:
             self._on_change(True)
 
 
-def described(written: CheckpointWritten, target: UploadTarget, now_unix_us: int) -> job_pb2.Checkpoint:
-    """A checkpoint of this disk as it is recorded, with the checksums of its files. Slow. Raises OSError."""
+async def described(
+    written: CheckpointWritten, target: UploadTarget, now_unix_us: int, *, disk: Disk
+) -> job_pb2.Checkpoint:
+    """A checkpoint of this disk as it is recorded, with the checksums of its files. Raises OSError."""
     checkpoint = job_pb2.Checkpoint(
         name=f"{target.job}/checkpoints/{target.epoch}-{written.iteration}",
         uri=f"{target.uri.rstrip('/')}/{written.iteration}",
@@ -201,9 +217,15 @@ def described(written: CheckpointWritten, target: UploadTarget, now_unix_us: int
         best=written.best,
     )
     checkpoint.create_time.FromMicroseconds(now_unix_us)
-    for path in sorted(Path(written.folder).iterdir()):
-        checkpoint.files.add(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_of(path))
+    checkpoint.files.extend(await disk.run_long(_files_in, Path(written.folder)))
     return checkpoint
+
+
+def _files_in(moved: Moved, folder: Path) -> list[job_pb2.CheckpointFile]:
+    return [
+        job_pb2.CheckpointFile(name=path.name, size_bytes=path.stat().st_size, sha256=sha256_of(path, moved))
+        for path in sorted(folder.iterdir())
+    ]
 
 
 async def write_checkpoint(

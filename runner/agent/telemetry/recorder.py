@@ -140,7 +140,7 @@ class Recorder:
             with contextlib.suppress(TimeoutError):
                 await self.spool.disk.writing.run(lambda: None, seconds_max=self._limits.stall_seconds_max)
 
-    async def written(self, seconds_max: float) -> None:
+    async def written(self, seconds_max: float | None = None) -> None:
         """Flush, and wait until it is on the disk, as far as that takes it. Raises TimeoutError."""
         self.flush()
         await self.spool.disk.writing.run(lambda: None, seconds_max=seconds_max)

@@ -14,6 +14,7 @@ import signal
 import struct
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -146,8 +147,16 @@ class TrainerProcess:
             yield piece
 
 
-def end_group(group: ProcessGroup) -> int:
-    """SIGKILL to whatever is left of the group, and wait until it is gone; how many processes there were.
+@dataclass(frozen=True, kw_only=True)
+class EndedGroup:
+    """How many processes there were, and which the system does not let go: a disk that they wait for may hang."""
+
+    processes: int
+    surviving: Sequence[int] = ()
+
+
+def end_group(group: ProcessGroup) -> EndedGroup:
+    """SIGKILL to whatever is left of the group, and wait until it is gone, for GROUP_END_SECONDS at most.
 
     Safe long after the group was recorded: a process that only bears the leader's old number is left alone.
     """
@@ -159,10 +168,11 @@ def end_group(group: ProcessGroup) -> int:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         if time.monotonic() > deadline:
-            log.error("process_group_survives", mark=group.mark, processes=sorted(process.pid for process in members))
-            break
+            surviving = sorted(process.pid for process in members)
+            log.error("process_group_survives", mark=group.mark, processes=surviving)
+            return EndedGroup(processes=len(ended), surviving=surviving)
         time.sleep(GROUP_POLL_SECONDS)
-    return len(ended)
+    return EndedGroup(processes=len(ended))
 
 
 def _members(group: ProcessGroup) -> list[psutil.Process]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +16,20 @@ from sihlai.logs.v1 import log_line_pb2
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.decision import Stopping
-from runner.agent.disk import on_disk
-from runner.agent.ledger import Ledger
+from runner.agent.disk import Disk
+from runner.agent.ledger import Ledger, ProcessGroup
 from runner.agent.telemetry.levels import LineLevels
 from runner.agent.telemetry.lines import Piece
 from runner.agent.telemetry.recorder import Recorder
-from runner.agent.trainer.ending import Death, Ending, ending_of_trainer, failure, out_of_memory_kills
-from runner.agent.trainer.process import TrainerProcess, end_group
+from runner.agent.trainer.ending import (
+    Death,
+    Ending,
+    ending_of_fault,
+    ending_of_trainer,
+    failure,
+    out_of_memory_kills,
+)
+from runner.agent.trainer.process import GROUP_END_SECONDS, TrainerProcess, end_group
 from runner.report import (
     COMMAND_HAND_BACK,
     COMMAND_STOP,
@@ -31,6 +41,7 @@ from runner.report import (
     Progress,
 )
 from services.chassis.log import get_logger
+from services.chassis.threads import in_own_thread
 
 log = get_logger(__name__)
 
@@ -62,6 +73,7 @@ class Supervision:
         mark: str,
         recorder: Recorder,
         ledger: Ledger,
+        disk: Disk,
         exit_seconds_max: float,
         on_report: Callable[[Progress | CheckpointStarted | CheckpointWritten], None],
         stop: StopWanted = StopWanted(),
@@ -69,6 +81,7 @@ class Supervision:
         self._mark = mark
         self._recorder = recorder
         self._ledger = ledger
+        self._disk = disk
         self._exit_seconds_max = exit_seconds_max
         self._on_report = on_report
         self._process: TrainerProcess | None = None
@@ -77,6 +90,7 @@ class Supervision:
         self._last_checkpoint_written = False
         self._failure = ""
         self._killed_for = ""
+        self._killed = asyncio.Event()
         self._deadline: asyncio.TimerHandle | None = None
         self._heard = 0
         """So often something was taken out of the trainer's pipes."""
@@ -97,29 +111,31 @@ class Supervision:
         process = await TrainerProcess.start(command, folder=folder, environ=environ, mark=self._mark)
         self._process = process
         try:
-            try:
-                await on_disk(self._ledger.write_group, process.group)
-            except OSError as error:  # the leash ends the trainer with this agent, if not all that it started
-                log.error("group_not_on_disk", attempt=self._mark, problem=str(error))
             log.info("trainer_started", attempt=self._mark, process=process.group.leader)
             self._recorder.line("the trainer was started")
             if self._wanted.stopping:
                 self._stop_process(process)
             relays = self._start_relays(process)
-            exit_code = await process.wait()
+            try:
+                await self._disk.run(self._ledger.write_group, process.group)
+            except OSError as error:  # the leash ends the trainer with this agent, if not all that it started
+                log.error("group_not_on_disk", attempt=self._mark, problem=str(error))
+            exit_code = await self._exit_code(process)
         finally:
             process.kill()
             self._set_deadline(None)
-            await on_disk(end_group, process.group)
-            await on_disk(self._ledger.forget_group, process.group)
+            await self._end_group(process.group)
             self._process = None
         await self._hear_out(relays)
         process.close()
         log.info("trainer_ended", attempt=self._mark, exit_code=exit_code, killed_for=self._killed_for)
+        if exit_code is None and self._last_word is None:
+            why = f"{self._killed_for}; SIGKILL does not end it: what it waits for, such as a disk, hangs"
+            return ending_of_fault(why)
         kills_after = out_of_memory_kills()
         unknown = kills_before is None or kills_after is None
         death = Death(
-            exit_code=exit_code,
+            exit_code=-signal.SIGKILL if exit_code is None else exit_code,
             killed_for=self._killed_for,
             out_of_memory_kills=None if unknown else (kills_after or 0) - (kills_before or 0),
         )
@@ -132,6 +148,27 @@ class Supervision:
             hand_back=self._wanted.hand_back,
             tail=self._recorder.tail(),
         )
+
+    async def _exit_code(self, process: TrainerProcess) -> int | None:
+        """As `wait`; None where the trainer was killed and does not end."""
+        exiting, killed = asyncio.create_task(process.wait()), asyncio.create_task(self._killed.wait())
+        try:
+            await asyncio.wait({exiting, killed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({exiting}, timeout=GROUP_END_SECONDS)
+            return exiting.result() if exiting.done() else None
+        finally:
+            exiting.cancel()
+            killed.cancel()
+
+    async def _end_group(self, group: ProcessGroup) -> None:
+        """Whatever hangs: what cannot be ended, or struck off the ledger, is left to the next agent."""
+        ending = in_own_thread("group-ending", functools.partial(end_group, group))
+        await asyncio.wait({ending}, timeout=2 * GROUP_END_SECONDS)
+        if not ending.done():
+            log.error("process_group_not_ended", attempt=self._mark, seconds=2 * GROUP_END_SECONDS)
+        elif not ending.result().surviving:
+            with contextlib.suppress(OSError):
+                await self._disk.run(self._ledger.forget_group, group)
 
     def stop(self, wanted: StopWanted) -> None:
         """Tell the trainer to end with a checkpoint within its grace, or end it at once."""
@@ -234,3 +271,4 @@ class Supervision:
         if self._process is not None:
             self._killed_for = self._killed_for or reason
             self._process.kill()
+            self._killed.set()

@@ -11,6 +11,7 @@ import pytest
 from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
+from runner.agent.disk import Disk
 from runner.agent.ends import Ends
 from runner.agent.ledger import Ledger, key_of
 from tests.runner.agent.system import System, end, until
@@ -88,7 +89,8 @@ def test_an_end_that_waits_for_the_disk_is_reported_and_forgotten_in_order(
     ledger = Ledger(tmp_path)
 
     async def test() -> None:
-        ends = Ends(ledger, now_unix_us=lambda: 1, disk_seconds_max=0.1)
+        disk = Disk(still_seconds_max=20, again_seconds_max=0.1)
+        ends = Ends(ledger, disk=disk, now_unix_us=lambda: 1, disk_seconds_max=0.1)
         await asyncio.wait_for(ends.add(closed), 10)
         assert ends.reports == [closed]
         ends.acknowledge(key_of(closed))

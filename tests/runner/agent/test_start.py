@@ -17,6 +17,7 @@ from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.config import PREFIX, Device, RunnerConfig
+from runner.agent.disk import Disk
 from runner.agent.files.unsaved import Unsaved, UnsavedLimits
 from runner.agent.files.upload import write_checkpoint
 from runner.agent.ledger import Ledger, ProcessGroup, locked
@@ -129,7 +130,8 @@ def test_nothing_that_an_agent_finds_at_its_start_keeps_it_from_starting(tmp_pat
     loop = tmp_path / "unsaved" / "b-2"
     loop.symlink_to(loop)
     found = recovered(tmp_path)
-    Unsaved(tmp_path / "unsaved", limits=UNSAVED, randomness=random.Random(1)).sweep()
+    disk = Disk(still_seconds_max=20, again_seconds_max=2)
+    Unsaved(tmp_path / "unsaved", disk=disk, limits=UNSAVED, randomness=random.Random(1)).sweep()
     assert (found.closed, found.spools) == ([CLOSED], [])
 
 

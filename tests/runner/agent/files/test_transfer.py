@@ -13,6 +13,7 @@ import pytest
 from sihlai.conversion.v1.dataset_pb2 import DatasetSource
 from sihlai.scheduler.v1 import job_pb2
 
+from runner.agent.disk import Disk
 from runner.agent.fault import RunnerFault
 from runner.agent.files import upload
 from runner.agent.files.download import (
@@ -196,6 +197,7 @@ class Uploading:
         self.seen: list[tuple[int, str]] = []
         self.uploads = Uploads(
             UploadTarget(job="projects/p/jobs/j", epoch=7, uri=(root / store / "uid" / "7").as_uri()),
+            disk=Disk(still_seconds_max=20, again_seconds_max=2),
             waiting_max=waiting_max,
             before_upload=saved,
             now_unix_us=lambda: 1_000_000,

@@ -11,6 +11,7 @@ from sihlai.runner.v1 import runner_service_pb2 as wire
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.decision import AttemptKey
+from runner.agent.disk import Disk
 from runner.agent.files.unsaved import END, SECONDS_PER_DAY, WAITED, Unsaved, UnsavedLimits
 from runner.agent.files.upload import UploadTarget
 from runner.report import CheckpointWritten
@@ -41,7 +42,8 @@ class Waiting:
 
     def agent(self) -> Unsaved:
         """Another start of the agent."""
-        return Unsaved(self.root / "unsaved", limits=self.limits, randomness=random.Random(0))
+        disk = Disk(still_seconds_max=20, again_seconds_max=2)
+        return Unsaved(self.root / "unsaved", disk=disk, limits=self.limits, randomness=random.Random(0))
 
     async def keep(self, epoch: int) -> None:
         key = AttemptKey(job_uid="job", epoch=epoch)
@@ -50,7 +52,7 @@ class Waiting:
         (folder / "model.safetensors").write_bytes(b"weights")
         target = UploadTarget(job="projects/p/jobs/j", epoch=epoch, uri=(self.store / str(epoch)).as_uri())
         written = CheckpointWritten(str(folder), 7, "STOP", None, False)
-        checkpoint = self.unsaved.keep(key, written, target, 1_000_000)
+        checkpoint = await self.unsaved.keep(key, written, target, 1_000_000)
         closed = wire.ClosedAttempt(job_uid="job", epoch=epoch, outcome=job_pb2.ATTEMPT_OUTCOME_STOPPED)
         await self.unsaved.conclude(key, closed, checkpoint)
 

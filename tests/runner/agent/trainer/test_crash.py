@@ -12,6 +12,7 @@ from sihlai.logs.v1 import log_line_pb2
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.__main__ import TRAINER_COMMAND
+from runner.agent.disk import Disk
 from runner.agent.ledger import Ledger
 from runner.agent.trainer.supervision import Supervision
 from tests.runner.agent.recording import Recording, limits, until
@@ -27,6 +28,7 @@ def test_a_trainer_that_crashes_leaves_its_stack_in_the_log(tmp_path: Path, numb
         mark="0197-3",
         recorder=recording.recorder,
         ledger=Ledger(tmp_path / "ledger"),
+        disk=Disk(still_seconds_max=20, again_seconds_max=2),
         exit_seconds_max=10,
         on_report=lambda report: None,
     )

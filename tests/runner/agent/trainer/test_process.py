@@ -180,7 +180,7 @@ print(worker.pid, flush=True)
         output = [int(piece.text) async for piece in process.output()]
         await process.wait()
         assert alive(output[0])
-        assert await asyncio.to_thread(end_group, process.group) == 1
+        assert (await asyncio.to_thread(end_group, process.group)).processes == 1
         return output[0]
 
     assert not alive(asyncio.run(outlive()))
@@ -190,9 +190,9 @@ def test_a_process_that_only_bears_an_old_number_is_left_alone(tmp_path: Path) -
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
         started_at = psutil.Process(other.pid).create_time()
-        assert end_group(ProcessGroup(mark="job-1", leader=other.pid, start_time=started_at - 100)) == 0
+        assert end_group(ProcessGroup(mark="job-1", leader=other.pid, start_time=started_at - 100)).processes == 0
         assert alive(other.pid)
-        assert end_group(ProcessGroup(mark="job-1", leader=other.pid, start_time=started_at)) == 1
+        assert end_group(ProcessGroup(mark="job-1", leader=other.pid, start_time=started_at)).processes == 1
     finally:
         other.kill()
         other.wait()

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
 from sihlai.scheduler.v1 import job_pb2
 
 from runner.agent.decision import Stopping
+from runner.agent.disk import Disk
 from runner.agent.ledger import Ledger
 from runner.agent.trainer.ending import Ending
+from runner.agent.trainer.process import GROUP_END_SECONDS, end_group
 from runner.agent.trainer.supervision import StopWanted, Supervision
 from runner.report import Progress
 from tests.runner.agent.recording import Recording, Standstill, limits, until
@@ -33,6 +37,7 @@ def supervision(folder: Path, on_report: Callable[[Any], None], stop: StopWanted
         mark="0197-3",
         recorder=Recording(folder / "s", limits()).recorder,
         ledger=Ledger(folder / "ledger"),
+        disk=Disk(still_seconds_max=20, again_seconds_max=2),
         exit_seconds_max=10,
         on_report=on_report,
         stop=stop or StopWanted(),
@@ -93,6 +98,7 @@ def test_the_last_words_of_a_trainer_are_heard_also_where_the_disk_stands_still_
         mark="0197-3",
         recorder=recording.recorder,
         ledger=Ledger(tmp_path / "ledger"),
+        disk=Disk(still_seconds_max=20, again_seconds_max=2),
         exit_seconds_max=10,
         on_report=lambda report: None,
     )
@@ -103,3 +109,25 @@ def test_the_last_words_of_a_trainer_are_heard_also_where_the_disk_stands_still_
     ending = asyncio.run(run())
     standstill.end()
     assert (ending.outcome, ending.message) == (job_pb2.ATTEMPT_OUTCOME_COMPLETED, "")
+
+
+def test_a_trainer_that_sigkill_does_not_end_ends_its_attempt_and_is_left_to_the_next_agent(
+    tmp_path: Path, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that waits for a disk in a call that nothing interrupts."""
+    monkeypatch.setattr(os, "killpg", lambda group, number: None)
+    monkeypatch.setattr(psutil.Process, "kill", lambda process: None)
+
+    async def run() -> Ending:
+        wanted = StopWanted(stopping=Stopping.IMMEDIATE, hand_back=True)
+        watched = supervision(tmp_path, lambda report: None, wanted)
+        running = watched.run(make_trainer("time.sleep(60)"), folder=tmp_path, environ=os.environ)
+        return await asyncio.wait_for(running, 5 * GROUP_END_SECONDS)
+
+    ending = asyncio.run(run())
+    assert ending.outcome == job_pb2.ATTEMPT_OUTCOME_HANDED_BACK
+    assert ending.reason == job_pb2.JOB_REASON_RUNNER_FAULT
+    assert "SIGKILL does not end it" in ending.message
+    (group,) = Ledger(tmp_path / "ledger").groups()
+    monkeypatch.undo()
+    assert not end_group(group).surviving
