@@ -113,6 +113,7 @@ async def serve(
     trainer_environ |= {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
     unsaved_limits = UnsavedLimits(
         checkpoints_max=config.unsaved_checkpoints_max,
+        bytes_max=config.unsaved_bytes_max,
         days_max=config.unsaved_days_max,
         retry_seconds_first=UNSAVED_RETRY_SECONDS_FIRST,
         retry_seconds_max=config.unsaved_retry_seconds_max,

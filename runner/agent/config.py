@@ -117,7 +117,13 @@ class RunnerConfig:
         3, "checkpoints that may wait for their upload; older ones are dropped", units="checkpoints", minimum=1
     )
     unsaved_checkpoints_max: int = setting(
-        5, "last checkpoints that wait on this disk for an object store that was away", units="checkpoints", minimum=0
+        5,
+        "last checkpoints, each of another job, that wait on this disk for an object store that was away",
+        units="checkpoints",
+        minimum=0,
+    )
+    unsaved_bytes_max: int = setting(
+        32 * 2**30, "what they may take together; the newest is kept whatever it takes", units="bytes", minimum=0
     )
     unsaved_days_max: float = setting(14.0, "how long they wait while an agent runs", units="days", minimum=0)
     unsaved_retry_seconds_max: float = setting(300.0, "longest pause between two tries", units="s", minimum=0.1)

@@ -3,8 +3,9 @@
 Each has a folder of its own: its files, and the attempt's end with what is recorded of it. Once it is in the store,
 that end is reported once more, with the checkpoint. What was kept before it had an end belongs to nobody and is swept.
 
-Their number and their time are limited, and none is given up untried. How long one has waited is counted while an agent
-runs, and written down beside it: a clock that was set makes nothing old.
+Of a job the newest attempt's alone is kept: the scheduler records no checkpoint of an attempt that another followed.
+The number of the others, their bytes and their time are limited, and none of them is given up untried. How long one has
+waited is counted while an agent runs, and written down beside it: a clock that was set makes nothing old.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sihlai.scheduler.v1 import job_pb2
 from runner.agent.decision import AttemptKey
 from runner.agent.disk import Disk, on_disk
 from runner.agent.files.upload import UploadFailed, UploadTarget, described, write_checkpoint
-from runner.agent.ledger import read_closed
+from runner.agent.ledger import key_of, read_closed
 from runner.report import CheckpointWritten
 from services.chassis.backoff import Backoff
 from services.chassis.errors import SihlaiError
@@ -46,6 +47,7 @@ class UnsavedLimits:
     """How many are kept, how long, and how often they are tried; the configuration has a setting for each."""
 
     checkpoints_max: int
+    bytes_max: int
     days_max: float
     retry_seconds_first: float
     retry_seconds_max: float
@@ -123,6 +125,7 @@ class Unsaved:
         while True:
             self._added.clear()
             await on_disk(self.sweep)
+            await on_disk(self._give_up_followed)
             for end in await on_disk(lambda: sorted(self._ends())):
                 closed = await self._uploaded(end)
                 if closed is None:
@@ -148,16 +151,38 @@ class Unsaved:
         log.info("unsaved_checkpoint_uploaded", checkpoint=checkpoint.name, uri=checkpoint.uri)
         return closed
 
+    def _give_up_followed(self) -> None:
+        """Remove those of which a newer attempt's is here, where that can be read."""
+        found = [key for end in self._ends() if (key := _attempt_of(end)) is not None]
+        newest: dict[str, int] = {}
+        for key in found:
+            newest[key.job_uid] = max(key.epoch, newest.get(key.job_uid, key.epoch))
+        for key in found:
+            if key.epoch < newest[key.job_uid]:
+                self._remove(
+                    self.place(key), f"that of a newer attempt of its job is kept, of epoch {newest[key.job_uid]}"
+                )
+
     def _give_up(self) -> None:
-        """Remove what was tried for too long, and what has waited longest of too many."""
+        """Remove what was tried for too long, and of what is too much those that have waited longest."""
+        limits = self._limits
         waited = {end.parent: self._waited_seconds(end.parent) for end in self._ends()}
-        oldest = sorted(waited, key=lambda place: waited[place], reverse=True)
-        crowded = oldest[: max(0, len(oldest) - self._limits.checkpoints_max)]
-        for place in oldest:
-            if place in crowded or waited[place] > self._limits.days_max * SECONDS_PER_DAY:
-                log.error("unsaved_checkpoint_given_up", folder=str(place), waited_seconds=round(waited[place]))
-                shutil.rmtree(place, ignore_errors=True)
+        kept, kept_bytes = 0, 0
+        for place in sorted(waited, key=lambda place: waited[place]):
+            size_bytes = _size_bytes(place / FILES)
+            if waited[place] > limits.days_max * SECONDS_PER_DAY:
+                self._remove(place, f"it has waited for {waited[place] / SECONDS_PER_DAY:.1f} days")
+            elif kept >= limits.checkpoints_max:
+                self._remove(place, f"{kept} of other jobs have not waited for so long")
+            elif kept and kept_bytes + size_bytes > limits.bytes_max:
+                self._remove(place, f"{kept} of other jobs take {kept_bytes} bytes, and it takes {size_bytes}")
+            else:
+                kept, kept_bytes = kept + 1, kept_bytes + size_bytes
         self._counted_at = {place: at for place, at in self._counted_at.items() if os.path.lexists(place)}
+
+    def _remove(self, place: Path, why: str) -> None:
+        log.error("unsaved_checkpoint_given_up", folder=str(place), why=why)
+        shutil.rmtree(place, ignore_errors=True)
 
     def _waited_seconds(self, place: Path) -> float:
         """How long it has waited by now, written down for the next time."""
@@ -180,3 +205,18 @@ def _take(files: Path, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     files.rename(place / FILES)
+
+
+def _attempt_of(end: Path) -> AttemptKey | None:
+    """None where it cannot be read."""
+    try:
+        return key_of(read_closed(end, end.parent.name))
+    except (OSError, ValueError):
+        return None
+
+
+def _size_bytes(folder: Path) -> int:
+    """What its files take, as far as that can be seen."""
+    with contextlib.suppress(OSError):
+        return sum(path.stat().st_size for path in folder.iterdir())
+    return 0

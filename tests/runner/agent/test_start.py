@@ -31,7 +31,7 @@ from services.chassis.errors import ConfigurationError
 from tests.runner.agent.recording import LIMITS, Recording
 from tests.runner.agent.system import until
 
-UNSAVED = UnsavedLimits(checkpoints_max=1, days_max=1, retry_seconds_first=1, retry_seconds_max=1)
+UNSAVED = UnsavedLimits(checkpoints_max=1, bytes_max=1, days_max=1, retry_seconds_first=1, retry_seconds_max=1)
 ADDRESSES = ["--scheduler-address", "s:1", "--conversion-address", "c:1", "--metrics-address", "m:1"]
 
 
