@@ -54,7 +54,13 @@ class Threads:
 
         Who is cancelled waits no longer.
         """
-        return await self._result(self._asked(call), seconds_max)
+        return await self._result(self.begin(call), seconds_max)
+
+    def begin(self, call: Callable[[], Result]) -> Future[Result]:
+        """What will come of the call, for who waits in a thread. TimeoutError where too many wait."""
+        if self._calls.qsize() >= self._waiting_max:
+            raise TimeoutError(f"{self._waiting_max} calls wait for the threads of {self._name} already")
+        return self._submit(call)
 
     @contextlib.asynccontextmanager
     async def entered(
@@ -64,7 +70,7 @@ class Threads:
 
         Who has an error, or is cancelled, does not wait until it is left.
         """
-        entering = self._asked(manager.__enter__)
+        entering = self.begin(manager.__enter__)
         try:
             value = await self._result(entering, seconds_max)
         except BaseException:
@@ -88,11 +94,6 @@ class Threads:
             if not limit.expired():
                 raise
             raise TimeoutError(f"there was no answer within {seconds_max:g} s") from error
-
-    def _asked(self, call: Callable[[], Result]) -> Future[Result]:
-        if self._calls.qsize() >= self._waiting_max:
-            raise TimeoutError(f"{self._waiting_max} calls wait for the threads of {self._name} already")
-        return self._submit(call)
 
     def _submit(self, call: Callable[[], Result]) -> Future[Result]:
         future: Future[Result] = Future()

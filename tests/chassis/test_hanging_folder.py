@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from services.chassis.auth.carrying import TokenFile
 from services.chassis.errors import Reason, Unavailable
 from services.chassis.objects import local
 from services.chassis.objects.access import ObjectLimits
@@ -141,6 +142,31 @@ def test_who_writes_a_file_of_a_disk_that_hangs_is_told_and_the_loop_goes_on(tmp
         (own / "of-unknown-content").open("wb").close()  # lets go of who waits for it
         await folder.write("b", own / "of-unknown-size")
         assert await folder.read("b") == b"content"
+
+    asyncio.run(test())
+
+
+def test_who_calls_with_a_token_of_a_disk_that_hangs_sends_the_last_one(tmp_path, monkeypatch):
+    path = tmp_path / "secrets" / "token"
+    path.parent.mkdir()
+    path.touch(mode=0o600)
+    path.write_text("first")
+    token = TokenFile.required(path)
+
+    async def test():
+        done = asyncio.Event()
+        silent = asyncio.create_task(silence(done))
+        await asyncio.sleep(0.05)  # it has begun to measure
+        with hanging(path.parent, monkeypatch):
+            for _ in range(100):
+                assert token() == "first"
+            done.set()
+            assert await silent < SILENCE_SECONDS_MAX
+        path.write_text("second")
+        until = time.monotonic() + 20
+        while token() != "second":
+            assert time.monotonic() < until
+            await asyncio.sleep(0.01)
 
     asyncio.run(test())
 

@@ -5,7 +5,9 @@ A token lies in a file that its giver replaces before the token ends; each call 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,29 @@ import grpc
 
 from services.chassis.errors import ConfigurationError
 from services.chassis.files import require_private
+from services.chassis.threads import Threads
 
 Token = Callable[[], str]
 """The token to send with a call now; empty sends none."""
 
+LOOK_SECONDS_MAX = 0.05
+"""A file whose disk has not answered by then is not waited for, nor looked at again before it has."""
+LOOKING_MAX = 100
+"""Files that are looked at at once in a process, at most."""
+_THREADS = Threads("token-files", threads_max=LOOKING_MAX, waiting_max=LOOKING_MAX)
+
 
 class TokenFile:
-    """The token in a file (0600), read again when it has changed. Where there is none by now the last one holds."""
+    """The token in a file (0600), read again when it has changed.
+
+    Where there is none by now, or the disk does not answer at once, the last one holds: calls are made in event loops.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._state: tuple[int, int, int] | None = None
         self._token = ""
+        self._looking: Future[None] | None = None
 
     @classmethod
     def required(cls, path: Path) -> TokenFile:
@@ -36,7 +49,16 @@ class TokenFile:
         return file
 
     def __call__(self) -> str:
-        """The token; empty where there never was one."""
+        """The token; empty where there never was one. The first that there is is waited for."""
+        if self._state is None:
+            self._look()
+        elif self._looking is None or self._looking.done():
+            with contextlib.suppress(TimeoutError):
+                self._looking = _THREADS.begin(self._look)
+                self._looking.result(LOOK_SECONDS_MAX)
+        return self._token
+
+    def _look(self) -> None:
         try:
             found = self._path.stat()
             state = (found.st_mtime_ns, found.st_ino, found.st_size)
@@ -45,7 +67,6 @@ class TokenFile:
                 self._state = state
         except OSError:
             pass
-        return self._token
 
 
 def authorization(token: Token | None) -> tuple[tuple[str, str], ...]:
