@@ -89,15 +89,17 @@ class Disk:
         work: Awaitable[Result],
         *,
         seconds_max: float | None = None,
+        afresh: bool = False,
         moved_at: Callable[[], float] = lambda: 0.0,
     ) -> Result:
         """What comes of work that waits for the disk. Raises DiskStandsStill, and then the work is cancelled.
 
-        `seconds_max`: in place of `still_seconds_max`. `moved_at`: when something last moved, by the monotonic clock.
+        `seconds_max`: in place of `still_seconds_max`. `afresh`: also where it has stood still. `moved_at`: when
+        something last moved, by the monotonic clock.
         """
         began = time.monotonic()
         still_seconds = self._still_seconds_max if seconds_max is None else seconds_max
-        if self.stands_still:
+        if self.stands_still and not afresh:
             still_seconds = min(still_seconds, self._again_seconds_max)
         working = asyncio.ensure_future(work)
         hurried = asyncio.ensure_future(self._hurried.wait())

@@ -92,10 +92,12 @@ class Fitness:
 
     async def check(self) -> str:
         """What is wrong now; empty where nothing is."""
-        return await self.disk_problem() or await self._trainer_problem()
+        return await self.disk_problem(afresh=True) or await self._trainer_problem()
 
-    async def disk_problem(self) -> str:
-        """What is wrong with the disk now; empty where nothing is."""
+    async def disk_problem(self, *, afresh: bool = False) -> str:
+        """What is wrong with the disk now; empty where nothing is. `afresh`: it has the full time to answer, also where
+        it stood still a moment ago.
+        """
 
         def problem() -> str:
             free_bytes, wanted_bytes = shutil.disk_usage(self._work_folder).free, self._limits.disk_free_bytes_min
@@ -105,7 +107,8 @@ class Fitness:
             return ""
 
         try:
-            return await self._disk.answer(on_disk(problem), seconds_max=self._limits.check_seconds_max)
+            limit_seconds = self._limits.check_seconds_max
+            return await self._disk.answer(on_disk(problem), seconds_max=limit_seconds, afresh=afresh)
         except DiskStandsStill:
             return f"the disk of {self._work_folder} stands still"
         except OSError as error:

@@ -50,9 +50,17 @@ def test_a_disk_that_stood_still_is_given_less_time_until_it_answers(go: threadi
             await disk.run(go.wait, HANGS_SECONDS)
         return time.monotonic() - began
 
+    async def late() -> None:
+        await asyncio.sleep(0.2)
+        raise FileNotFoundError
+
     async def test() -> None:
         assert await given_seconds() >= 0.5
         assert await given_seconds() < 0.5
+        with pytest.raises(FileNotFoundError):
+            await disk.answer(late(), afresh=True)
+        with pytest.raises(DiskStandsStill):
+            await disk.run(go.wait, HANGS_SECONDS)
         with pytest.raises(FileNotFoundError):  # an answer too
             await disk.run(Path("/nowhere/at/all").read_bytes)
         assert await given_seconds() >= 0.5
