@@ -1,13 +1,23 @@
-"""A disk that hangs for an agent's process alone: from a moment on, calls for what lies in a folder do not return.
+"""Disks that hang, from a moment on.
 
-Python tells of most calls before it makes them (its audit events); the few of which it does not are put behind a
-function that waits. Whoever waits has let go of the interpreter, as with a call of the system. Needs no rights.
+One hangs for an agent's process alone: calls for what lies in a folder do not return. Python tells of most calls before
+it makes them (its audit events); the few of which it does not are put behind a function that waits. Whoever waits has
+let go of the interpreter, as with a call of the system. This needs no rights.
+
+The other is real, and needs root's: in a frozen file system whoever writes waits in the kernel.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+SIZE_BYTES = 200 * 2**20
 
 CUSTOMIZE = """
 import json, os, subprocess, sys, threading, time, traceback
@@ -86,3 +96,43 @@ class HangingDisk:
     def loop_waited(self) -> str:
         """Where the agent's event loop waited for it; empty where it never did."""
         return self._loop_waited.read_text() if self._loop_waited.exists() else ""
+
+
+class FrozenDisk:
+    """A file system of its own, at `folder`, that can be frozen: who writes then waits in a call that nothing ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._is_frozen = False
+
+    def freeze(self) -> None:
+        _run("fsfreeze", "--freeze", str(self.folder))
+        self._is_frozen = True
+
+    def thaw(self) -> None:
+        if self._is_frozen:
+            _run("fsfreeze", "--unfreeze", str(self.folder))
+        self._is_frozen = False
+
+
+@contextmanager
+def frozen_disk(image: Path, folder: Path) -> Iterator[FrozenDisk]:
+    """Mounted at `folder`, in the file `image`. Skips the test where there are no rights for that."""
+    with image.open("wb") as file:
+        file.truncate(SIZE_BYTES)
+    folder.mkdir()
+    try:
+        _run("mkfs.ext4", "-q", str(image))
+        _run("mount", "-o", "loop", str(image), str(folder))
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system can be mounted: {getattr(error, 'stderr', None) or error}")
+    disk = FrozenDisk(folder)
+    try:
+        yield disk
+    finally:
+        disk.thaw()
+        _run("umount", "--lazy", str(folder))
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)

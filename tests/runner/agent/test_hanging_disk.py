@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sihlai.scheduler.v1 import job_pb2
 
-from tests.runner.agent.hanging_disk import HangingDisk
+from tests.runner.agent.hanging_disk import HangingDisk, frozen_disk
 from tests.runner.agent.system import System, end, left_behind, until
 
 LEASE_SECONDS = 5.0
@@ -161,3 +161,22 @@ def test_a_trainer_that_cannot_enter_its_folder_keeps_no_heartbeat_waiting(
     finally:
         disk.go_on()
         assert end(agent) == 0
+
+
+def test_the_end_on_a_frozen_disk_is_told_and_nothing_outlives_the_frost(system: System, tmp_path: Path) -> None:
+    """Neither trainer nor agent can die while a thread of theirs waits in the kernel: both do once it need not."""
+    with frozen_disk(tmp_path / "image", tmp_path / "disk") as disk:
+        work = disk.folder / "work"
+        small = ("--disk-free-bytes-min", "1000000", "--spool-disk-free-bytes-min", "1000000")
+        agent = system.agent(work, *SOON, *small, "--drain-grace-seconds", "1", "--drain-spool-seconds", "1")
+        name = system.submit(system.project(), iterations=100_000, step_ms="10", does="validate")
+        system.wait_step(name, 20)
+        disk.freeze()
+        agent.send_signal(signal.SIGTERM)
+        job = system.wait_for(name, lambda job: bool(job.attempts[0].outcome))
+        assert (job.attempts[0].outcome, job.attempts[0].reason) == (HANDED_BACK, job_pb2.JOB_REASON_RUNNER_FAULT)
+        assert "SIGKILL does not end it" in job.attempts[0].message
+        disk.thaw()
+        assert agent.wait(ENDS_IN_SECONDS) == 0
+        until(lambda: not system.trainers())
+    system.stop_job(name)
