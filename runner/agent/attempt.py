@@ -243,6 +243,7 @@ class Attempt:
             ledger=parts.ledger,
             disk=parts.disk,
             exit_seconds_max=parts.config.exit_seconds_max,
+            kill_seconds_max=parts.config.kill_seconds_max,
             on_report=self._take_in,
             stop=self._stop_wanted,
         )

@@ -68,7 +68,10 @@ class RunnerConfig:
         120.0, "how long the trainer may take for its checkpoint after a SIGTERM", units="s", minimum=0
     )
     hurried_end_seconds_max: float = setting(
-        20.0, "how long an attempt may take to end after a second signal; then the agent ends all the same", units="s"
+        30.0,
+        "how long an attempt may take to end after a second signal; then the agent ends all the same",
+        units="s",
+        minimum=0,
     )
     drain_spool_seconds: float = setting(
         20.0, "how long points, lines and the end may take to be stored when the agent ends", units="s", minimum=0
@@ -157,6 +160,12 @@ class RunnerConfig:
     )
     exit_seconds_max: float = setting(
         10.0, "how long the trainer may take to exit after its last word", units="s", minimum=0.1
+    )
+    kill_seconds_max: float = setting(
+        15.0,
+        "how long the system may take to end a killed trainer; then the attempt ends without that, as a runner's fault",
+        units="s",
+        minimum=0.1,
     )
 
     spool_bytes_max: int = setting(

@@ -75,6 +75,7 @@ class Supervision:
         ledger: Ledger,
         disk: Disk,
         exit_seconds_max: float,
+        kill_seconds_max: float,
         on_report: Callable[[Progress | CheckpointStarted | CheckpointWritten], None],
         stop: StopWanted = StopWanted(),
     ) -> None:
@@ -83,6 +84,7 @@ class Supervision:
         self._ledger = ledger
         self._disk = disk
         self._exit_seconds_max = exit_seconds_max
+        self._kill_seconds_max = kill_seconds_max
         self._on_report = on_report
         self._process: TrainerProcess | None = None
         self._wanted = stop
@@ -150,11 +152,11 @@ class Supervision:
         )
 
     async def _exit_code(self, process: TrainerProcess) -> int | None:
-        """As `wait`; None where the trainer was killed and does not end."""
+        """As `wait`; None where the trainer was killed and does not end. One that has a GPU takes a while to."""
         exiting, killed = asyncio.create_task(process.wait()), asyncio.create_task(self._killed.wait())
         try:
             await asyncio.wait({exiting, killed}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({exiting}, timeout=GROUP_END_SECONDS)
+            await asyncio.wait({exiting}, timeout=self._kill_seconds_max)
             return exiting.result() if exiting.done() else None
         finally:
             exiting.cancel()

@@ -168,7 +168,8 @@ def test_the_end_on_a_frozen_disk_is_told_and_nothing_outlives_the_frost(system:
     with frozen_disk(tmp_path / "image", tmp_path / "disk") as disk:
         work = disk.folder / "work"
         small = ("--disk-free-bytes-min", "1000000", "--spool-disk-free-bytes-min", "1000000")
-        agent = system.agent(work, *SOON, *small, "--drain-grace-seconds", "1", "--drain-spool-seconds", "1")
+        small += ("--drain-grace-seconds", "1", "--drain-spool-seconds", "1", "--kill-seconds-max", "3")
+        agent = system.agent(work, *SOON, *small)
         name = system.submit(system.project(), iterations=100_000, step_ms="10", does="validate")
         system.wait_step(name, 20)
         disk.freeze()

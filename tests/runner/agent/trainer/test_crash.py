@@ -30,6 +30,7 @@ def test_a_trainer_that_crashes_leaves_its_stack_in_the_log(tmp_path: Path, numb
         ledger=Ledger(tmp_path / "ledger"),
         disk=Disk(still_seconds_max=20, again_seconds_max=2),
         exit_seconds_max=10,
+        kill_seconds_max=10,
         on_report=lambda report: None,
     )
 

@@ -39,6 +39,7 @@ def supervision(folder: Path, on_report: Callable[[Any], None], stop: StopWanted
         ledger=Ledger(folder / "ledger"),
         disk=Disk(still_seconds_max=20, again_seconds_max=2),
         exit_seconds_max=10,
+        kill_seconds_max=3,
         on_report=on_report,
         stop=stop or StopWanted(),
     )
