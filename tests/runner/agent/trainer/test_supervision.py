@@ -101,6 +101,7 @@ def test_the_last_words_of_a_trainer_are_heard_also_where_the_disk_stands_still_
         ledger=Ledger(tmp_path / "ledger"),
         disk=Disk(still_seconds_max=20, again_seconds_max=2),
         exit_seconds_max=10,
+        kill_seconds_max=3,
         on_report=lambda report: None,
     )
 
