@@ -128,7 +128,7 @@ class Supervision:
             self._set_deadline(None)
             await self._end_group(process.group)
             self._process = None
-        await self._hear_out(relays)
+        await self._hear_out(relays, seconds=PIPES_SECONDS if exit_code is not None else 0)
         process.close()
         log.info("trainer_ended", attempt=self._mark, exit_code=exit_code, killed_for=self._killed_for)
         if exit_code is None and self._last_word is None:
@@ -205,13 +205,15 @@ class Supervision:
         log.error("relay_crashed", attempt=self._mark, exc_info=error)
         self._fail(f"the runner could not take in what the trainer said: {type(error).__name__}: {error}")
 
-    async def _hear_out(self, relays: list[asyncio.Task[None]]) -> None:
-        """Take in the rest of what the trainer said, its last word too, however slowly the disk takes it."""
+    async def _hear_out(self, relays: list[asyncio.Task[None]], *, seconds: float) -> None:
+        """Take in the rest of what the trainer said, its last word too, however slowly the disk takes it: until nothing
+        came for so long.
+        """
         deadline = time.monotonic() + PIPES_SECONDS_MAX
         heard, reading = -1, set(relays)
         while reading and heard != self._heard and time.monotonic() < deadline:
             heard = self._heard
-            _, reading = await asyncio.wait(reading, timeout=PIPES_SECONDS)
+            _, reading = await asyncio.wait(reading, timeout=seconds)
         for relay in reading:
             relay.cancel()
 

@@ -55,7 +55,9 @@ async def show_top(
     session: Session,
     seconds: Annotated[float, typer.Option(help="How often it is drawn over.")] = TOP_SECONDS,
 ) -> None:
-    """Show the same as `status`, drawn over again and again, until Ctrl-C, also while nobody answers for a while.
+    """Show the same as `status`, drawn over again and again, until Ctrl-C.
+
+    While nobody answers it stays, and says since when.
 
     Example: sihlai top --seconds 5
     """
