@@ -220,6 +220,9 @@ def test_a_checkpoint_is_uploaded_with_its_manifest_and_removed_here(tmp_path: P
         uploading = Uploading(tmp_path)
         uploading.uploads.add(written(tmp_path, 5, cause="STOP", best=True))
         await uploading.running(uploading.uploads.finished)
+        await until(
+            lambda: not (tmp_path / "local" / "5").exists()
+        )  # a thread removes it, and no upload waits for that
         return uploading
 
     (checkpoint,) = asyncio.run(run()).uploaded
@@ -234,7 +237,6 @@ def test_a_checkpoint_is_uploaded_with_its_manifest_and_removed_here(tmp_path: P
     }
     assert (manifest["cause"], manifest["best"], manifest["selection_value"]) == ("STOP", True, 0.75)
     assert (manifest["epoch"], manifest["iteration"], manifest["create_time_unix_us"]) == (7, 5, 1_000_000)
-    asyncio.run(until(lambda: not (tmp_path / "local" / "5").exists()))  # a thread removes it; nobody waits for that
 
     fetched = tmp_path / "fetched"
     asyncio.run(downloads().checkpoint(checkpoint, fetched))
