@@ -128,6 +128,11 @@ def frozen_disk(image: Path, folder: Path) -> Iterator[FrozenDisk]:
         pytest.skip(f"no file system can be mounted: {getattr(error, 'stderr', None) or error}")
     disk = FrozenDisk(folder)
     try:
+        try:
+            disk.freeze()
+            disk.thaw()
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no file system can be frozen: {getattr(error, 'stderr', None) or error}")
         yield disk
     finally:
         disk.thaw()

@@ -16,6 +16,7 @@ from tests.runner.agent.system import System, end, left_behind, until
 LEASE_SECONDS = 5.0
 SOON = ("--disk-still-seconds-max", "1", "--disk-again-seconds-max", "0.5")
 SOON += ("--check-again-seconds-first", "0.2", "--check-again-seconds-max", "0.5")
+SOON += ("--ledger-seconds-max", "1", "--spool-open-seconds-max", "1", "--hurried-end-seconds-max", "5")
 HANDED_BACK = job_pb2.ATTEMPT_OUTCOME_HANDED_BACK
 ENDS_IN_SECONDS = 25.0
 
