@@ -160,9 +160,10 @@ async def restore(config: SchedulerConfig) -> None:
         )
         restored = await restoring.run()
     sys.stdout.write(
-        f"{restored.jobs} jobs have not ended; {restored.checkpoints_found} of their checkpoints were found that the "
-        f"backup did not know, {restored.checkpoints_gone} that it knew are gone. Start the scheduler now. Tokens that "
-        "were revoked since the backup are good again: revoke them anew.\n"
+        f"jobs that have not ended: {restored.jobs}\n"
+        f"checkpoints of theirs that were found and that the backup did not know: {restored.checkpoints_found}\n"
+        f"checkpoints of theirs that the backup knew and that are gone: {restored.checkpoints_gone}\n"
+        "Start the scheduler now. Tokens that were revoked since the backup are good again: revoke them anew.\n"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -50,6 +51,12 @@ class Process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.02)
         return self.address_file.read_text().strip()
+
+    def restored(self) -> subprocess.CompletedProcess[str]:
+        """What its command says after a backup was put back."""
+        python, module, name, *settings = self.arguments()
+        command = [python, module, name, "restored", *settings]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     def end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
@@ -162,3 +169,34 @@ def test_a_scheduler_that_would_speak_in_the_clear_does_not_start(process, flag,
     assert "far.example" in said.stderr.splitlines()[-1]
     assert "or say --plaintext-peers-allowed" in said.stderr
     assert "secret" not in said.stderr
+
+
+def test_a_backup_made_of_a_running_scheduler_is_put_back_by_the_commands_that_the_readme_names(process, client_of):
+    address, database = process.start(), process.folder / "scheduler.sqlite"
+
+    async def submit(number: int) -> str:
+        client = client_of(address)
+        try:
+            if not number:
+                await client.create_project()
+            return (await client.submit(job_id=f"job-{number}")).name
+        finally:
+            await client.close()
+
+    asyncio.run(submit(0))
+    copy = process.folder / "copy.sqlite"
+    with contextlib.closing(sqlite3.connect(database)) as used, contextlib.closing(sqlite3.connect(copy)) as backup:
+        used.backup(backup)
+    asyncio.run(submit(1))
+    refused = process.restored()
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "Traceback" not in refused.stderr
+    process.end(signal.SIGKILL)
+    for ending in ("-wal", "-shm"):
+        Path(f"{database}{ending}").unlink(missing_ok=True)
+    copy.replace(database)
+    done = process.restored()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("jobs that have not ended: 1\n")
+    address = process.start()
+    assert asyncio.run(submit(1)) == "projects/digits/jobs/job-1", "the backup knows nothing of it"
