@@ -61,8 +61,8 @@ log = get_logger(__name__)
 PROTOCOL_VERSION = 1
 ANSWER_SECONDS_MIN = 0.1
 """An answer that changes nothing and comes sooner than this is waited out, so that no mistake makes a busy loop."""
-HURRIED_END_SECONDS = 2.0
-"""How long a second signal leaves for what is on its way."""
+TELLING_SECONDS = 2.0
+"""How long the end waits for what is on its way: to the scheduler, to the ledger."""
 REFUSALS = (FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticated, Unimplemented)
 """With these a first call will never succeed; later they may be another version of the scheduler's, and pass."""
 
@@ -151,8 +151,8 @@ class Agent:
                 task.cancel()
             await asyncio.wait(tasks)
         with contextlib.suppress(TimeoutError):  # what was stored is deleted from the disk
-            await self._spool_disk.writing.run(lambda: None, seconds_max=HURRIED_END_SECONDS)
-            await self._ends.written(HURRIED_END_SECONDS)
+            await self._spool_disk.writing.run(lambda: None, seconds_max=TELLING_SECONDS)
+            await self._ends.written(TELLING_SECONDS)
         log.info("agent_ended", runner=self._config.runner, unacknowledged=len(self._ends))
 
     def drain(self) -> None:
@@ -390,10 +390,10 @@ class Agent:
                 log.error("attempt_left", seconds=limit_seconds)
         self._check_settled()
         if not await happens_within(self._config.drain_spool_seconds, self._settled, self._hurried):
-            await happens_within(HURRIED_END_SECONDS, self._settled)
+            await happens_within(TELLING_SECONDS, self._settled)
             log.warning("ended_with_work_left", closed=len(self._ends), spools_left=not self._shipper.empty)
         # The scheduler should know, but who has nothing to lose does not wait long for one that is away.
-        await happens_within(HURRIED_END_SECONDS, self._drain_told)
+        await happens_within(TELLING_SECONDS, self._drain_told)
 
     async def _upload_unsaved(self) -> None:
         async def report(closed: wire.ClosedAttempt) -> None:

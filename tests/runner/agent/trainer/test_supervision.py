@@ -32,10 +32,15 @@ writer.write(Ended(Outcome.STOPPED, "USER_STOP", f"told {commands[0]}", iteratio
 """
 
 
-def supervision(folder: Path, on_report: Callable[[Any], None], stop: StopWanted | None = None) -> Supervision:
+def supervision(
+    folder: Path,
+    on_report: Callable[[Any], None] = lambda report: None,
+    stop: StopWanted | None = None,
+    recording: Recording | None = None,
+) -> Supervision:
     return Supervision(
         mark="0197-3",
-        recorder=Recording(folder / "s", limits()).recorder,
+        recorder=(recording or Recording(folder / "s", limits())).recorder,
         ledger=Ledger(folder / "ledger"),
         disk=Disk(still_seconds_max=20, again_seconds_max=2),
         exit_seconds_max=10,
@@ -95,15 +100,7 @@ def test_the_last_words_of_a_trainer_are_heard_also_where_the_disk_stands_still_
 ) -> None:
     recording = Recording(tmp_path / "s", limits(waiting_bytes_max=20_000, stall_seconds_max=4))
     standstill = Standstill(recording.disk)
-    watched = Supervision(
-        mark="0197-3",
-        recorder=recording.recorder,
-        ledger=Ledger(tmp_path / "ledger"),
-        disk=Disk(still_seconds_max=20, again_seconds_max=2),
-        exit_seconds_max=10,
-        kill_seconds_max=3,
-        on_report=lambda report: None,
-    )
+    watched = supervision(tmp_path, recording=recording)
 
     async def run() -> Ending:
         return await asyncio.wait_for(watched.run(make_trainer(LAST_WORDS), folder=tmp_path, environ=os.environ), 60)
